@@ -1,0 +1,45 @@
+//! Rolling upgrades of compute nodes as a pure state machine.
+//!
+//! A site moves the nodes of one group to a new boot image a few at a time: drain them in the workload
+//! manager, wait for their jobs to end, reboot them, put them back to work, go on with the next few. This
+//! crate decides what happens to each node and when. It never does I/O, holds no clock, and needs no async
+//! runtime: what the outside can do stands behind the [ports], and the time is always an argument.
+//!
+//! # Where to start
+//!
+//! - [`machine`]: what happens to a node, top to bottom. [`machine::outstanding`] says what should be asked
+//!   of the world now; [`machine::step`] takes in what was observed.
+//! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
+//! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
+//! - [`check`]: the promises P1–P9, checked.
+//!
+//! # The promises
+//!
+//! | | |
+//! |---|---|
+//! | P1 | width: at most the step size of nodes is in flight |
+//! | P2 | no job harmed: a node is rebooted only when drained and seen to run nothing, right before |
+//! | P3 | once: a node is rebooted at most once per session, whatever crashes in between |
+//! | P4 | accounted for: at the end each node is upgraded, or failed and marked so; none is left drained |
+//! | P5 | proved: upgraded means that BOS says so and the workload manager saw a newer boot |
+//! | P6 | only what we took: a node held by somebody else keeps that state and reason |
+//! | P7 | stop is safe: deletion at any moment leaves no node half-way |
+//! | P8 | no bystanders: groups lose only nodes of this session |
+//! | P9 | fix and go on: an unmet condition never ends a session |
+
+pub mod batch;
+pub mod check;
+pub mod claims;
+pub mod driver;
+pub mod hostlist;
+pub mod machine;
+pub mod messages;
+pub mod model;
+pub mod names;
+pub mod ports;
+pub mod time;
+pub mod wlm;
+
+pub use model::{Limits, Session, Spec, UpgradeId};
+pub use names::{GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
+pub use time::Time;

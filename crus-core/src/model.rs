@@ -1,0 +1,448 @@
+//! The session: one value that holds everything an upgrade knows and must not forget.
+//!
+//! It is stored in three parts, so that a change to one node of 100,000 is a small write: the [`Head`], the
+//! [`Node`]s one by one, and the messages one by one. What was merely seen is kept beside them in [`Known`],
+//! which is never stored: after a restart the world is looked at again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::batch::Order;
+use crate::names::{BootSessionName, GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
+use crate::ports::{BootSession, Peer};
+use crate::time::{Time, WlmTime};
+use crate::wlm::{Job, WlmNode};
+
+/// The id of an upgrade session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UpgradeId(pub Uuid);
+
+impl fmt::Display for UpgradeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for UpgradeId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        Uuid::parse_str(text).map(UpgradeId)
+    }
+}
+
+/// What the operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The group of all nodes to upgrade.
+    pub starting: GroupLabel,
+    /// The group that holds the nodes in flight; the session template boots it.
+    pub upgrading: GroupLabel,
+    /// The group that receives the nodes that fail.
+    pub failed: GroupLabel,
+    /// How many nodes at most are in flight (P1).
+    pub step_size: NonZeroU32,
+    /// The session template to boot from.
+    pub template: TemplateName,
+}
+
+/// Paces and patience. Times are in milliseconds unless the name says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// How often a fact that is waited for is looked at.
+    pub poll_ms: u64,
+    /// The longest pause between two attempts at something that fails.
+    pub retry_max_ms: u64,
+    /// How long the nodes of a step may take to drain before those that still run jobs are given back.
+    /// `None`: as long as their jobs run.
+    pub drain_timeout_ms: Option<u64>,
+    /// How long a boot session may take. BOS itself tries three times, twenty minutes each, before it gives
+    /// a node up: a shorter time than that fails nodes that BOS would still bring up.
+    pub boot_timeout_ms: u64,
+    /// How long a node may take to be back in service once BOS is done.
+    pub return_timeout_ms: u64,
+    /// How long a request without an answer may still take effect at the peer, and how long a boot session
+    /// must be gone before it is believed to be.
+    pub settle_ms: u64,
+    /// How much later a boot time must be to be another boot. Slurm's jitters by a second.
+    pub boot_margin_s: i64,
+    /// How the nodes of a step are chosen.
+    pub order: Order,
+    /// How the workload manager names the node of a NID.
+    pub node_name_format: NodeNameFormat,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            poll_ms: 10_000,
+            retry_max_ms: 60_000,
+            drain_timeout_ms: None,
+            boot_timeout_ms: 90 * 60_000,
+            return_timeout_ms: 10 * 60_000,
+            settle_ms: 60_000,
+            boot_margin_s: 3,
+            order: Order::SoonestFree,
+            node_name_format: NodeNameFormat::default(),
+        }
+    }
+}
+
+/// Where a step stands, in the words operators of the original know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Stage {
+    /// Conditions are checked and the nodes of the step chosen.
+    Starting,
+    /// The nodes are drained; their jobs are waited for.
+    Quiescing,
+    /// All are quiet; the upgrading group is filled and the reboot asked for.
+    Quiesced,
+    /// BOS boots them.
+    Booting,
+    /// The boot session ended.
+    Booted,
+    /// The nodes that booted are put back to work.
+    WlmWaiting,
+    /// No steps are left; what is owed is done.
+    Cleanup,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Starting => "STARTING",
+            Stage::Quiescing => "QUIESCING",
+            Stage::Quiesced => "QUIESCED",
+            Stage::Booting => "BOOTING",
+            Stage::Booted => "BOOTED",
+            Stage::WlmWaiting => "WLM_WAITING",
+            Stage::Cleanup => "CLEANUP",
+        })
+    }
+}
+
+/// Whether a session waits for its turn, works, or is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Reads its groups and waits for sessions that share a group or a node with it. No node is touched.
+    Created,
+    /// Its nodes are frozen; it works on them.
+    Rolling,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// The boot session of a step, noted before it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Its name, the key to asking once.
+    pub name: BootSessionName,
+    /// Since when it is intended.
+    pub intended: Time,
+    /// The latest request that may have been carried out without our knowing. `None` once BOS showed the
+    /// session, or refused.
+    pub unanswered: Option<Time>,
+    /// Since when BOS is known to have it.
+    pub begun: Option<Time>,
+}
+
+/// The state of one node. Only forwards, except that a node which is not quiet at the last look goes from
+/// `Quiesced` back to `Draining`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Not touched yet.
+    Pending,
+    /// Drained, or about to be; its jobs are waited for.
+    Draining,
+    /// Drained and seen to run nothing.
+    Quiesced,
+    /// Its reboot was asked for, or is about to be.
+    Rebooting,
+    /// BOS says it booted; the workload manager must see it, and take it back.
+    Returning,
+    /// Booted anew and in service, or left as its owner wanted it.
+    Upgraded,
+    /// Did not make it.
+    Failed(Failure),
+    /// Given back without a reboot.
+    Released,
+}
+
+/// Why a node failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// HSM does not know it.
+    UnknownToHsm,
+    /// HSM holds no node id for it, so that it has no name in the workload manager.
+    NoNid,
+    /// It is not a compute node; the role that it has.
+    NotCompute(String),
+    /// The workload manager does not know it.
+    UnknownToWlm,
+    /// Its jobs did not end in time; it was given back.
+    DrainTimedOut,
+    /// BOS left it out of the boot session; why, as far as can be told.
+    LeftOut(String),
+    /// BOS gave it up; BOS's words.
+    Boot(String),
+    /// The boot session failed altogether; BOS's words.
+    BootSession(String),
+    /// The boot session was gone before it ended.
+    BootSessionLost,
+    /// A newer boot session took it over.
+    TakenOver,
+    /// BOS did not end in time.
+    BootTimedOut,
+    /// It booted, and was not back in service in time; the state last seen.
+    ReturnTimedOut(String),
+}
+
+/// Who keeps a node out of service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    /// Nobody but us.
+    Us,
+    /// Somebody else, with this reason: the node keeps that state (P6).
+    Other(String),
+}
+
+/// What is still to be done for a node whose fate is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Owed {
+    /// It must be put into the failed group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub listing: bool,
+    /// It must be marked in the workload manager with the reason.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marking: bool,
+    /// It must be put back to work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resuming: bool,
+}
+
+impl Owed {
+    /// Whether nothing is.
+    pub fn is_nothing(self) -> bool {
+        self == Owed::default()
+    }
+}
+
+/// One node of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its xname.
+    pub xname: Xname,
+    /// Its name in the workload manager; `None` only for a node that failed for want of one.
+    pub name: Option<NodeName>,
+    /// How it stands.
+    pub state: NodeState,
+    /// Since when.
+    pub since: Time,
+    /// The step that took it.
+    pub step: Option<u32>,
+    /// Who keeps it out of service, while it is.
+    pub holder: Holder,
+    /// The boot it had when last seen before its reboot was asked for.
+    pub boot_before: Option<WlmTime>,
+    /// Whether the workload manager has shown a newer boot since.
+    pub rebooted: bool,
+    /// What is still to be done for it.
+    pub owed: Owed,
+}
+
+impl Node {
+    /// A node not touched yet.
+    pub fn new(xname: Xname, name: Option<NodeName>, now: Time) -> Self {
+        Node {
+            xname,
+            name,
+            state: NodeState::Pending,
+            since: now,
+            step: None,
+            holder: Holder::Us,
+            boot_before: None,
+            rebooted: false,
+            owed: Owed::default(),
+        }
+    }
+
+    /// Whether it is between our drain and its return, failure or release (P1). A node that is still to be
+    /// given back is.
+    pub fn in_flight(&self) -> bool {
+        self.owed.resuming
+            || matches!(
+                self.state,
+                NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting | NodeState::Returning
+            )
+    }
+
+    /// Whether its fate is decided and nothing is left to do for it.
+    pub fn is_settled(&self) -> bool {
+        self.owed.is_nothing()
+            && matches!(self.state, NodeState::Upgraded | NodeState::Failed(_) | NodeState::Released)
+    }
+}
+
+/// Everything of a session but its nodes and messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The id.
+    pub id: UpgradeId,
+    /// The version of the API that created it.
+    pub api_version: String,
+    /// When it was created.
+    pub created: Time,
+    /// What was asked for.
+    pub spec: Spec,
+    /// Whether it waits, works, or is done.
+    pub phase: Phase,
+    /// The step at work, from 0.
+    pub step: u32,
+    /// Where that step stands.
+    pub stage: Stage,
+    /// Since when.
+    pub stage_since: Time,
+    /// The boot session of this step, once intended.
+    pub boot: Option<Boot>,
+    /// When deletion was asked for.
+    pub deletion: Option<Time>,
+    /// The condition that is not met, in words, while there is one (P9).
+    pub condition: Option<String>,
+    /// When it ended.
+    pub ended: Option<Time>,
+}
+
+/// An upgrade session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Everything but nodes and messages.
+    pub head: Head,
+    /// The nodes, in the order of their xnames, frozen when it began to work; empty until then. A node's
+    /// position never changes.
+    pub nodes: Vec<Node>,
+    /// What happened, in order, for people.
+    pub messages: Vec<String>,
+    /// Paces and patience; the running service's own, not stored.
+    #[serde(skip)]
+    pub limits: Limits,
+    /// What was seen since the service started; not stored.
+    #[serde(skip)]
+    pub known: Known,
+}
+
+impl Session {
+    /// A session as it begins: nothing is read, nothing touched.
+    pub fn new(id: UpgradeId, spec: Spec, api_version: &str, limits: Limits, now: Time) -> Self {
+        Session {
+            head: Head {
+                id,
+                api_version: api_version.to_owned(),
+                created: now,
+                spec,
+                phase: Phase::Created,
+                step: 0,
+                stage: Stage::Starting,
+                stage_since: now,
+                boot: None,
+                deletion: None,
+                condition: None,
+                ended: None,
+            },
+            nodes: Vec::new(),
+            messages: Vec::new(),
+            limits,
+            known: Known::default(),
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn is_done(&self) -> bool {
+        self.head.phase == Phase::Done
+    }
+
+    /// The nodes in flight.
+    pub fn in_flight(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.in_flight())
+    }
+}
+
+/// A group as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenGroup {
+    /// When it was asked for.
+    pub at: Time,
+    /// Its members; `None` when there is no such group.
+    pub members: Option<BTreeSet<Xname>>,
+}
+
+/// How a peer has failed us lately.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// How often in a row.
+    pub failures: u32,
+    /// Nothing is asked of it before this.
+    pub until: Time,
+    /// What it said last.
+    pub error: String,
+}
+
+/// What was seen of the world. Everything here can be seen again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// The starting group, as read before the nodes are frozen.
+    pub starting: Option<SeenGroup>,
+    /// The upgrading group.
+    pub upgrading: Option<SeenGroup>,
+    /// The failed group.
+    pub failed: Option<SeenGroup>,
+    /// Whether the session template was there, and when that was asked.
+    pub template: Option<(Time, bool)>,
+    /// Nodes in the workload manager, and when they were looked at; unknown ones are `None`.
+    pub wlm: BTreeMap<NodeName, (Time, Option<WlmNode>)>,
+    /// When jobs were last looked at, and for which nodes they are known.
+    pub jobs: Option<(Time, Vec<Job>)>,
+    /// The boot session of this step, and when it was looked at; `None` when BOS knew none.
+    pub boot: Option<(Time, Option<BootSession>)>,
+    /// Since when BOS does not know a boot session that it did know.
+    pub boot_gone_since: Option<Time>,
+    /// Whether the intent to reboot was formed by the last look of this very run, so that no request can
+    /// have been made yet.
+    pub boot_intent_is_new: bool,
+    /// Why BOS would leave these nodes out, as HSM's facts tell.
+    pub left_out: BTreeMap<Xname, String>,
+    /// Nodes that HSM would not put into a group, and why.
+    pub rejected: BTreeMap<Xname, String>,
+    /// When each kind of request was last made: none is repeated within a poll interval.
+    pub asked: BTreeMap<Ask, Time>,
+    /// Peers that fail.
+    pub troubles: BTreeMap<Peer, Trouble>,
+    /// What keeps it from its turn, and when that was asked.
+    pub blocked: Option<(Time, String)>,
+}
+
+/// A kind of request that changes the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ask {
+    /// Drain nodes.
+    Drain,
+    /// Resume nodes.
+    Resume,
+    /// Mark failed nodes.
+    Mark,
+    /// Change the upgrading group.
+    Upgrading,
+    /// Change the failed group.
+    Failed,
+    /// Reboot nodes.
+    Reboot,
+}

@@ -1,0 +1,296 @@
+//! The ports: what the outside can do.
+//!
+//! # Guarantees asked of an implementation
+//!
+//! - Every call ends in bounded time.
+//! - Repeating a call that changes something is harmless.
+//! - A call that asks for many nodes is one observation: it costs about the same for one node as for a
+//!   thousand.
+//!
+//! # Errors
+//!
+//! A [`PortError`] says whether the peer refused, was unreachable, or may have acted: only the last leaves
+//! something to find out. Whatever was returned, the machine looks again before it believes.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::machine::Event;
+use crate::model::{Session, UpgradeId};
+use crate::names::{BootSessionName, GroupLabel, NodeName, TemplateName, Xname};
+use crate::time::Time;
+use crate::wlm::{Job, WlmNode};
+
+/// One of the services that an upgrade depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// The Hardware State Manager.
+    Hsm,
+    /// The Boot Orchestration Service.
+    Bos,
+    /// The workload manager.
+    Wlm,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Peer::Hsm => "the Hardware State Manager",
+            Peer::Bos => "the Boot Orchestration Service",
+            Peer::Wlm => "the workload manager",
+        })
+    }
+}
+
+/// Why a call did not do what was asked. `detail` is for people: short, without secrets, and the same text
+/// each time the same thing goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The peer answered, and did not do it: bad credentials, an unknown name, a rule of its own.
+    #[error("{peer} refused: {detail}")]
+    Refused {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        detail: String,
+    },
+    /// The request never reached the peer.
+    #[error("{peer} is unreachable: {detail}")]
+    Unreachable {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        detail: String,
+    },
+    /// The request was sent and no usable answer came: it may have been carried out.
+    #[error("{peer} gave no usable answer: {detail}")]
+    MayHaveActed {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl PortError {
+    /// Who failed.
+    pub fn peer(&self) -> Peer {
+        match self {
+            PortError::Refused { peer, .. }
+            | PortError::Unreachable { peer, .. }
+            | PortError::MayHaveActed { peer, .. } => *peer,
+        }
+    }
+
+    /// Whether the request may have been carried out all the same.
+    pub fn may_have_acted(&self) -> bool {
+        matches!(self, PortError::MayHaveActed { .. })
+    }
+}
+
+/// What HSM knows of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Which node.
+    pub xname: Xname,
+    /// Its node id; `None` when HSM holds none for it.
+    pub nid: Option<u32>,
+    /// Its role, such as `Compute` or `Management`; empty when HSM holds none.
+    pub role: String,
+    /// A disabled node is left out of boot sessions.
+    pub enabled: bool,
+    /// A locked node is left out of boot sessions.
+    pub locked: bool,
+    /// Its architecture, such as `X86` or `ARM`: one of another kind than the image is left out of boot
+    /// sessions. Empty when HSM holds none.
+    pub arch: String,
+}
+
+/// A node that could not be put into a group, and why: no retry of ours will help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which node.
+    pub xname: Xname,
+    /// Why, in HSM's words.
+    pub detail: String,
+    /// Whether HSM does not know this node at all. Otherwise somebody can mend it (such as by taking the
+    /// node out of another exclusive group).
+    pub unknown: bool,
+}
+
+/// The Hardware State Manager: groups of nodes and facts about nodes.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+#[async_trait]
+pub trait Hsm: Send + Sync + 'static {
+    /// The members of a group that are nodes; `None` when there is no such group.
+    async fn group(&self, label: &GroupLabel) -> Result<Option<BTreeSet<Xname>>, PortError>;
+
+    /// Puts nodes into a group. A node that is in it already is fine. Returns the nodes that HSM would not
+    /// take; the others were taken.
+    async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError>;
+
+    /// Takes nodes out of a group. A node that is not in it is fine.
+    async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError>;
+
+    /// Facts about nodes. Nodes that HSM does not know are left out.
+    async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError>;
+}
+
+/// A request to reboot nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RebootRequest {
+    /// The key: a second request of the same name reboots nothing.
+    pub name: BootSessionName,
+    /// The session template to boot from.
+    pub template: TemplateName,
+    /// The nodes, one by one. Never empty: BOS takes an empty limit for "all nodes of the template".
+    pub nodes: Vec<Xname>,
+}
+
+/// How far a boot session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootStatus {
+    /// Taken; the nodes are not worked out yet.
+    Pending,
+    /// The nodes are known and being booted.
+    Running,
+    /// Nothing more will happen. This does not say that anything succeeded.
+    Complete,
+}
+
+/// A boot session as BOS reports it, with the nodes in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootSession {
+    /// How far it is.
+    pub status: BootStatus,
+    /// What went wrong with the session as a whole.
+    pub error: Option<String>,
+    /// The nodes that BOS took into the session, known once it runs. Nodes that were asked for and are
+    /// missing were left out.
+    pub members: BTreeSet<Xname>,
+    /// The nodes that the session still owns, with the state of each. A node that a newer session took
+    /// over is no longer among them.
+    pub nodes: Vec<BootNode>,
+}
+
+/// One node of a boot session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootNode {
+    /// Which node.
+    pub xname: Xname,
+    /// How it stands.
+    pub state: BootNodeState,
+}
+
+/// How one node of a boot session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootNodeState {
+    /// Being booted, in BOS's words (`power_on_called`, `configuring`, …).
+    Working(String),
+    /// Booted, configured and let go by BOS without an error.
+    Succeeded,
+    /// Given up by BOS, with its words.
+    Failed(String),
+    /// Let go by BOS without having been booted: disabled by hand, or on hold.
+    Stopped(String),
+}
+
+/// The Boot Orchestration Service.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+#[async_trait]
+pub trait Bos: Send + Sync + 'static {
+    /// Whether there is a session template of this name.
+    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError>;
+
+    /// Asks for a reboot. That a session of this name exists already is fine: it is the one asked for.
+    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError>;
+
+    /// The boot session of this name and its nodes; `None` when BOS knows none (it forgets old ones).
+    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError>;
+}
+
+/// The workload manager.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+#[async_trait]
+pub trait Wlm: Send + Sync + 'static {
+    /// The nodes as they are now. Nodes that it does not know are left out.
+    async fn nodes(&self, names: &[NodeName]) -> Result<Vec<WlmNode>, PortError>;
+
+    /// The jobs that hold any of these nodes now, those whose epilog runs included.
+    async fn jobs(&self, names: &[NodeName]) -> Result<Vec<Job>, PortError>;
+
+    /// Keeps new jobs from the nodes; running ones go on. Replaces the reason.
+    async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError>;
+
+    /// Puts nodes back to work.
+    async fn resume(&self, names: &[NodeName]) -> Result<(), PortError>;
+
+    /// Takes nodes out of service. **Kills what runs on them**: only for nodes that run nothing.
+    async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError>;
+
+    /// Changes the reason of nodes that are out of service already, and nothing else.
+    async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError>;
+}
+
+/// The version of a stored session: it changes with every save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else saved the session, or deleted it: what we hold is not what is stored.
+    #[error("session {0} was changed by somebody else")]
+    Conflict(UpgradeId),
+    /// The store could not be read or written.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// What is stored is not what this version writes.
+    #[error("the store holds something unreadable: {0}")]
+    Unreadable(String),
+}
+
+/// Where sessions live. Every write is complete and durable when the call returns, or has not happened.
+#[async_trait]
+pub trait SessionStore: Send + Sync + 'static {
+    /// Adds a session that is not there yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when there is one of this id.
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError>;
+
+    /// All ids, in no order.
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError>;
+
+    /// One session; `None` when there is none of this id.
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError>;
+
+    /// Stores what `events` say has changed since `revision`.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when what is stored is not of this revision.
+    async fn save(
+        &self,
+        session: &Session,
+        events: &[Event],
+        revision: Revision,
+    ) -> Result<Revision, StoreError>;
+
+    /// Removes a session with everything that belongs to it. One that is not there is fine.
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError>;
+
+    /// Notes that a session's deletion was asked for. It holds whoever runs the session meanwhile, and does
+    /// not change the session's revision.
+    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError>;
+
+    /// Whether the session's deletion was asked for.
+    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError>;
+}
+
+/// The time. Only drivers ask; the machine is told.
+pub trait Clock: Send + Sync + 'static {
+    /// Now.
+    fn now(&self) -> Time;
+}
