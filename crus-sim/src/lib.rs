@@ -1,1 +1,28 @@
-//! stub
+//! A cluster that is not there: Slurm, HSM and BOS as one seeded, deterministic model in virtual time.
+//!
+//! # Where to start
+//!
+//! - [`Cluster`]: the model. A plain value: no threads, no wall clock, no I/O. The same seed and the same calls
+//!   give the same trace.
+//! - [`config`]: what the cluster is made of, and how its parts behave. [`workload`]: the jobs on it.
+//! - [`ports`]: the model behind the ports of `crus-core`, in-process, with every call counted.
+//! - [`store`]: sessions in memory, as serialised parts.
+//! - [`faults`]: decorators that make any port fail as real ones do.
+//! - [`http`] and [`stand_in`]: the model as the servers and programs that the real clients talk to.
+//! - [`slurm_lab`]: a real Slurm on this host, for tests.
+//!
+//! What the real peers were seen to do is the specification; the tests beside each part hold it.
+
+pub mod cluster;
+pub mod config;
+pub mod faults;
+pub mod http;
+pub mod ports;
+mod rng;
+pub mod slurm_lab;
+pub mod stand_in;
+pub mod store;
+pub mod workload;
+
+pub use cluster::{Cluster, SharedCluster};
+pub use config::ClusterConfig;

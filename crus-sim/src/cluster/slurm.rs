@@ -1,0 +1,234 @@
+//! Slurm 22.05 as it was seen to behave.
+
+use std::collections::BTreeSet;
+
+use crus_core::NodeName;
+use crus_core::time::WlmTime;
+use crus_core::wlm::{BaseState, Flag, WlmNode};
+
+use super::Cluster;
+use crate::workload::JobSpec;
+
+/// Why a node is out of service, and who said so when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The text.
+    pub text: String,
+    /// Who set it: `root` for every update, `slurm` for Slurm itself.
+    pub user: &'static str,
+    /// When.
+    pub at: WlmTime,
+}
+
+/// A node as `scontrol show node` tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: NodeName,
+    /// The base state.
+    pub base: BaseState,
+    /// The flags.
+    pub flags: BTreeSet<Flag>,
+    /// Its processors.
+    pub cpus_total: u32,
+    /// Those given to jobs.
+    pub cpus_allocated: u32,
+    /// `BootTime`; `None` while Slurm does not know.
+    pub boot_time: Option<WlmTime>,
+    /// `SlurmdStartTime`; `None` while Slurm does not know.
+    pub slurmd_start_time: Option<WlmTime>,
+    /// `Reason`.
+    pub reason: Option<Reason>,
+    /// `Comment`.
+    pub comment: Option<String>,
+    /// `Extra`.
+    pub extra: Option<String>,
+}
+
+impl From<NodeRecord> for WlmNode {
+    fn from(record: NodeRecord) -> WlmNode {
+        WlmNode {
+            name: record.name,
+            base: record.base,
+            flags: record.flags,
+            cpus_allocated: Some(record.cpus_allocated),
+            boot_time: record.boot_time,
+            reason: record.reason.map(|reason| reason.text),
+        }
+    }
+}
+
+/// What `scontrol show node` printed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShownNodes {
+    /// The nodes that Slurm knows, in the order asked for.
+    pub nodes: Vec<NodeRecord>,
+    /// Names that it does not know: `Node NAME not found`, and exit code 1.
+    pub not_found: Vec<NodeName>,
+}
+
+/// How a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits for nodes.
+    Pending,
+    /// It runs.
+    Running,
+}
+
+/// A job as `squeue` tells it. One whose epilog runs is gone from there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRecord {
+    /// Its id.
+    pub id: u32,
+    /// Whose it is.
+    pub user: String,
+    /// How it stands.
+    pub state: JobState,
+    /// Its nodes; empty while it waits.
+    pub nodes: Vec<NodeName>,
+    /// When it ends at the latest: `None` without a limit (`squeue`: `NONE`), and while it waits (`squeue`: `N/A`).
+    pub end: Option<WlmTime>,
+}
+
+/// A new state for nodes: `State=` of `scontrol update`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewState {
+    /// `DRAIN`.
+    Drain,
+    /// `UNDRAIN`.
+    Undrain,
+    /// `RESUME`.
+    Resume,
+    /// `DOWN`.
+    Down,
+    /// `FAIL`.
+    Fail,
+}
+
+/// One `scontrol update`. What is `None` stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Update {
+    /// `State=`.
+    pub state: Option<NewState>,
+    /// `Reason=`.
+    pub reason: Option<String>,
+    /// `Comment=`.
+    pub comment: Option<String>,
+    /// `Extra=`.
+    pub extra: Option<String>,
+}
+
+impl Update {
+    /// `State=DRAIN Reason=…`
+    pub fn drain(reason: &str) -> Self {
+        Update { state: Some(NewState::Drain), reason: Some(reason.to_owned()), ..Update::default() }
+    }
+
+    /// `State=DOWN Reason=…`
+    pub fn down(reason: &str) -> Self {
+        Update { state: Some(NewState::Down), reason: Some(reason.to_owned()), ..Update::default() }
+    }
+
+    /// `State=FAIL Reason=…`
+    pub fn fail(reason: &str) -> Self {
+        Update { state: Some(NewState::Fail), reason: Some(reason.to_owned()), ..Update::default() }
+    }
+
+    /// `State=RESUME`
+    pub fn resume() -> Self {
+        Update { state: Some(NewState::Resume), ..Update::default() }
+    }
+
+    /// `State=UNDRAIN`
+    pub fn undrain() -> Self {
+        Update { state: Some(NewState::Undrain), ..Update::default() }
+    }
+
+    /// `Reason=…` alone
+    pub fn reason(reason: &str) -> Self {
+        Update { reason: Some(reason.to_owned()), ..Update::default() }
+    }
+}
+
+/// What Slurm's commands print when they fail, all with exit code 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SlurmError {
+    /// slurmctld is down. Commands that read print `slurm_load_node error: ` and the like before it, and it takes
+    /// them [`SlurmConfig::connect_timeout_ms`](crate::config::SlurmConfig::connect_timeout_ms) to say so.
+    #[error("Unable to contact slurm controller (connect failure)")]
+    ControllerDown,
+    /// A name in the list is unknown. Those before it were changed.
+    #[error("slurm_update error: Invalid node name specified")]
+    InvalidNodeName,
+    /// RESUME of a node that has nothing to resume from. The others were changed.
+    #[error("slurm_update error: Invalid node state specified")]
+    InvalidNodeState,
+    /// DRAIN or DOWN without a reason. Nothing was changed.
+    #[error("You must specify a reason when DOWNING or DRAINING a node. Request denied")]
+    NoReason,
+    /// The caller is neither root nor SlurmUser. Nothing was changed.
+    #[error("slurm_update error: Invalid user id")]
+    InvalidUser,
+}
+
+impl Cluster {
+    /// All node names, in the order of the configuration: what `ALL` stands for.
+    pub fn node_names(&self) -> impl Iterator<Item = &NodeName> {
+        self.config.nodes.iter().filter_map(|node| node.name.as_ref())
+    }
+
+    /// `scontrol show node` of these names.
+    ///
+    /// # Errors
+    /// Only [`SlurmError::ControllerDown`].
+    pub fn show_nodes(&self, names: &[NodeName]) -> Result<ShownNodes, SlurmError> {
+        let _ = names;
+        todo!()
+    }
+
+    /// `squeue`: all jobs that run or wait, by id.
+    ///
+    /// # Errors
+    /// Only [`SlurmError::ControllerDown`].
+    pub fn jobs(&self) -> Result<Vec<JobRecord>, SlurmError> {
+        todo!()
+    }
+
+    /// `scontrol update` of these names, in this order. **Not atomic.**
+    ///
+    /// # Errors
+    /// As each [`SlurmError`] says.
+    pub fn update(&mut self, names: &[NodeName], update: &Update) -> Result<(), SlurmError> {
+        let _ = (names, update);
+        todo!()
+    }
+
+    /// Submits a job now, whatever its `start_ms`. Its id must be new; returns whether it was.
+    pub fn submit(&mut self, job: JobSpec) -> bool {
+        let _ = job;
+        todo!()
+    }
+
+    /// Lets a job end now, as if its work were done; one that waits is withdrawn. Returns whether there was one.
+    pub fn end_job(&mut self, id: u32) -> bool {
+        let _ = id;
+        todo!()
+    }
+
+    /// Stops slurmctld. Jobs run on; nothing starts.
+    pub fn stop_slurmctld(&mut self) {
+        todo!()
+    }
+
+    /// Starts slurmctld, or restarts it: until a node has registered again it is `UNKNOWN`.
+    pub fn start_slurmctld(&mut self) {
+        todo!()
+    }
+
+    /// Whether updates are refused, as for a caller that is neither root nor SlurmUser. Reading is allowed.
+    pub fn refuse_updates(&mut self, refuse: bool) {
+        let _ = refuse;
+        todo!()
+    }
+}

@@ -1,0 +1,1 @@
+//! Decorators that make a port fail as real ones do.

@@ -1,0 +1,1 @@
+//! The model behind the ports of `crus-core`.

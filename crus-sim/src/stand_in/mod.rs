@@ -1,0 +1,1 @@
+//! `scontrol` and `squeue`, spoken by the model.
