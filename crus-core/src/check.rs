@@ -1,7 +1,14 @@
-//! The promises P1–P9, checked (being written).
+//! The promises P1–P9, checked.
+//!
+//! [`session`] checks what a session says of itself; it is cheap and runs after every step, in production as
+//! well. An [`Audit`] checks what really happened, as a witness tells it: the simulator, or a test that
+//! watches a real cluster. P9 (fix and go on) is about what must happen in the end and is checked by
+//! scenarios.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::messages;
+use crate::model::{Failure, Holder, NodeState, Owed, Phase, Session, UpgradeId};
 use crate::names::{GroupLabel, Xname};
 use crate::time::Time;
 
@@ -56,4 +63,227 @@ pub enum What {
         /// Who left.
         removed: BTreeSet<Xname>,
     },
+}
+
+/// A promise that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which promise: `"P1"` to `"P9"`.
+    pub promise: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.promise, self.what)
+    }
+}
+
+fn broken(promise: &'static str, what: String) -> Violation {
+    Violation { promise, what }
+}
+
+/// Checks what a session must satisfy at every instant. The cost grows with the size of a step, except once,
+/// when the session is done.
+pub fn session(session: &Session) -> Vec<Violation> {
+    let head = &session.head;
+    let mut violations = Vec::new();
+    let in_flight = session.in_flight().count();
+    if in_flight as u64 > u64::from(head.spec.step_size.get()) {
+        violations.push(broken("P1", format!("{in_flight} nodes are in flight")));
+    }
+    for node in session.batch() {
+        let xname = node.xname;
+        match node.state {
+            NodeState::Rebooting | NodeState::Returning if head.boot.is_none() => {
+                violations.push(broken("P3", format!("{xname} reboots in no boot session")));
+            }
+            NodeState::Upgraded if !node.rebooted => {
+                violations.push(broken("P5", format!("{xname} counts as upgraded without a newer boot")));
+            }
+            _ => {}
+        }
+    }
+    if head.phase == Phase::Done {
+        for node in &session.nodes {
+            let released = node.state == NodeState::Released && head.deletion.is_some();
+            let decided = released || matches!(node.state, NodeState::Upgraded | NodeState::Failed(_));
+            if !decided || !node.owed.is_nothing() {
+                let promise = if head.deletion.is_some() { "P7" } else { "P4" };
+                let Owed { listing, marking, resuming } = node.owed;
+                violations.push(broken(
+                    promise,
+                    format!(
+                        "{} ended as {:?}, owed: listing {listing}, marking {marking}, resuming {resuming}",
+                        node.xname, node.state
+                    ),
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// What is known of the real world when a session ends.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// The nodes in the workload manager.
+    pub nodes: BTreeMap<Xname, NodeView>,
+    /// The members of the session's upgrading group.
+    pub upgrading: BTreeSet<Xname>,
+    /// The members of the session's failed group.
+    pub failed: BTreeSet<Xname>,
+}
+
+/// A node in the workload manager, as far as promises are about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// Whether new jobs are kept from it.
+    pub held: bool,
+    /// Its reason.
+    pub reason: Option<String>,
+}
+
+/// Follows what really happens during one session.
+#[derive(Debug)]
+pub struct Audit {
+    id: UpgradeId,
+    step_size: usize,
+    upgrading: GroupLabel,
+    failed: GroupLabel,
+    /// The nodes that carry our drain.
+    drained: BTreeSet<Xname>,
+    /// How often each node lost power by this session.
+    reboots: BTreeMap<Xname, u32>,
+    /// The nodes that may leave the session's groups: those of its starting group.
+    own: BTreeSet<Xname>,
+}
+
+impl Audit {
+    /// An audit of this session. `own`: the members of its starting group.
+    pub fn new(session: &Session, own: BTreeSet<Xname>) -> Self {
+        let spec = &session.head.spec;
+        Audit {
+            id: session.head.id,
+            step_size: usize::try_from(spec.step_size.get()).unwrap_or(usize::MAX),
+            upgrading: spec.upgrading.clone(),
+            failed: spec.failed.clone(),
+            drained: BTreeSet::new(),
+            reboots: BTreeMap::new(),
+            own,
+        }
+    }
+
+    /// How often this session rebooted a node.
+    pub fn reboots(&self, xname: Xname) -> u32 {
+        self.reboots.get(&xname).copied().unwrap_or_default()
+    }
+
+    /// Takes in what happened.
+    pub fn witness(&mut self, fact: &Fact) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        match &fact.what {
+            What::PowerCut { xname, boot_session, jobs, held } => {
+                if !boot_session.contains(&self.id.to_string()) {
+                    return violations;
+                }
+                if !self.own.contains(xname) {
+                    violations.push(broken("P2", format!("{xname} is not of this session, and rebooted")));
+                }
+                if !jobs.is_empty() || !held {
+                    violations
+                        .push(broken("P2", format!("{xname} rebooted while held {held}, jobs {jobs:?}")));
+                }
+                let reboots = self.reboots.entry(*xname).or_default();
+                *reboots += 1;
+                if *reboots > 1 {
+                    violations.push(broken("P3", format!("{xname} rebooted {reboots} times")));
+                }
+            }
+            What::JobKilled { xname, job } => {
+                violations.push(broken("P2", format!("job {job} lost {xname}")));
+            }
+            What::NodeChanged { xname, held, reason, .. } => {
+                let own_drain = messages::drain_reason(self.id);
+                if *held && reason.as_deref() == Some(&own_drain) {
+                    self.drained.insert(*xname);
+                } else {
+                    self.drained.remove(xname);
+                }
+                if self.drained.len() > self.step_size {
+                    violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
+                }
+            }
+            What::GroupChanged { label, removed, .. } => {
+                if *label == self.upgrading || *label == self.failed {
+                    let others = removed.difference(&self.own);
+                    violations.extend(
+                        others.map(|xname| broken("P8", format!("{xname} was taken out of '{label}'"))),
+                    );
+                }
+            }
+        }
+        violations
+    }
+
+    /// Compares how the session ended with how the world is.
+    pub fn at_end(&self, session: &Session, world: &World) -> Vec<Violation> {
+        let mut violations = self::session(session);
+        let accounted = if session.head.deletion.is_some() { "P7" } else { "P4" };
+        for node in &session.nodes {
+            let xname = node.xname;
+            let reboots = self.reboots(xname);
+            let view = world.nodes.get(&xname);
+            let reason = view.filter(|v| v.held).and_then(|v| v.reason.as_deref()).unwrap_or_default();
+            if reason.contains(&messages::drain_reason(self.id)) {
+                violations.push(broken(accounted, format!("{xname} is left drained by us")));
+            }
+            let listed = world.failed.contains(&xname);
+            match &node.state {
+                NodeState::Upgraded => {
+                    if reboots != 1 {
+                        violations.push(broken("P5", format!("{xname} is upgraded after {reboots} reboots")));
+                    }
+                    if listed {
+                        violations.push(broken(accounted, format!("{xname} is upgraded, and listed failed")));
+                    }
+                    if let Some(view) = view
+                        && view.held
+                        && (messages::is_crus_reason(reason) || messages::is_slurm_reason(reason))
+                    {
+                        violations
+                            .push(broken(accounted, format!("{xname} is upgraded, and held: {reason}")));
+                    }
+                }
+                NodeState::Failed(failure) => {
+                    // A node that HSM does not know cannot be in a group.
+                    if !listed && *failure != Failure::UnknownToHsm && node.step.is_some() {
+                        violations.push(broken(accounted, format!("{xname} failed, and is not listed")));
+                    }
+                    let mark = messages::failure_reason(self.id, failure);
+                    let marked = reason.contains(&mark);
+                    let touched = node.step.is_some() && *failure != Failure::DrainTimedOut;
+                    let held = view.is_some_and(|view| view.held);
+                    if touched && held && !marked {
+                        violations.push(broken(accounted, format!("{xname} failed, and says {reason:?}")));
+                    }
+                }
+                NodeState::Released if reboots > 0 => {
+                    violations.push(broken("P7", format!("{xname} is released after a reboot")));
+                }
+                _ => {}
+            }
+            if let Holder::Other(theirs) = &node.holder
+                && view.is_some_and(|view| view.held)
+                && !reason.starts_with(theirs.as_str())
+            {
+                violations.push(broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}")));
+            }
+            if world.upgrading.contains(&xname) {
+                violations.push(broken(accounted, format!("{xname} is left in the upgrading group")));
+            }
+        }
+        violations
+    }
 }

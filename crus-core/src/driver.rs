@@ -1,1 +1,239 @@
-//! Being written.
+//! Runs one session against the ports.
+//!
+//! The driver makes no choices. One round is: take note of the time, work out what is outstanding, make the
+//! first of these calls, take in what came back, store what changed. What is outstanding is worked out anew
+//! for each call, so no call is made on grounds that an earlier answer removed.
+//!
+//! # Guarantees
+//!
+//! - What a call relies on is stored before the call is made: a change that could not be stored stops the
+//!   driver from doing anything else.
+//! - To recover is to load the session and go on. There is no other recovery code.
+//!
+//! # Caveats
+//!
+//! The driver neither sleeps nor spawns: whoever runs it calls [`Driver::advance`] again when [`Next`] says
+//! so, on any runtime or none.
+
+use std::sync::Arc;
+
+use tracing::{debug, info, warn};
+
+use crate::check;
+use crate::claims::Claims;
+use crate::machine::{self, Effect, Event, Input};
+use crate::messages;
+use crate::model::{SeenGroup, Session};
+use crate::ports::{Bos, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
+use crate::time::Time;
+
+/// Everything that a session needs of the outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// The Hardware State Manager.
+    pub hsm: Arc<dyn Hsm>,
+    /// The Boot Orchestration Service.
+    pub bos: Arc<dyn Bos>,
+    /// The workload manager.
+    pub wlm: Arc<dyn Wlm>,
+    /// Where sessions are stored.
+    pub store: Arc<dyn SessionStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The sessions of this process.
+    pub claims: Arc<Claims>,
+    /// Who is told of changes.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// Is told of every change once it is stored.
+pub trait Observer: Send + Sync + 'static {
+    /// The session as it is now, and what changed. Called from the driver: must be quick.
+    fn changed(&self, session: &Session, events: &[Event]);
+}
+
+/// Tells nobody.
+impl Observer for () {
+    fn changed(&self, _: &Session, _: &[Event]) {}
+}
+
+/// When to call [`Driver::advance`] again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// At once: there is more to do.
+    Now,
+    /// At this time, or when deletion is ordered.
+    At(Time),
+    /// Never: the session is done, and stays stored.
+    Finished,
+    /// Never: the session was deleted and is stored no more.
+    Removed,
+}
+
+/// One session on its way.
+pub struct Driver {
+    session: Session,
+    revision: Revision,
+    ports: Ports,
+    deletion_ordered: bool,
+    /// Changes that are not stored yet.
+    unsaved: Vec<Event>,
+}
+
+impl Driver {
+    /// A driver for a session as it is stored. Enters it among the [`Claims`].
+    pub fn new(session: Session, revision: Revision, ports: Ports) -> Self {
+        if !session.is_done() {
+            ports.claims.enter(&session);
+        }
+        Driver { session, revision, ports, deletion_ordered: false, unsaved: Vec::new() }
+    }
+
+    /// The session as it is now.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Deletion was asked for: it takes effect with the next round. Asking again changes nothing.
+    pub fn order_deletion(&mut self) {
+        self.deletion_ordered = true;
+    }
+
+    /// Does one round: at most one call to a peer.
+    ///
+    /// The future may be dropped: what was asked of a peer by then is found out at the next start, as after
+    /// a crash.
+    ///
+    /// # Errors
+    /// When the session could not be stored. After [`StoreError::Conflict`] somebody else runs the session
+    /// and this driver must be dropped; otherwise call again after a pause.
+    pub async fn advance(&mut self) -> Result<Next, StoreError> {
+        self.save().await?;
+        let deleting = self.deletion_ordered || self.session.head.deletion.is_some();
+        if deleting && self.session.is_done() {
+            self.ports.claims.leave(self.session.head.id);
+            self.ports.store.remove(self.session.head.id).await?;
+            return Ok(Next::Removed);
+        }
+        if self.session.is_done() {
+            self.ports.claims.leave(self.session.head.id);
+            return Ok(Next::Finished);
+        }
+        let now = self.ports.clock.now();
+        let delete = self.deletion_ordered && self.session.head.deletion.is_none();
+        if self.take(now, if delete { Input::Delete } else { Input::Tick }) {
+            self.save().await?;
+            return Ok(Next::Now);
+        }
+        let Some(effect) = machine::outstanding(&self.session, now).into_iter().next() else {
+            return Ok(machine::next_wake(&self.session, now).map_or(Next::Now, Next::At));
+        };
+        let input = self.perform(effect).await;
+        self.take(self.ports.clock.now(), input);
+        self.save().await?;
+        Ok(Next::Now)
+    }
+
+    /// Takes in an input; tells whether anything changed durably.
+    fn take(&mut self, now: Time, input: Input) -> bool {
+        let events = machine::step(&mut self.session, now, input);
+        let head = &self.session.head;
+        for event in &events {
+            match event {
+                Event::Message(i) => {
+                    info!(step = head.step, stage = %head.stage, "{}", self.session.messages[*i]);
+                }
+                Event::Node(i) => {
+                    let node = &self.session.nodes[*i];
+                    debug!(step = head.step, node = %node.xname, state = ?node.state, "node changed");
+                }
+                _ => {}
+            }
+        }
+        for violation in check::session(&self.session) {
+            tracing::error!(step = head.step, "broken promise: {violation}");
+        }
+        let changed = !events.is_empty();
+        self.unsaved.extend(events);
+        changed
+    }
+
+    async fn save(&mut self) -> Result<(), StoreError> {
+        if self.unsaved.is_empty() {
+            return Ok(());
+        }
+        self.revision = self.ports.store.save(&self.session, &self.unsaved, self.revision).await?;
+        let events = std::mem::take(&mut self.unsaved);
+        self.ports.observer.changed(&self.session, &events);
+        Ok(())
+    }
+
+    /// Makes a call, and tells what came of it.
+    async fn perform(&self, effect: Effect) -> Input {
+        let at = self.ports.clock.now();
+        debug!(step = self.session.head.step, ?effect, "asking");
+        let seen = match &effect {
+            Effect::ReadGroup(group) => self
+                .ports
+                .hsm
+                .group(self.session.label(*group))
+                .await
+                .map(|members| Input::Group(*group, SeenGroup { at, members })),
+            Effect::ReadFacts(nodes) => {
+                let facts = self.ports.hsm.facts(nodes).await;
+                facts.map(|facts| Input::Facts { at, asked: nodes.clone(), facts })
+            }
+            Effect::ReadTemplate(name) => {
+                self.ports.bos.has_template(name).await.map(|exists| Input::Template { at, exists })
+            }
+            Effect::Claim(nodes) => {
+                Ok(Input::Claim { at, result: self.ports.claims.claim(self.session.head.id, nodes) })
+            }
+            Effect::ReadNodes(names) => {
+                let nodes = self.ports.wlm.nodes(names).await;
+                nodes.map(|nodes| Input::Nodes { at, asked: names.clone(), nodes })
+            }
+            Effect::ReadJobs(names) => self.ports.wlm.jobs(names).await.map(|jobs| Input::Jobs { at, jobs }),
+            Effect::ReadBoot(name) => {
+                let session = self.ports.bos.session(name).await;
+                session.map(|session| Input::Boot { at, name: name.clone(), session })
+            }
+            _ => return self.request(effect).await,
+        };
+        seen.unwrap_or_else(|error| {
+            warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
+            Input::Failed { effect, error }
+        })
+    }
+
+    /// Makes a call that changes the world.
+    async fn request(&self, effect: Effect) -> Input {
+        let Ports { hsm, bos, wlm, .. } = &self.ports;
+        let mut rejected: Vec<Rejected> = Vec::new();
+        let result: Result<(), PortError> = match &effect {
+            Effect::Drain(names) => wlm.drain(names, &messages::drain_reason(self.session.head.id)).await,
+            Effect::Resume(names) => wlm.resume(names).await,
+            Effect::MarkDown(names, reason) => wlm.down(names, reason).await,
+            Effect::MarkReason(names, reason) => wlm.set_reason(names, reason).await,
+            Effect::AddMembers(group, nodes) => {
+                let added = hsm.add_members(self.session.label(*group), nodes).await;
+                added.map(|refused| rejected = refused)
+            }
+            Effect::RemoveMembers(group, nodes) => {
+                hsm.remove_members(self.session.label(*group), nodes).await
+            }
+            Effect::Reboot(request) => bos.reboot(request).await,
+            Effect::ReadGroup(_)
+            | Effect::ReadFacts(_)
+            | Effect::ReadTemplate(_)
+            | Effect::Claim(_)
+            | Effect::ReadNodes(_)
+            | Effect::ReadJobs(_)
+            | Effect::ReadBoot(_) => Ok(()),
+        };
+        if let Err(error) = &result {
+            warn!(step = self.session.head.step, kind = ?effect.kind(), "a request failed: {error}");
+        }
+        Input::Asked { effect, rejected, result }
+    }
+}

@@ -1,6 +1,55 @@
-//! What happens to a node (being written).
+//! What happens to a node, and when.
+//!
+//! The machine is two pure functions. [`outstanding`] says what should be asked of the world now, as a
+//! function of the state: nothing is queued, so that a session loaded after a crash asks for what is missing
+//! and for nothing else. [`step`] takes in what was seen, and never assumes that a request worked: it looks.
+//!
+//! # The way of a node
+//!
+//! ```text
+//! Pending ─▶ Draining ─▶ Quiesced ─▶ Rebooting ─▶ Returning ─▶ Upgraded
+//!    │         │  ▲          │           │            │
+//!    │         │  └──────────┘           └────────────┴──────▶ Failed
+//!    └─────────┴─▶ Released (deletion)
+//! ```
+//!
+//! The nodes of a step go that way side by side; the stage of the step tells how far the slowest is:
+//!
+//! 1. `STARTING`: the conditions are checked (groups, template), then the step's nodes are chosen.
+//! 2. `QUIESCING`: they are drained, and the upgrading group is filled with them, until all are quiet.
+//! 3. `QUIESCED`: a last look; then the intent to reboot is noted, stored, and the reboot asked for.
+//! 4. `BOOTING`: BOS reports on each node. Those that booted are put back to work at once.
+//! 5. `BOOTED`, `WLM_WAITING`: the rest are waited for.
+//! 6. `CLEANUP`, once no node is pending.
+//!
+//! A failed node is put into the failed group and marked in the workload manager before the next step
+//! begins.
+//!
+//! # Guarantees
+//!
+//! - The same session, time and input give the same result.
+//! - Late, repeated or unknown input changes nothing.
+//! - Every durable change is told by an [`Event`], so that a store can write just that.
+//! - [`outstanding`] asks for a reboot only when its intent was among the events of an earlier [`step`], which
+//!   the driver stores first.
 
-use crate::model::{Phase, Stage};
+mod agenda;
+mod boot;
+mod input;
+mod look;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::batch::{Batcher as _, Candidate, FreeAt};
+use crate::messages;
+use crate::model::{Boot, Failure, Group, Holder, Kind, Node, NodeState, Phase, SeenGroup, Session, Stage};
+use crate::names::{BootSessionName, NodeName, TemplateName, Xname};
+use crate::ports::{BootSession, NodeFacts, PortError, RebootRequest, Rejected};
+use crate::time::Time;
+use crate::wlm::{Job, WlmNode};
+
+pub use agenda::{next_wake, outstanding};
+use look::{LastLook, Mark, Way};
 
 /// A durable change of a session: what must be stored, and what can be told to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +67,655 @@ pub enum Event {
     },
     /// The nodes were frozen: all of them are new.
     Frozen,
-    /// The node at this index changed.
+    /// The node at this position changed.
     Node(usize),
-    /// The message at this index is new.
+    /// The message at this position is new.
     Message(usize),
+}
+
+/// Something to be asked of the world. Asking again is harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Read a group.
+    ReadGroup(Group),
+    /// Read HSM's facts about nodes.
+    ReadFacts(Vec<Xname>),
+    /// Look whether the session template is there.
+    ReadTemplate(TemplateName),
+    /// Ask whether the session's turn has come to work on these nodes.
+    Claim(Vec<Xname>),
+    /// Look at nodes in the workload manager.
+    ReadNodes(Vec<NodeName>),
+    /// Look at the jobs that hold any of these nodes.
+    ReadJobs(Vec<NodeName>),
+    /// Look at a boot session.
+    ReadBoot(BootSessionName),
+    /// Drain nodes.
+    Drain(Vec<NodeName>),
+    /// Put nodes back to work.
+    Resume(Vec<NodeName>),
+    /// Take failed nodes, which run nothing, out of service with this reason.
+    MarkDown(Vec<NodeName>, String),
+    /// Give failed nodes, which somebody else holds, this reason.
+    MarkReason(Vec<NodeName>, String),
+    /// Put nodes into a group.
+    AddMembers(Group, Vec<Xname>),
+    /// Take nodes out of a group.
+    RemoveMembers(Group, Vec<Xname>),
+    /// Reboot nodes.
+    Reboot(RebootRequest),
+}
+
+impl Effect {
+    /// Which kind of call it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Effect::ReadGroup(group) => Kind::ReadGroup(*group),
+            Effect::ReadFacts(_) => Kind::ReadFacts,
+            Effect::ReadTemplate(_) => Kind::ReadTemplate,
+            Effect::Claim(_) => Kind::Claim,
+            Effect::ReadNodes(_) => Kind::ReadNodes,
+            Effect::ReadJobs(_) => Kind::ReadJobs,
+            Effect::ReadBoot(_) => Kind::ReadBoot,
+            Effect::Drain(_) => Kind::Drain,
+            Effect::Resume(_) => Kind::Resume,
+            Effect::MarkDown(..) | Effect::MarkReason(..) => Kind::Mark,
+            Effect::AddMembers(group, _) | Effect::RemoveMembers(group, _) => Kind::Change(*group),
+            Effect::Reboot(_) => Kind::Reboot,
+        }
+    }
+}
+
+/// What was seen. `at` is when the look began: what happened later may not be in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing but time passed.
+    Tick,
+    /// The operator wants the session deleted.
+    Delete,
+    /// A group as it is.
+    Group(Group, SeenGroup),
+    /// HSM's facts about nodes that were asked for; unknown ones are left out.
+    Facts {
+        /// When the look began.
+        at: Time,
+        /// The nodes that were asked for.
+        asked: Vec<Xname>,
+        /// What HSM knows.
+        facts: Vec<NodeFacts>,
+    },
+    /// Whether the session template is there.
+    Template {
+        /// When the look began.
+        at: Time,
+        /// Whether it is.
+        exists: bool,
+    },
+    /// Whether the session's turn has come; if not, why, in words.
+    Claim {
+        /// When it was asked.
+        at: Time,
+        /// The answer.
+        result: Result<(), String>,
+    },
+    /// Nodes as the workload manager reports them.
+    Nodes {
+        /// When the look began.
+        at: Time,
+        /// The nodes that were asked for.
+        asked: Vec<NodeName>,
+        /// Those it knows.
+        nodes: Vec<WlmNode>,
+    },
+    /// The jobs that hold nodes of this session.
+    Jobs {
+        /// When the look began.
+        at: Time,
+        /// The jobs.
+        jobs: Vec<Job>,
+    },
+    /// The boot session of this name, if BOS knows one.
+    Boot {
+        /// When the look began.
+        at: Time,
+        /// Its name.
+        name: BootSessionName,
+        /// The session.
+        session: Option<BootSession>,
+    },
+    /// A request was made. Whether it worked is seen, not told.
+    Asked {
+        /// What was asked for.
+        effect: Effect,
+        /// Nodes that HSM would not put into the group.
+        rejected: Vec<Rejected>,
+        /// What the peer said.
+        result: Result<(), PortError>,
+    },
+    /// A look failed.
+    Failed {
+        /// What was looked for.
+        effect: Effect,
+        /// Why.
+        error: PortError,
+    },
+}
+
+/// Takes in what was seen and goes as far as that allows. Returns what changed durably.
+pub fn step(session: &mut Session, now: Time, input: Input) -> Vec<Event> {
+    let mut m = Machine { s: session, now, events: Vec::new() };
+    m.take_in(input);
+    while !m.s.is_done() && m.go_on() {}
+    m.note_condition();
+    m.events
+}
+
+/// A session on its way through one [`step`].
+struct Machine<'a> {
+    s: &'a mut Session,
+    now: Time,
+    events: Vec<Event>,
+}
+
+impl Machine<'_> {
+    /// Does the next thing that can be done now. `false` when nothing can.
+    fn go_on(&mut self) -> bool {
+        if self.s.head.phase == Phase::Created {
+            return self.created();
+        }
+        self.pay_debts();
+        match self.s.head.stage {
+            Stage::Starting => self.starting(),
+            Stage::Quiescing => self.quiescing(),
+            Stage::Quiesced => self.quiesced(),
+            Stage::Booting => self.booting(),
+            Stage::Booted => self.booted(),
+            Stage::WlmWaiting => self.wlm_waiting(),
+            Stage::Cleanup => self.cleanup(),
+        }
+    }
+
+    // ---- before the first step ----------------------------------------------------------------------
+
+    /// No node is touched. Once it is the session's turn, its nodes are frozen.
+    fn created(&mut self) -> bool {
+        if self.s.head.deletion.is_some() {
+            self.finish();
+            return true;
+        }
+        if !self.s.known.claimed {
+            return false;
+        }
+        let Some((_, facts)) = self.s.known.facts.take() else { return false };
+        let Some(members) = self.s.known.starting.as_ref().and_then(|seen| seen.members.clone()) else {
+            return false;
+        };
+        self.freeze(&members, &facts);
+        true
+    }
+
+    /// From here on a change to the starting group neither skips nor repeats a node.
+    fn freeze(&mut self, members: &BTreeSet<Xname>, facts: &[NodeFacts]) {
+        let facts: BTreeMap<Xname, &NodeFacts> = facts.iter().map(|fact| (fact.xname, fact)).collect();
+        let mut names = BTreeSet::new();
+        let format = &self.s.limits.node_name_format;
+        let nodes = members.iter().map(|&xname| {
+            let found = match facts.get(&xname) {
+                None => Err(Failure::UnknownToHsm),
+                Some(fact) if !fact.role.eq_ignore_ascii_case("compute") => {
+                    Err(Failure::NotCompute(fact.role.clone()))
+                }
+                Some(fact) => fact
+                    .nid
+                    .and_then(|nid| format.name(nid))
+                    .filter(|name| names.insert(name.clone()))
+                    .ok_or(Failure::NoNid),
+            };
+            let mut node = Node::new(xname, found.as_ref().ok().cloned(), self.now);
+            if let Err(failure) = found {
+                node.state = NodeState::Failed(failure);
+                node.owed.listing = true;
+            }
+            node
+        });
+        self.s.nodes = nodes.collect();
+        self.s.head.batch = (0..self.s.nodes.len()).filter(|&i| self.s.nodes[i].owed.listing).collect();
+        self.events.push(Event::Frozen);
+        self.s.head.phase = Phase::Rolling;
+        self.events.push(Event::Phase(Phase::Rolling));
+        self.enter(Stage::Starting);
+        self.tell_failures();
+    }
+
+    // ---- STARTING -----------------------------------------------------------------------------------
+
+    /// The nodes of the step before are settled, the conditions are met: the next nodes are chosen. Their
+    /// state is read before they are drained, since draining replaces what was there.
+    fn starting(&mut self) -> bool {
+        if self.s.head.deletion.is_some() {
+            self.enter(Stage::Cleanup);
+            return true;
+        }
+        if !self.s.batch().all(Node::is_settled) {
+            return false;
+        }
+        if !self.s.nodes.iter().any(|node| node.state == NodeState::Pending) {
+            self.say(messages::no_nodes(self.s.head.step));
+            self.enter(Stage::Cleanup);
+            return true;
+        }
+        if self.s.unmet_condition().is_some() || !self.s.is_ready_to_start() {
+            return false;
+        }
+        let chosen = self.s.chosen();
+        let known = &self.s.known;
+        let name = |i: &usize| self.s.nodes[*i].name.as_ref();
+        // A node missing in one look may be missing because the controller is being reconfigured.
+        let gone: Vec<usize> = chosen
+            .iter()
+            .copied()
+            .filter(|i| {
+                let since = name(i).and_then(|name| known.missing.get(name));
+                since.is_some_and(|&since| self.now.since(since) >= self.s.limits.poll_ms)
+            })
+            .collect();
+        if !gone.is_empty() {
+            self.s.head.batch.clone_from(&gone);
+            self.events.push(Event::Head);
+            self.fail(&gone, |_| Failure::UnknownToWlm);
+            return true;
+        }
+        let looks: Option<Vec<(usize, WlmNode)>> = chosen
+            .iter()
+            .map(|&i| {
+                let (at, seen) = known.wlm.get(name(&i)?)?;
+                (*at >= self.s.head.stage_since).then_some((i, seen.clone()?))
+            })
+            .collect();
+        let Some(looks) = looks else { return false };
+        let step = self.s.head.step;
+        for (i, seen) in looks {
+            let holder = self.s.holder_of(&seen);
+            self.change(i, |node| {
+                node.state = NodeState::Draining;
+                node.step = Some(step);
+                node.holder = holder;
+                node.boot_before = seen.boot_time;
+            });
+        }
+        self.s.head.batch = chosen;
+        self.say(messages::quiesce_requested(step));
+        self.enter(Stage::Quiescing);
+        true
+    }
+
+    // ---- QUIESCING ----------------------------------------------------------------------------------
+
+    /// The nodes drain. They go on together, when all of them are seen to run nothing.
+    fn quiescing(&mut self) -> bool {
+        let draining = self.s.batch_in(|state| *state == NodeState::Draining);
+        let mut gone = Vec::new();
+        let mut late = Vec::new();
+        for &i in &draining {
+            self.follow_holder(i);
+            let node = &self.s.nodes[i];
+            let missing = node.name.as_ref().and_then(|name| self.s.known.missing.get(name));
+            if missing.is_some_and(|&since| self.now.since(since) >= self.s.limits.poll_ms) {
+                gone.push(i);
+            } else if self.s.drain_deadline(node).is_some_and(|deadline| self.now >= deadline)
+                && self.s.seen(i).is_some_and(|seen| !self.s.is_quiet(i, seen))
+            {
+                late.push(i);
+            }
+        }
+        if !gone.is_empty() || !late.is_empty() {
+            self.fail(&gone, |_| Failure::UnknownToWlm);
+            self.fail(&late, |_| Failure::DrainTimedOut);
+            return true;
+        }
+        if draining.is_empty() && self.s.batch_in(|state| *state == NodeState::Quiesced).is_empty() {
+            if self.s.head.deletion.is_none() {
+                self.say(messages::nothing_quiesced(self.s.head.step));
+            }
+            self.next_step();
+            return true;
+        }
+        if self.s.last_look(&draining, self.now) != LastLook::Quiet {
+            return false;
+        }
+        for i in draining {
+            self.change(i, |node| node.state = NodeState::Quiesced);
+        }
+        self.say(messages::all_quiesced(self.s.head.step));
+        self.enter(Stage::Quiesced);
+        true
+    }
+
+    /// Takes note of who keeps a draining node out of service, and of the boot it has.
+    fn follow_holder(&mut self, i: usize) {
+        let Some(seen) = self.s.seen(i) else { return };
+        let holder = self.s.holder_of(seen);
+        let boot = seen.boot_time;
+        let node = &self.s.nodes[i];
+        let margin = self.s.limits.boot_margin_s;
+        let another_boot = match (node.boot_before, boot) {
+            (Some(before), Some(boot)) => (boot.0 - before.0).abs() > margin,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if node.holder != holder || another_boot {
+            self.change_quietly(i, |node| {
+                node.holder = holder;
+                node.boot_before = boot.or(node.boot_before);
+            });
+        }
+    }
+
+    // ---- QUIESCED -----------------------------------------------------------------------------------
+
+    /// Everything is ready for the reboot, and one last look says so. The intent is noted here; only once
+    /// it is stored is the reboot asked for.
+    fn quiesced(&mut self) -> bool {
+        if self.s.head.boot.is_some() {
+            return self.intended();
+        }
+        let batch = self.s.batch_in(|state| *state == NodeState::Quiesced);
+        match self.s.last_look(&batch, self.now) {
+            LastLook::Busy(busy) => {
+                self.back_to_draining(&busy);
+                true
+            }
+            LastLook::Quiet if self.s.is_upgrading_group_filled() => {
+                for &i in &batch {
+                    self.follow_holder(i);
+                    self.change(i, |node| node.state = NodeState::Rebooting);
+                }
+                let head = &mut self.s.head;
+                let name = BootSessionName::of(head.id.0, head.step, 0);
+                head.boot = Some(Boot { name, intended: self.now, unanswered: Some(self.now), begun: None });
+                self.s.known.boot = None;
+                self.s.known.intent_is_new = true;
+                self.events.push(Event::Head);
+                true
+            }
+            LastLook::Quiet | LastLook::Stale => false,
+        }
+    }
+
+    fn back_to_draining(&mut self, busy: &[usize]) {
+        let names: Vec<Xname> = busy.iter().map(|&i| self.s.nodes[i].xname).collect();
+        for &i in busy {
+            self.change(i, |node| node.state = NodeState::Draining);
+        }
+        self.say(messages::no_longer_quiet(self.s.head.step, &names));
+        self.enter(Stage::Quiescing);
+    }
+
+    // ---- BOOTED, WLM_WAITING ------------------------------------------------------------------------
+
+    fn booted(&mut self) -> bool {
+        let step = self.s.head.step;
+        let came_up = |node: &Node| matches!(node.state, NodeState::Returning | NodeState::Upgraded);
+        if self.s.batch().any(came_up) {
+            self.say(messages::boot_succeeded(step));
+            self.enter(Stage::WlmWaiting);
+        } else {
+            if self.s.head.deletion.is_none() {
+                self.say(messages::boot_failed(step));
+            }
+            self.next_step();
+        }
+        true
+    }
+
+    /// The nodes that booted are waited for, until they are in service or their time is up.
+    fn wlm_waiting(&mut self) -> bool {
+        self.welcome_back();
+        let late = self.s.batch_in(|state| *state == NodeState::Returning);
+        if !late.is_empty() {
+            if self.now < self.s.head.stage_since + self.s.limits.return_timeout_ms {
+                return false;
+            }
+            let states: BTreeMap<usize, String> =
+                late.iter().map(|&i| (i, self.s.describe_return(i))).collect();
+            self.fail(&late, |i| Failure::ReturnTimedOut(states.get(&i).cloned().unwrap_or_default()));
+        }
+        if self.s.head.deletion.is_none() {
+            let step = self.s.head.step;
+            let timed_out =
+                self.s.batch().any(|n| matches!(n.state, NodeState::Failed(Failure::ReturnTimedOut(_))));
+            self.say(if timed_out { messages::return_timed_out(step) } else { messages::returned(step) });
+        }
+        self.next_step();
+        true
+    }
+
+    /// A node is upgraded when the workload manager shows a newer boot *and* it takes jobs again, or
+    /// somebody else keeps it from them (P5, P6).
+    fn welcome_back(&mut self) {
+        for i in self.s.batch_in(|state| *state == NodeState::Returning) {
+            let Some(seen) = self.s.seen(i) else { continue };
+            let way = self.s.way_back(i, seen);
+            if !self.s.nodes[i].rebooted && self.s.shows_newer_boot(i, seen) {
+                self.change_quietly(i, |node| node.rebooted = true);
+            }
+            if self.s.nodes[i].rebooted && way == Way::Arrived {
+                self.change(i, |node| node.state = NodeState::Upgraded);
+            }
+        }
+    }
+
+    // ---- CLEANUP ------------------------------------------------------------------------------------
+
+    fn cleanup(&mut self) -> bool {
+        if !self.s.batch().all(Node::is_settled) || !self.s.are_groups_clean() {
+            return false;
+        }
+        if self.s.head.deletion.is_none() {
+            self.say(messages::completed());
+        }
+        self.finish();
+        true
+    }
+
+    fn finish(&mut self) {
+        self.s.head.phase = Phase::Done;
+        self.s.head.ended = Some(self.now);
+        self.s.head.condition = None;
+        self.events.push(Event::Phase(Phase::Done));
+    }
+
+    // ---- debts --------------------------------------------------------------------------------------
+
+    /// Strikes off what is seen to be done for the nodes whose fate is decided.
+    fn pay_debts(&mut self) {
+        for position in 0..self.s.head.batch.len() {
+            let i = self.s.head.batch[position];
+            let Some(node) = self.s.nodes.get(i) else { continue };
+            let mut owed = node.owed;
+            if owed.is_nothing() {
+                continue;
+            }
+            if owed.listing && self.s.is_listed_or_cannot_be(node.xname) {
+                owed.listing = false;
+            }
+            let missing = node.name.as_ref().is_none_or(|name| {
+                let since = self.s.known.missing.get(name);
+                since.is_some_and(|&since| self.now.since(since) >= self.s.limits.poll_ms)
+            });
+            if owed.marking && (missing || self.s.mark_due(i, self.now) == Some(Mark::Done)) {
+                owed.marking = false;
+            }
+            if owed.resuming && (missing || self.s.is_given_back(i)) {
+                owed.resuming = false;
+            }
+            if owed != node.owed {
+                self.change_quietly(i, |node| node.owed = owed);
+            }
+        }
+    }
+
+    // ---- shared by the stages -----------------------------------------------------------------------
+
+    fn enter(&mut self, stage: Stage) {
+        self.s.head.stage = stage;
+        self.s.head.stage_since = self.now;
+        self.events.push(Event::Stage { step: self.s.head.step, stage });
+    }
+
+    fn next_step(&mut self) {
+        self.s.head.step += 1;
+        self.s.head.boot = None;
+        self.s.known.boot = None;
+        self.s.known.boot_gone_since = None;
+        self.s.known.left_out.clear();
+        self.enter(Stage::Starting);
+    }
+
+    /// Changes a node's state: the time of it is noted.
+    fn change(&mut self, i: usize, change: impl FnOnce(&mut Node)) {
+        let now = self.now;
+        self.change_quietly(i, |node| {
+            node.since = now;
+            change(node);
+        });
+    }
+
+    /// Changes something of a node that is not its state.
+    fn change_quietly(&mut self, i: usize, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.s.nodes.get_mut(i) {
+            change(node);
+            if self.events.last() != Some(&Event::Node(i)) {
+                self.events.push(Event::Node(i));
+            }
+        }
+    }
+
+    /// Fails nodes of the step, and notes what that obliges us to.
+    fn fail(&mut self, nodes: &[usize], failure: impl Fn(usize) -> Failure) {
+        for &i in nodes {
+            let failure = failure(i);
+            self.change(i, |node| {
+                node.owed.listing = true;
+                match failure {
+                    // Its jobs run on: it is given back, not marked.
+                    Failure::DrainTimedOut => node.owed.resuming = node.holder == Holder::Us,
+                    Failure::UnknownToWlm => {}
+                    _ => node.owed.marking = true,
+                }
+                node.state = NodeState::Failed(failure);
+            });
+        }
+        self.tell_failures_of(nodes);
+    }
+
+    fn tell_failures(&mut self) {
+        let nodes = self.s.head.batch.clone();
+        self.tell_failures_of(&nodes);
+    }
+
+    /// One message for all nodes that failed for the same reason, so that messages grow with what happens
+    /// and not with the number of nodes.
+    fn tell_failures_of(&mut self, nodes: &[usize]) {
+        let mut reasons: Vec<(Failure, Vec<Xname>)> = Vec::new();
+        for &i in nodes {
+            let node = &self.s.nodes[i];
+            let NodeState::Failed(failure) = &node.state else { continue };
+            match reasons.iter_mut().find(|(known, _)| known == failure) {
+                Some((_, xnames)) => xnames.push(node.xname),
+                None => reasons.push((failure.clone(), vec![node.xname])),
+            }
+        }
+        for (failure, xnames) in reasons {
+            self.say(messages::failed(self.s.head.step, &xnames, &failure));
+        }
+    }
+
+    fn say(&mut self, message: String) {
+        self.s.messages.push(message);
+        self.events.push(Event::Message(self.s.messages.len() - 1));
+    }
+
+    /// Says what is missing, once, when something is (P9).
+    fn note_condition(&mut self) {
+        if !self.s.known.troubles.is_empty() {
+            let needed = agenda::needed_kinds(self.s, self.now);
+            self.s.known.troubles.retain(|kind, _| needed.contains(kind));
+        }
+        let condition = if self.s.is_done() { None } else { self.s.unmet() };
+        if condition == self.s.head.condition {
+            return;
+        }
+        if let Some(why) = &condition {
+            let head = &self.s.head;
+            let message = match head.phase {
+                Phase::Created if self.s.known.blocked.is_some() => why.clone(),
+                _ => messages::processing_failed(head.step, head.stage, why),
+            };
+            // A condition that comes and goes is told once.
+            if self.s.messages.last() != Some(&message) {
+                self.say(message);
+            }
+        }
+        self.s.head.condition = condition;
+        self.events.push(Event::Head);
+    }
+}
+
+/// Given back before their reboot was asked for: nodes that nobody else holds are put back to work (P7).
+fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
+    for &i in nodes {
+        machine.change(i, |node| {
+            let was_drained = node.state != NodeState::Pending;
+            node.owed.resuming = was_drained && node.holder == Holder::Us;
+            node.state = NodeState::Released;
+        });
+    }
+}
+
+/// When a request of this kind may be made again.
+fn paced(session: &Session, kind: Kind) -> Time {
+    let asked = session.known.asked.get(&kind).map_or(Time(0), |&at| at + session.limits.poll_ms);
+    let trouble = session.known.troubles.get(&kind).map_or(Time(0), |trouble| trouble.until);
+    asked.max(trouble)
+}
+
+/// When a node is expected to run nothing: see [`crate::batch`].
+fn candidates(session: &Session, jobs: &[Job]) -> Vec<(Candidate, usize)> {
+    let mut free: BTreeMap<&NodeName, FreeAt> = BTreeMap::new();
+    for job in jobs {
+        let end = job.end.map_or(FreeAt::Unknown, FreeAt::By);
+        for name in &job.nodes {
+            let latest = free.entry(name).or_insert(end);
+            *latest = end.max(*latest);
+        }
+    }
+    let pending = session.nodes.iter().enumerate().filter(|(_, node)| node.state == NodeState::Pending);
+    pending
+        .filter_map(|(i, node)| {
+            let free = free.get(node.name.as_ref()?).copied().unwrap_or(FreeAt::Now);
+            Some((Candidate { xname: node.xname, free }, i))
+        })
+        .collect()
+}
+
+impl Session {
+    /// The nodes that the next step takes, by the jobs as they were seen last.
+    fn chosen(&self) -> Vec<usize> {
+        let Some((_, jobs)) = &self.known.jobs else { return Vec::new() };
+        let (mut sorted, positions): (Vec<Candidate>, BTreeMap<Xname, usize>) =
+            candidates(self, jobs).into_iter().map(|(c, i)| (c, (c.xname, i))).unzip();
+        self.limits.order.sort(&mut sorted);
+        let size = usize::try_from(self.head.spec.step_size.get()).unwrap_or(usize::MAX);
+        let mut chosen: Vec<usize> =
+            sorted.iter().take(size).filter_map(|c| positions.get(&c.xname).copied()).collect();
+        chosen.sort_unstable();
+        chosen
+    }
+
+    /// The nodes of this step whose state is such.
+    fn batch_in(&self, state: impl Fn(&NodeState) -> bool) -> Vec<usize> {
+        let nodes = self.head.batch.iter().copied();
+        nodes.filter(|&i| self.nodes.get(i).is_some_and(|node| state(&node.state))).collect()
+    }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::batch::Order;
 use crate::names::{BootSessionName, GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
-use crate::ports::{BootSession, Peer};
+use crate::ports::{BootSession, NodeFacts, Rejected};
 use crate::time::{Time, WlmTime};
 use crate::wlm::{Job, WlmNode};
 
@@ -69,6 +69,8 @@ pub struct Limits {
     /// How long a request without an answer may still take effect at the peer, and how long a boot session
     /// must be gone before it is believed to be.
     pub settle_ms: u64,
+    /// How old the last look at nodes and jobs may be when their reboot is asked for (P2).
+    pub last_look_ms: u64,
     /// How much later a boot time must be to be another boot. Slurm's jitters by a second.
     pub boot_margin_s: i64,
     /// How the nodes of a step are chosen.
@@ -86,6 +88,7 @@ impl Default for Limits {
             boot_timeout_ms: 90 * 60_000,
             return_timeout_ms: 10 * 60_000,
             settle_ms: 60_000,
+            last_look_ms: 20_000,
             boot_margin_s: 3,
             order: Order::SoonestFree,
             node_name_format: NodeNameFormat::default(),
@@ -144,10 +147,10 @@ pub enum Phase {
 pub struct Boot {
     /// Its name, the key to asking once.
     pub name: BootSessionName,
-    /// Since when it is intended.
+    /// When the first request was noted.
     pub intended: Time,
-    /// The latest request that may have been carried out without our knowing. `None` once BOS showed the
-    /// session, or refused.
+    /// When the latest request was noted that may have been carried out without our knowing. `None` once
+    /// BOS showed the session, or refused.
     pub unanswered: Option<Time>,
     /// Since when BOS is known to have it.
     pub begun: Option<Time>,
@@ -182,7 +185,7 @@ pub enum NodeState {
 pub enum Failure {
     /// HSM does not know it.
     UnknownToHsm,
-    /// HSM holds no node id for it, so that it has no name in the workload manager.
+    /// HSM holds no node id of its own for it, so that it has no name in the workload manager.
     NoNid,
     /// It is not a compute node; the role that it has.
     NotCompute(String),
@@ -312,6 +315,8 @@ pub struct Head {
     pub stage: Stage,
     /// Since when.
     pub stage_since: Time,
+    /// The nodes of this step, by their positions; before step 0 those that failed right away.
+    pub batch: Vec<usize>,
     /// The boot session of this step, once intended.
     pub boot: Option<Boot>,
     /// When deletion was asked for.
@@ -353,6 +358,7 @@ impl Session {
                 step: 0,
                 stage: Stage::Starting,
                 stage_since: now,
+                batch: Vec::new(),
                 boot: None,
                 deletion: None,
                 condition: None,
@@ -370,9 +376,28 @@ impl Session {
         self.head.phase == Phase::Done
     }
 
-    /// The nodes in flight.
+    /// The nodes in flight: all of them are of the current step.
     pub fn in_flight(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| node.in_flight())
+        self.batch().filter(|node| node.in_flight())
+    }
+
+    /// The nodes of the current step.
+    pub fn batch(&self) -> impl Iterator<Item = &Node> {
+        self.head.batch.iter().filter_map(|&i| self.nodes.get(i))
+    }
+
+    /// The label of one of its groups.
+    pub fn label(&self, group: Group) -> &GroupLabel {
+        match group {
+            Group::Starting => &self.head.spec.starting,
+            Group::Upgrading => &self.head.spec.upgrading,
+            Group::Failed => &self.head.spec.failed,
+        }
+    }
+
+    /// Whether the node is one of this session's.
+    pub fn has_node(&self, xname: Xname) -> bool {
+        self.nodes.binary_search_by_key(&xname, |node| node.xname).is_ok()
     }
 }
 
@@ -385,22 +410,31 @@ pub struct SeenGroup {
     pub members: Option<BTreeSet<Xname>>,
 }
 
-/// How a peer has failed us lately.
+/// How a kind of call has failed lately.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// How often in a row.
     pub failures: u32,
-    /// Nothing is asked of it before this.
+    /// It is not tried again before this.
     pub until: Time,
-    /// What it said last.
+    /// What went wrong last.
     pub error: String,
 }
 
-/// What was seen of the world. Everything here can be seen again.
+/// A boot session as it was looked at; `None` when BOS knew none of that name.
+pub type SeenBoot = Option<BootSession>;
+
+/// What was seen of the world since the service started. Everything here can be seen again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
     /// The starting group, as read before the nodes are frozen.
     pub starting: Option<SeenGroup>,
+    /// HSM's facts about its members.
+    pub facts: Option<(Time, Vec<NodeFacts>)>,
+    /// Whether the session's turn has come.
+    pub claimed: bool,
+    /// The session that this one waits for and what they share, in words, and when that was asked.
+    pub blocked: Option<(Time, String)>,
     /// The upgrading group.
     pub upgrading: Option<SeenGroup>,
     /// The failed group.
@@ -409,40 +443,63 @@ pub struct Known {
     pub template: Option<(Time, bool)>,
     /// Nodes in the workload manager, and when they were looked at; unknown ones are `None`.
     pub wlm: BTreeMap<NodeName, (Time, Option<WlmNode>)>,
-    /// When jobs were last looked at, and for which nodes they are known.
+    /// Since when nodes are unknown to the workload manager.
+    pub missing: BTreeMap<NodeName, Time>,
+    /// The jobs, and when they were looked at.
     pub jobs: Option<(Time, Vec<Job>)>,
-    /// The boot session of this step, and when it was looked at; `None` when BOS knew none.
-    pub boot: Option<(Time, Option<BootSession>)>,
-    /// Since when BOS does not know a boot session that it did know.
+    /// The boot session of this step, and when it was looked at.
+    pub boot: Option<(Time, SeenBoot)>,
+    /// Since when BOS does not show a boot session that it did show.
     pub boot_gone_since: Option<Time>,
-    /// Whether the intent to reboot was formed by the last look of this very run, so that no request can
-    /// have been made yet.
-    pub boot_intent_is_new: bool,
-    /// Why BOS would leave these nodes out, as HSM's facts tell.
+    /// Whether the intent to reboot was noted in this run and not acted upon, so that BOS cannot have
+    /// received it.
+    pub intent_is_new: bool,
+    /// Why BOS left nodes out of its session, as far as HSM's facts tell.
     pub left_out: BTreeMap<Xname, String>,
-    /// Nodes that HSM would not put into a group, and why.
-    pub rejected: BTreeMap<Xname, String>,
+    /// Nodes that HSM would not put into a group.
+    pub rejected: BTreeMap<Xname, Rejected>,
     /// When each kind of request was last made: none is repeated within a poll interval.
-    pub asked: BTreeMap<Ask, Time>,
-    /// Peers that fail.
-    pub troubles: BTreeMap<Peer, Trouble>,
-    /// What keeps it from its turn, and when that was asked.
-    pub blocked: Option<(Time, String)>,
+    pub asked: BTreeMap<Kind, Time>,
+    /// The kinds of calls that fail.
+    pub troubles: BTreeMap<Kind, Trouble>,
 }
 
-/// A kind of request that changes the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ask {
-    /// Drain nodes.
-    Drain,
-    /// Resume nodes.
-    Resume,
-    /// Mark failed nodes.
-    Mark,
-    /// Change the upgrading group.
+/// One of the three groups of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// All nodes to upgrade.
+    Starting,
+    /// The nodes in flight.
     Upgrading,
-    /// Change the failed group.
+    /// The nodes that failed.
     Failed,
-    /// Reboot nodes.
+}
+
+/// A kind of call to the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Reading a group.
+    ReadGroup(Group),
+    /// Reading HSM's facts about nodes.
+    ReadFacts,
+    /// Looking for the session template.
+    ReadTemplate,
+    /// Asking whether the session's turn has come.
+    Claim,
+    /// Looking at nodes in the workload manager.
+    ReadNodes,
+    /// Looking at jobs.
+    ReadJobs,
+    /// Looking at the boot session.
+    ReadBoot,
+    /// Draining nodes.
+    Drain,
+    /// Putting nodes back to work.
+    Resume,
+    /// Marking failed nodes.
+    Mark,
+    /// Changing a group.
+    Change(Group),
+    /// Rebooting nodes.
     Reboot,
 }

@@ -1,0 +1,372 @@
+//! What should be asked of the world, and when: a function of the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::look::{LastLook, Mark, Way};
+use super::{Effect, paced};
+use crate::model::{Group, Kind, NodeState, Phase, Session, Stage};
+use crate::names::NodeName;
+use crate::ports::RebootRequest;
+use crate::time::Time;
+
+/// At once.
+const NOW: Time = Time(0);
+
+/// What should be asked of the world now, the most urgent first.
+///
+/// After each answer the rest must be worked out anew: what was outstanding before may be wrong after it.
+pub fn outstanding(session: &Session, now: Time) -> Vec<Effect> {
+    let due = agenda(session, now).into_iter().filter(|(due, _)| *due <= now);
+    due.map(|(_, effect)| effect).collect()
+}
+
+/// When there will be something to do again if nothing is outstanding now; `None` when the session is done.
+pub fn next_wake(session: &Session, now: Time) -> Option<Time> {
+    if session.is_done() {
+        return None;
+    }
+    let asks = agenda(session, now).into_iter().map(|(due, _)| due);
+    let next = asks.chain(deadlines(session)).filter(|due| *due > now).min();
+    Some(next.unwrap_or(now + session.limits.poll_ms))
+}
+
+/// The kinds of calls that the session needs now or later.
+pub(super) fn needed_kinds(session: &Session, now: Time) -> BTreeSet<Kind> {
+    agenda(session, now).into_iter().map(|(_, effect)| effect.kind()).collect()
+}
+
+fn agenda(s: &Session, now: Time) -> Vec<(Time, Effect)> {
+    let mut a = Agenda { s, now, effects: Vec::new(), looks: BTreeMap::new() };
+    match s.head.phase {
+        Phase::Created => a.created(),
+        Phase::Rolling => {
+            a.debts();
+            match s.head.stage {
+                Stage::Starting => a.starting(),
+                Stage::Quiescing => a.quiescing(),
+                Stage::Quiesced if s.head.boot.is_some() => a.intended(),
+                Stage::Quiesced => a.quiesced(),
+                Stage::Booting => a.booting(),
+                Stage::WlmWaiting => a.returning(),
+                Stage::Cleanup => a.cleanup(),
+                Stage::Booted => {}
+            }
+        }
+        Phase::Done => {}
+    }
+    a.finish()
+}
+
+/// The moments at which patience ends.
+fn deadlines(s: &Session) -> impl Iterator<Item = Time> + '_ {
+    let limits = &s.limits;
+    let draining = s.batch().filter(|node| node.state == NodeState::Draining);
+    let drain = draining.filter_map(|node| s.drain_deadline(node)).min();
+    let begun = s.head.boot.as_ref().and_then(|boot| boot.begun);
+    let boot = begun.filter(|_| s.head.stage == Stage::Booting).map(|at| at + limits.boot_timeout_ms);
+    let back = (s.head.stage == Stage::WlmWaiting).then(|| s.head.stage_since + limits.return_timeout_ms);
+    drain.into_iter().chain(boot).chain(back)
+}
+
+struct Agenda<'a> {
+    s: &'a Session,
+    now: Time,
+    effects: Vec<(Time, Effect)>,
+    /// Nodes to look at, and when: all in one call.
+    looks: BTreeMap<NodeName, Time>,
+}
+
+impl Agenda<'_> {
+    /// A look: as often as `due` says, unless looks of this kind fail.
+    fn look(&mut self, due: Time, effect: Effect) {
+        let trouble = self.s.known.troubles.get(&effect.kind()).map_or(NOW, |trouble| trouble.until);
+        self.effects.push((due.max(trouble), effect));
+    }
+
+    /// A request: not more often than once in a poll interval.
+    fn ask(&mut self, effect: Effect) {
+        self.effects.push((paced(self.s, effect.kind()), effect));
+    }
+
+    /// One poll interval after a look.
+    fn again(&self, at: Time) -> Time {
+        at + self.s.limits.poll_ms
+    }
+
+    /// A look at a node: at once if it was not seen in its present state, else at the next poll.
+    fn look_at(&mut self, i: usize) {
+        let Some(name) = &self.s.nodes[i].name else { return };
+        let polled = self.s.known.wlm.get(name).map_or(NOW, |(at, _)| self.again(*at));
+        let missing = self.s.known.missing.contains_key(name);
+        let due = if self.s.seen(i).is_some() || missing { polled } else { NOW };
+        self.looks.insert(name.clone(), due);
+    }
+
+    fn finish(mut self) -> Vec<(Time, Effect)> {
+        if let Some(due) = self.looks.values().min().copied() {
+            let names = std::mem::take(&mut self.looks).into_keys().collect();
+            self.look(due, Effect::ReadNodes(names));
+        }
+        self.effects
+    }
+
+    // ---- the stages ---------------------------------------------------------------------------------
+
+    fn created(&mut self) {
+        let known = &self.s.known;
+        if self.s.head.deletion.is_some() {
+            return;
+        }
+        let Some(starting) = &known.starting else {
+            return self.look(NOW, Effect::ReadGroup(Group::Starting));
+        };
+        let Some(members) = &starting.members else {
+            return self.look(self.again(starting.at), Effect::ReadGroup(Group::Starting));
+        };
+        let members = || members.iter().copied().collect();
+        if known.claimed {
+            if known.facts.is_none() {
+                self.look(NOW, Effect::ReadFacts(members()));
+            }
+        } else if let Some((at, _)) = &known.blocked {
+            // The group may change while the session waits for its turn.
+            self.look(self.again(starting.at), Effect::ReadGroup(Group::Starting));
+            self.look(self.again(*at), Effect::Claim(members()));
+        } else {
+            self.look(NOW, Effect::Claim(members()));
+        }
+    }
+
+    fn starting(&mut self) {
+        let s = self.s;
+        let pending = |s: &Session| s.nodes.iter().any(|node| node.state == NodeState::Pending);
+        if !s.batch().all(|node| node.is_settled()) || !pending(s) {
+            return;
+        }
+        for group in [Group::Upgrading, Group::Failed] {
+            self.tidy(group);
+        }
+        match s.known.template {
+            Some((at, true)) if at >= s.head.stage_since => {}
+            Some((at, false)) if at >= s.head.stage_since => {
+                self.look(self.again(at), Effect::ReadTemplate(s.head.spec.template.clone()));
+            }
+            _ => self.look(NOW, Effect::ReadTemplate(s.head.spec.template.clone())),
+        }
+        if !self.effects.is_empty() || s.unmet_condition().is_some() {
+            return;
+        }
+        if !s.is_ready_to_start() {
+            let pending = s.nodes.iter().filter(|node| node.state == NodeState::Pending);
+            let names = pending.filter_map(|node| node.name.clone()).collect();
+            return self.look(NOW, Effect::ReadJobs(names));
+        }
+        for i in s.chosen() {
+            let Some(name) = s.nodes[i].name.clone() else { continue };
+            let due = match s.known.wlm.get(&name) {
+                Some((at, _)) if *at >= s.head.stage_since => self.again(*at),
+                _ => NOW,
+            };
+            self.looks.insert(name, due);
+        }
+    }
+
+    /// Reads a group, takes out what of ours does not belong there, and puts in what does. While it holds
+    /// anything else it is left alone (P8).
+    fn tidy(&mut self, group: Group) {
+        let s = self.s;
+        let Some(seen) = s.group(group) else { return self.look(NOW, Effect::ReadGroup(group)) };
+        if seen.members.is_none() || s.others_in(group).next().is_some() {
+            return self.look(self.again(seen.at), Effect::ReadGroup(group));
+        }
+        let strays = s.strays_in(group);
+        let absent = s.absent_from(group);
+        if !strays.is_empty() {
+            self.ask(Effect::RemoveMembers(group, strays));
+        } else if !absent.is_empty() {
+            self.ask(Effect::AddMembers(group, absent));
+        }
+    }
+
+    fn quiescing(&mut self) {
+        let s = self.s;
+        let draining = s.batch_in(|state| *state == NodeState::Draining);
+        let mut to_drain = Vec::new();
+        for &i in &draining {
+            self.look_at(i);
+            if s.seen(i).is_some_and(|seen| s.wants_drain(i, seen)) {
+                to_drain.extend(s.nodes[i].name.clone());
+            }
+        }
+        if !to_drain.is_empty() {
+            self.ask(Effect::Drain(to_drain));
+        }
+        // Jobs cost a call of their own: they are looked at once the nodes are quiet.
+        let quiet = |i: &usize| s.seen(*i).is_some_and(|seen| s.is_quiet(*i, seen));
+        if !draining.is_empty() && draining.iter().all(quiet) {
+            self.jobs_after_nodes(&draining);
+        }
+        self.tidy(Group::Upgrading);
+    }
+
+    /// The jobs, if they were not looked at since the nodes were.
+    fn jobs_after_nodes(&mut self, nodes: &[usize]) {
+        let s = self.s;
+        let names: Vec<NodeName> = nodes.iter().filter_map(|&i| s.nodes[i].name.clone()).collect();
+        let newest = names.iter().filter_map(|name| s.known.wlm.get(name)).map(|(at, _)| *at).max();
+        if s.known.jobs.as_ref().map(|(at, _)| *at) < newest {
+            self.look(NOW, Effect::ReadJobs(names));
+        }
+    }
+
+    /// The last look: the nodes, then their jobs, as fresh as P2 wants them.
+    fn last_look(&mut self, nodes: &[usize]) {
+        let s = self.s;
+        let oldest = self.now - s.limits.last_look_ms;
+        let mut fresh = true;
+        for &i in nodes {
+            let Some(name) = s.nodes[i].name.clone() else { continue };
+            let is_fresh = s.seen(i).is_some() && s.known.wlm.get(&name).is_some_and(|(at, _)| *at >= oldest);
+            if !is_fresh {
+                fresh = false;
+                self.looks.insert(name, NOW);
+            }
+        }
+        if fresh {
+            self.jobs_after_nodes(nodes);
+        }
+    }
+
+    fn quiesced(&mut self) {
+        self.tidy(Group::Upgrading);
+        if self.s.is_upgrading_group_filled() {
+            let nodes = self.s.batch_in(|state| *state == NodeState::Quiesced);
+            self.last_look(&nodes);
+        }
+    }
+
+    fn intended(&mut self) {
+        let s = self.s;
+        let Some(boot) = &s.head.boot else { return };
+        let rebooting = s.batch_in(|state| *state == NodeState::Rebooting);
+        let look = s.last_look(&rebooting, self.now);
+        let deleting = s.head.deletion.is_some();
+        if s.known.intent_is_new && look == LastLook::Quiet && !deleting {
+            return self.ask(Effect::Reboot(RebootRequest {
+                name: boot.name.clone(),
+                template: s.head.spec.template.clone(),
+                nodes: rebooting.iter().map(|&i| s.nodes[i].xname).collect(),
+            }));
+        }
+        let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
+        self.look(due, Effect::ReadBoot(boot.name.clone()));
+        if matches!(s.known.boot, Some((_, None))) && !deleting {
+            match look {
+                LastLook::Stale => self.last_look(&rebooting),
+                LastLook::Busy(busy) => busy.into_iter().for_each(|i| self.look_at(i)),
+                LastLook::Quiet => {}
+            }
+        }
+    }
+
+    fn booting(&mut self) {
+        let s = self.s;
+        if let Some(boot) = &s.head.boot
+            && s.batch().any(|node| node.state == NodeState::Rebooting)
+        {
+            let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
+            self.look(due, Effect::ReadBoot(boot.name.clone()));
+        }
+        let unexplained = s.unexplained();
+        if !unexplained.is_empty() {
+            self.look(NOW, Effect::ReadFacts(unexplained));
+        }
+        self.returning();
+    }
+
+    fn returning(&mut self) {
+        let s = self.s;
+        let mut to_resume = Vec::new();
+        for i in s.batch_in(|state| *state == NodeState::Returning) {
+            self.look_at(i);
+            if s.seen(i).is_some_and(|seen| s.way_back(i, seen) == Way::Held) {
+                to_resume.extend(s.nodes[i].name.clone());
+            }
+        }
+        if !to_resume.is_empty() {
+            self.ask(Effect::Resume(to_resume));
+        }
+    }
+
+    fn cleanup(&mut self) {
+        let s = self.s;
+        if s.is_untouched() {
+            return;
+        }
+        for group in [Group::Upgrading, Group::Failed] {
+            match s.group(group) {
+                None => self.look(NOW, Effect::ReadGroup(group)),
+                Some(_) => {
+                    let strays = s.strays_in(group);
+                    if !strays.is_empty() {
+                        self.ask(Effect::RemoveMembers(group, strays));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is owed to the nodes whose fate is decided.
+    fn debts(&mut self) {
+        let s = self.s;
+        let mut marks: BTreeMap<(bool, String), Vec<NodeName>> = BTreeMap::new();
+        let mut to_resume = Vec::new();
+        let mut listing = false;
+        for &i in &s.head.batch {
+            let node = &s.nodes[i];
+            listing |= node.owed.listing;
+            if node.owed.marking || node.owed.resuming {
+                self.look_at(i);
+            }
+            let Some(name) = node.name.clone() else { continue };
+            if node.owed.marking {
+                match s.mark_due(i, self.now) {
+                    Some(Mark::Down(reason)) => marks.entry((true, reason)).or_default().push(name),
+                    Some(Mark::Reason(reason)) => marks.entry((false, reason)).or_default().push(name),
+                    Some(Mark::Done) => {}
+                    // A look of this poll may be too old to take a node down by.
+                    None if s.seen(i).is_some_and(|seen| seen.is_quiet()) => {
+                        self.looks.insert(name, NOW);
+                    }
+                    None => {}
+                }
+            } else if node.owed.resuming && s.seen(i).is_some() && !s.is_given_back(i) {
+                to_resume.push(name);
+            }
+        }
+        for ((down, reason), names) in marks {
+            self.ask(if down { Effect::MarkDown(names, reason) } else { Effect::MarkReason(names, reason) });
+        }
+        if !to_resume.is_empty() {
+            self.ask(Effect::Resume(to_resume));
+        }
+        if listing {
+            self.list_failed();
+        }
+    }
+
+    fn list_failed(&mut self) {
+        let s = self.s;
+        let Some(seen) = s.group(Group::Failed) else {
+            return self.look(NOW, Effect::ReadGroup(Group::Failed));
+        };
+        if seen.members.is_none() {
+            return self.look(self.again(seen.at), Effect::ReadGroup(Group::Failed));
+        }
+        let unlisted = s.batch().filter(|node| node.owed.listing).map(|node| node.xname);
+        let unlisted: Vec<_> = unlisted.filter(|xname| !s.is_listed_or_cannot_be(*xname)).collect();
+        if !unlisted.is_empty() {
+            self.ask(Effect::AddMembers(Group::Failed, unlisted));
+        }
+    }
+}

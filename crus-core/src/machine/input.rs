@@ -1,0 +1,215 @@
+//! Taking in what was seen.
+
+use super::{Effect, Event, Input, Machine, messages, release};
+use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, Stage, Trouble};
+use crate::names::Xname;
+use crate::ports::{NodeFacts, PortError, Rejected};
+use crate::time::Time;
+
+impl Machine<'_> {
+    pub(super) fn take_in(&mut self, input: Input) {
+        if self.s.is_done() {
+            return;
+        }
+        let known = &mut self.s.known;
+        match input {
+            Input::Tick => {}
+            Input::Delete => self.delete(),
+            Input::Group(group, seen) => {
+                known.troubles.remove(&Kind::ReadGroup(group));
+                match group {
+                    Group::Starting if self.s.head.phase == Phase::Created => known.starting = Some(seen),
+                    Group::Starting => {}
+                    Group::Upgrading => known.upgrading = Some(seen),
+                    Group::Failed => known.failed = Some(seen),
+                }
+            }
+            Input::Facts { at, asked, facts } => {
+                known.troubles.remove(&Kind::ReadFacts);
+                self.take_facts(at, &asked, facts);
+            }
+            Input::Template { at, exists } => {
+                known.troubles.remove(&Kind::ReadTemplate);
+                known.template = Some((at, exists));
+            }
+            Input::Claim { at, result } => {
+                if self.s.head.phase == Phase::Created {
+                    known.claimed = result.is_ok();
+                    known.blocked = result.err().map(|why| (at, why));
+                }
+            }
+            Input::Nodes { at, asked, nodes } => {
+                known.troubles.remove(&Kind::ReadNodes);
+                let mut nodes: std::collections::BTreeMap<_, _> =
+                    nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+                for name in asked {
+                    let node = nodes.remove(&name);
+                    match node {
+                        Some(_) => _ = known.missing.remove(&name),
+                        None => _ = known.missing.entry(name.clone()).or_insert(at),
+                    }
+                    known.wlm.insert(name, (at, node));
+                }
+            }
+            Input::Jobs { at, jobs } => {
+                known.troubles.remove(&Kind::ReadJobs);
+                known.jobs = Some((at, jobs));
+            }
+            Input::Boot { at, name, session } => {
+                known.troubles.remove(&Kind::ReadBoot);
+                if self.s.head.boot.as_ref().is_some_and(|boot| boot.name == name) {
+                    match session {
+                        Some(_) => known.boot_gone_since = None,
+                        None => known.boot_gone_since = known.boot_gone_since.or(Some(at)),
+                    }
+                    known.boot = Some((at, session));
+                }
+            }
+            Input::Asked { effect, rejected, result } => self.asked(&effect, rejected, result),
+            Input::Failed { effect, error } => {
+                if let Effect::ReadFacts(nodes) = &effect
+                    && self.s.head.phase == Phase::Rolling
+                {
+                    // The reason is worth a look, not a wait.
+                    self.explain(nodes, &[]);
+                } else {
+                    self.trouble(effect.kind(), &error);
+                }
+            }
+        }
+    }
+
+    /// A request was made. What it was about must be looked at anew.
+    fn asked(&mut self, effect: &Effect, rejected: Vec<Rejected>, result: Result<(), PortError>) {
+        let known = &mut self.s.known;
+        known.asked.insert(effect.kind(), self.now);
+        match effect {
+            Effect::Drain(names)
+            | Effect::Resume(names)
+            | Effect::MarkDown(names, _)
+            | Effect::MarkReason(names, _) => {
+                for name in names {
+                    known.wlm.remove(name);
+                }
+            }
+            Effect::AddMembers(group, nodes) => {
+                self.forget_group(*group);
+                let known = &mut self.s.known;
+                known.rejected.retain(|xname, _| !nodes.contains(xname));
+                known.rejected.extend(rejected.into_iter().map(|rejected| (rejected.xname, rejected)));
+            }
+            Effect::RemoveMembers(group, _) => {
+                self.forget_group(*group);
+                let first_step = self.s.head.step == 0 && self.s.head.stage == Stage::Starting;
+                if result.is_ok() && first_step {
+                    self.say(messages::cleared_group(&self.s.label(*group).clone()));
+                }
+            }
+            Effect::Reboot(request) => {
+                known.boot = None;
+                known.intent_is_new = false;
+                let refused =
+                    matches!(result, Err(PortError::Refused { .. } | PortError::Unreachable { .. }));
+                if let Some(Boot { name, unanswered, .. }) = &mut self.s.head.boot
+                    && *name == request.name
+                    && refused
+                {
+                    *unanswered = None;
+                    self.events.push(Event::Head);
+                }
+            }
+            _ => {}
+        }
+        match result {
+            Ok(()) => _ = self.s.known.troubles.remove(&effect.kind()),
+            Err(error) => self.trouble(effect.kind(), &error),
+        }
+    }
+
+    fn forget_group(&mut self, group: Group) {
+        let known = &mut self.s.known;
+        match group {
+            Group::Starting => {}
+            Group::Upgrading => known.upgrading = None,
+            Group::Failed => known.failed = None,
+        }
+    }
+
+    /// A kind of call fails: the next attempt waits twice as long as the last, up to a bound.
+    fn trouble(&mut self, kind: Kind, error: &PortError) {
+        let limits = &self.s.limits;
+        let failures =
+            self.s.known.troubles.get(&kind).map_or(1, |trouble| trouble.failures.saturating_add(1));
+        let pause = limits.poll_ms.saturating_mul(1 << (failures - 1).min(16)).min(limits.retry_max_ms);
+        let trouble = Trouble {
+            failures,
+            until: self.now + pause.max(limits.poll_ms.min(limits.retry_max_ms)),
+            error: error.to_string(),
+        };
+        self.s.known.troubles.insert(kind, trouble);
+    }
+
+    fn take_facts(&mut self, at: Time, asked: &[Xname], facts: Vec<NodeFacts>) {
+        if self.s.head.phase == Phase::Created {
+            self.s.known.facts = Some((at, facts));
+        } else {
+            self.explain(asked, &facts);
+        }
+    }
+
+    /// Why BOS left nodes out of its session without a word.
+    fn explain(&mut self, nodes: &[Xname], facts: &[NodeFacts]) {
+        for &xname in nodes {
+            let why = match facts.iter().find(|fact| fact.xname == xname) {
+                Some(fact) if fact.locked => "locked in the Hardware State Manager".to_owned(),
+                Some(fact) if !fact.enabled => "disabled in the Hardware State Manager".to_owned(),
+                Some(fact) => {
+                    let template = &self.s.head.spec.template;
+                    let arch = if fact.arch.is_empty() { "unknown" } else { &fact.arch };
+                    format!("no boot set of template '{template}' takes it (its architecture is {arch})")
+                }
+                None => "why is not known".to_owned(),
+            };
+            self.s.known.left_out.insert(xname, why);
+        }
+    }
+
+    /// Untouched nodes stay untouched, drained ones are given back, and those being rebooted are followed to
+    /// their end (P7).
+    fn delete(&mut self) {
+        if self.s.head.deletion.is_some() {
+            return;
+        }
+        self.s.head.deletion = Some(self.now);
+        self.events.push(Event::Head);
+        if self.s.is_untouched() {
+            self.say(messages::deleted_before_updates());
+            // They failed before they were touched: nobody waits for the record.
+            for i in self.s.head.batch.clone() {
+                self.change_quietly(i, |node| node.owed.listing = false);
+            }
+        } else {
+            self.say(messages::deleted());
+        }
+        let nodes: Vec<usize> = (0..self.s.nodes.len())
+            .filter(|&i| {
+                matches!(
+                    self.s.nodes[i].state,
+                    NodeState::Pending | NodeState::Draining | NodeState::Quiesced
+                )
+            })
+            .collect();
+        release(self, &nodes);
+        let in_boot = |state: &NodeState| matches!(state, NodeState::Rebooting | NodeState::Returning);
+        if self.s.head.phase == Phase::Rolling && self.s.batch_in(in_boot).is_empty() {
+            self.enter(Stage::Cleanup);
+        }
+    }
+}
+
+impl SeenGroup {
+    /// A group as read at this time.
+    pub fn new(at: Time, members: Option<std::collections::BTreeSet<Xname>>) -> Self {
+        SeenGroup { at, members }
+    }
+}

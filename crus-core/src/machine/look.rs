@@ -1,0 +1,344 @@
+//! What may be concluded from what was seen.
+
+use crate::messages;
+use crate::model::{Failure, Group, Holder, Node, NodeState, Phase, SeenGroup, Session, Stage};
+use crate::names::Xname;
+use crate::time::Time;
+use crate::wlm::{BaseState, Flag, WlmNode};
+
+/// What the latest look at some nodes and their jobs says about rebooting them now (P2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LastLook {
+    /// All are drained and run nothing.
+    Quiet,
+    /// These are not.
+    Busy(Vec<usize>),
+    /// The look is too old, or incomplete.
+    Stale,
+}
+
+/// Where a rebooted node is on its way back into service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It takes jobs, or somebody else keeps it from them.
+    Arrived,
+    /// It is out of service because of us or of Slurm itself, and could be resumed.
+    Held,
+    /// It must first show itself.
+    Silent,
+}
+
+/// What is to be done to mark a failed node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Nothing more.
+    Done,
+    /// Take it out of service with this reason.
+    Down(String),
+    /// It is out of service by somebody else's wish: add our mark to their reason.
+    Reason(String),
+}
+
+impl Session {
+    /// The node as seen last, if it was looked at since it is in its state.
+    pub(super) fn seen(&self, i: usize) -> Option<&WlmNode> {
+        self.seen_at(i).map(|(_, seen)| seen)
+    }
+
+    fn seen_at(&self, i: usize) -> Option<(Time, &WlmNode)> {
+        let node = self.nodes.get(i)?;
+        let (at, seen) = self.known.wlm.get(node.name.as_ref()?)?;
+        // What was seen before a node rebooted says nothing about its return.
+        let counts = *at >= node.since || matches!(node.state, NodeState::Draining | NodeState::Quiesced);
+        Some((*at, seen.as_ref()?)).filter(|_| counts)
+    }
+
+    /// Who keeps this node from jobs, if anybody does. What Slurm or an earlier upgrade did is nobody's
+    /// wish.
+    pub(super) fn holder_of(&self, seen: &WlmNode) -> Holder {
+        match &seen.reason {
+            Some(reason)
+                if seen.is_held()
+                    && !messages::is_crus_reason(reason)
+                    && !messages::is_slurm_reason(reason) =>
+            {
+                Holder::Other(reason.clone())
+            }
+            _ => Holder::Us,
+        }
+    }
+
+    /// Whether the node must still be drained, or drained again.
+    pub(super) fn wants_drain(&self, i: usize, seen: &WlmNode) -> bool {
+        let ours = seen.reason.as_deref().is_some_and(|r| messages::is_own_reason(r, self.head.id));
+        self.nodes[i].holder == Holder::Us
+            && self.holder_of(seen) == Holder::Us
+            && !(seen.has(Flag::Drain) && ours)
+    }
+
+    /// Whether the node runs nothing and gets nothing new, as its own record tells.
+    pub(super) fn is_quiet(&self, i: usize, seen: &WlmNode) -> bool {
+        let kept_from_jobs = match self.nodes[i].holder {
+            Holder::Us => seen.has(Flag::Drain) && !self.wants_drain(i, seen),
+            Holder::Other(_) => seen.is_held(),
+        };
+        // A node in touch that shows no boot time will show it in seconds, and we need it as proof.
+        let boot_known =
+            seen.boot_time.is_some() || seen.base == BaseState::Down || seen.has(Flag::NotResponding);
+        kept_from_jobs && seen.is_quiet() && boot_known
+    }
+
+    /// When a draining node has drained for too long.
+    pub(super) fn drain_deadline(&self, node: &Node) -> Option<Time> {
+        self.limits.drain_timeout_ms.map(|timeout| node.since + timeout)
+    }
+
+    /// Judges the latest look at nodes and jobs. The jobs must have been looked at after the nodes.
+    pub(super) fn last_look(&self, nodes: &[usize], now: Time) -> LastLook {
+        let oldest = now - self.limits.last_look_ms;
+        let mut busy = Vec::new();
+        let mut stale = false;
+        let mut newest = oldest;
+        for &i in nodes {
+            match self.seen_at(i).filter(|(at, _)| *at >= oldest) {
+                None => stale = true,
+                Some((at, seen)) => {
+                    newest = newest.max(at);
+                    if !self.is_quiet(i, seen) {
+                        busy.push(i);
+                    }
+                }
+            }
+        }
+        if stale {
+            return LastLook::Stale;
+        }
+        if !busy.is_empty() {
+            return LastLook::Busy(busy);
+        }
+        let Some((_, jobs)) = self.known.jobs.as_ref().filter(|(at, _)| *at >= newest) else {
+            return LastLook::Stale;
+        };
+        for job in jobs {
+            let holds = |&i: &usize| self.nodes[i].name.as_ref().is_some_and(|name| job.nodes.contains(name));
+            busy.extend(nodes.iter().copied().filter(holds));
+        }
+        busy.sort_unstable();
+        busy.dedup();
+        if busy.is_empty() { LastLook::Quiet } else { LastLook::Busy(busy) }
+    }
+
+    /// Whether the node shows a boot that is newer than the one it had (P5).
+    pub(super) fn shows_newer_boot(&self, i: usize, seen: &WlmNode) -> bool {
+        let node = &self.nodes[i];
+        let Some(boot) = seen.boot_time else { return false };
+        // A node that showed no boot time when drained was down: then the time of our request must do,
+        // though that is another clock.
+        let before = match (node.boot_before, &self.head.boot) {
+            (Some(before), _) => before.0,
+            (None, Some(request)) => i64::try_from(request.intended.0 / 1000).unwrap_or(i64::MAX),
+            (None, None) => return false,
+        };
+        boot.0 > before.saturating_add(self.limits.boot_margin_s)
+    }
+
+    /// Where a node that BOS booted is on its way back.
+    pub(super) fn way_back(&self, i: usize, seen: &WlmNode) -> Way {
+        if seen.has(Flag::NotResponding) {
+            return Way::Silent;
+        }
+        if seen.is_in_service() || matches!(self.holder_of(seen), Holder::Other(_)) {
+            return Way::Arrived;
+        }
+        let proved = self.nodes[i].rebooted || self.shows_newer_boot(i, seen);
+        if seen.is_held() && proved { Way::Held } else { Way::Silent }
+    }
+
+    /// The state a returning node is in, for the reason of its failure.
+    pub(super) fn describe_return(&self, i: usize) -> String {
+        match self.seen(i) {
+            None => "never since its boot".to_owned(),
+            Some(seen) if !self.nodes[i].rebooted => format!("{} with its old boot", seen.state()),
+            Some(seen) => seen.state(),
+        }
+    }
+
+    /// What is left to do to mark a failed node; `None` until it was looked at lately.
+    pub(super) fn mark_due(&self, i: usize, now: Time) -> Option<Mark> {
+        let NodeState::Failed(failure) = &self.nodes[i].state else { return Some(Mark::Done) };
+        let (at, seen) = self.seen_at(i)?;
+        if at < now - self.limits.last_look_ms {
+            return None;
+        }
+        let mark = messages::failure_reason(self.head.id, failure);
+        let reason = seen.reason.as_deref().unwrap_or_default();
+        Some(match self.holder_of(seen) {
+            _ if !seen.is_held() => Mark::Done, // somebody put it back to work: it is theirs
+            Holder::Other(_) if reason.contains(&mark) => Mark::Done,
+            Holder::Other(theirs) => Mark::Reason(messages::added_mark(&theirs, &mark)),
+            Holder::Us if reason == mark && seen.base == BaseState::Down => Mark::Done,
+            // Taking it down would kill what runs on it.
+            Holder::Us if !seen.is_quiet() => return None,
+            Holder::Us => Mark::Down(mark),
+        })
+    }
+
+    /// Whether a node that is to be given back takes jobs, or somebody else keeps it from them.
+    pub(super) fn is_given_back(&self, i: usize) -> bool {
+        self.seen(i).is_some_and(|seen| !seen.is_held() || self.holder_of(seen) != Holder::Us)
+    }
+
+    /// A group as it was read since the stage began, or since our last change to it.
+    pub(super) fn group(&self, group: Group) -> Option<&SeenGroup> {
+        let seen = match group {
+            Group::Starting => return self.known.starting.as_ref(),
+            Group::Upgrading => &self.known.upgrading,
+            Group::Failed => &self.known.failed,
+        };
+        seen.as_ref().filter(|seen| seen.at >= self.head.stage_since)
+    }
+
+    /// Nodes in a group that are not of this session.
+    pub(super) fn others_in(&self, group: Group) -> impl Iterator<Item = &Xname> {
+        let members = self.group(group).and_then(|seen| seen.members.as_ref());
+        members.into_iter().flatten().filter(|xname| !self.has_node(**xname))
+    }
+
+    /// Whether a node of this session belongs into a group. The upgrading group holds the nodes in flight.
+    pub(super) fn belongs(&self, node: &Node, group: Group) -> bool {
+        match group {
+            Group::Starting => true,
+            Group::Upgrading => node.in_flight() && !node.owed.resuming,
+            Group::Failed => matches!(node.state, NodeState::Failed(_)),
+        }
+    }
+
+    /// Nodes of this session that are in a group and do not belong there.
+    pub(super) fn strays_in(&self, group: Group) -> Vec<Xname> {
+        let members = self.group(group).and_then(|seen| seen.members.as_ref());
+        let stray = |xname: &&Xname| {
+            let i = self.nodes.binary_search_by_key(*xname, |node| node.xname);
+            i.is_ok_and(|i| !self.belongs(&self.nodes[i], group))
+        };
+        members.into_iter().flatten().filter(stray).copied().collect()
+    }
+
+    /// Nodes of this step that belong into a group and are not in it.
+    pub(super) fn absent_from(&self, group: Group) -> Vec<Xname> {
+        let Some(members) = self.group(group).and_then(|seen| seen.members.as_ref()) else {
+            return Vec::new();
+        };
+        let known_to_hsm = |xname| self.known.rejected.get(&xname).is_none_or(|rejected| !rejected.unknown);
+        let absent = |node: &&Node| {
+            self.belongs(node, group) && !members.contains(&node.xname) && known_to_hsm(node.xname)
+        };
+        self.batch().filter(absent).map(|node| node.xname).collect()
+    }
+
+    /// Whether the upgrading group was seen to hold the nodes of the step and nothing else.
+    pub(super) fn is_upgrading_group_filled(&self) -> bool {
+        self.group(Group::Upgrading).is_some_and(|seen| seen.members.is_some())
+            && self.others_in(Group::Upgrading).next().is_none()
+            && self.strays_in(Group::Upgrading).is_empty()
+            && self.absent_from(Group::Upgrading).is_empty()
+    }
+
+    /// Whether a failed node is in the failed group, or there is no way to put it there.
+    pub(super) fn is_listed_or_cannot_be(&self, xname: Xname) -> bool {
+        if self.known.rejected.get(&xname).is_some_and(|rejected| rejected.unknown) {
+            return true;
+        }
+        match self.group(Group::Failed).map(|seen| &seen.members) {
+            None => false,
+            // The operator took the session and the group away: nobody will look there.
+            Some(None) => self.head.deletion.is_some(),
+            Some(Some(members)) => members.contains(&xname),
+        }
+    }
+
+    /// Whether the groups hold none of our nodes that do not belong there.
+    pub(super) fn are_groups_clean(&self) -> bool {
+        if self.is_untouched() {
+            return true;
+        }
+        [Group::Upgrading, Group::Failed]
+            .into_iter()
+            .all(|group| self.group(group).is_some() && self.strays_in(group).is_empty())
+    }
+
+    /// Whether deletion was asked for before any node was touched: then nothing needs to be cleaned.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.head.deletion.is_some() && self.nodes.iter().all(|node| node.step.is_none())
+    }
+
+    /// Whether everything was read that choosing the nodes of a step needs. The conditions are
+    /// [`Session::unmet`]'s.
+    pub(super) fn is_ready_to_start(&self) -> bool {
+        let since = self.head.stage_since;
+        [Group::Upgrading, Group::Failed]
+            .into_iter()
+            .all(|group| self.group(group).is_some() && self.strays_in(group).is_empty())
+            && self.known.template.is_some_and(|(at, exists)| exists && at >= since)
+            && self.known.jobs.as_ref().is_some_and(|(at, _)| *at >= since)
+    }
+
+    /// What keeps the session from going on, in words (P9): a condition that is not met, or a call that it
+    /// needs and that fails.
+    pub(super) fn unmet(&self) -> Option<String> {
+        let trouble = || self.known.troubles.values().next().map(|trouble| trouble.error.clone());
+        self.unmet_condition().or_else(trouble)
+    }
+
+    /// The condition that is not met, as far as the world could be read.
+    pub(super) fn unmet_condition(&self) -> Option<String> {
+        let spec = &self.head.spec;
+        if let Some((_, why)) = &self.known.blocked {
+            return Some(why.clone());
+        }
+        for group in [Group::Starting, Group::Upgrading, Group::Failed] {
+            let label = self.label(group);
+            if !self.needs_group(group) {
+                continue;
+            }
+            if self.group(group).is_some_and(|seen| seen.members.is_none()) {
+                return Some(messages::group_missing(label));
+            }
+            if group != Group::Starting && self.others_in(group).next().is_some() {
+                return Some(messages::group_holds_others(label, &spec.starting, self.others_in(group)));
+            }
+            let absent = self.absent_from(group);
+            if let Some(rejected) = absent.iter().find_map(|xname| self.known.rejected.get(xname))
+                && !rejected.unknown
+            {
+                return Some(messages::members_rejected(label, rejected.xname, &rejected.detail));
+            }
+        }
+        if self.needs_template() && self.known.template.is_some_and(|(_, exists)| !exists) {
+            return Some(messages::template_missing(&spec.template));
+        }
+        None
+    }
+
+    /// Whether the session cannot go on without this group.
+    fn needs_group(&self, group: Group) -> bool {
+        let deleting = self.head.deletion.is_some();
+        match (group, self.head.phase, self.head.stage) {
+            (Group::Starting, phase, _) => phase == Phase::Created,
+            (_, Phase::Created, _) => false,
+            (Group::Upgrading, _, stage) => {
+                !deleting && matches!(stage, Stage::Starting | Stage::Quiescing | Stage::Quiesced)
+            }
+            (Group::Failed, _, Stage::Starting) => !deleting,
+            (Group::Failed, ..) => !deleting && self.batch().any(|node| node.owed.listing),
+        }
+    }
+
+    fn needs_template(&self) -> bool {
+        self.head.stage == Stage::Starting && self.head.deletion.is_none()
+    }
+
+    /// Why BOS left a node out, once that is found out.
+    pub(super) fn left_out_failure(&self, xname: Xname) -> Option<Failure> {
+        self.known.left_out.get(&xname).cloned().map(Failure::LeftOut)
+    }
+}
