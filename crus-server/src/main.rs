@@ -1,3 +1,3 @@
-//! stub
+//! The binary `crus`.
 
 fn main() {}

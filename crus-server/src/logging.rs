@@ -1,0 +1,80 @@
+//! Logs: to stderr, as text or as JSON, one event a line.
+//!
+//! What belongs to a session carries the spans `session{upgrade_id}` and, within it, the step, so that the story
+//! of one session can be filtered out.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, fmt as form};
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What is logged: a level, or levels for parts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogFilter(Targets);
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        LogFilter(Targets::new().with_default(tracing::Level::INFO))
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = tracing_subscriber::filter::ParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(LogFilter)
+    }
+}
+
+impl fmt::Display for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Starts logging for the whole process. A log that cannot be written is lost: stderr may be closed, and the service
+/// must go on.
+///
+/// # Errors
+/// When it was started already.
+pub fn start(format: LogFormat, filter: &LogFilter) -> Result<(), TryInitError> {
+    let registry = tracing_subscriber::registry();
+    match format {
+        LogFormat::Text => {
+            let layer = form::layer()
+                .with_writer(io::stderr)
+                .with_ansi(io::stderr().is_terminal())
+                .log_internal_errors(false);
+            registry.with(layer.with_filter(filter.0.clone())).try_init()
+        }
+        LogFormat::Json => {
+            let layer =
+                form::layer().json().flatten_event(true).with_current_span(false).with_writer(io::stderr);
+            registry.with(layer.with_filter(filter.0.clone())).try_init()
+        }
+    }
+}

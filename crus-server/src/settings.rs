@@ -1,0 +1,514 @@
+//! Every option of the service: its name, what it means, its unit, its default, and what values are right.
+//!
+//! An option is described once, in [`SETTINGS`]. Its key in the configuration file (`poll_interval_s`), its flag
+//! (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow from one name; the help
+//! text, the defaults and the messages about wrong values all come from here.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crus_core::batch::Order;
+use crus_core::{Limits, NodeNameFormat};
+use toml::Value;
+
+use crate::logging::{LogFilter, LogFormat};
+
+/// What the service runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The file that holds the sessions.
+    pub store: PathBuf,
+    /// Connections served at a time; more wait to be accepted.
+    pub max_connections: usize,
+    /// How long one request may take, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// How long a shutdown waits for what is under way, in milliseconds.
+    pub shutdown_timeout_ms: u64,
+    /// The root of the Hardware State Manager's API.
+    pub hsm_url: String,
+    /// The root of the Boot Orchestration Service's API.
+    pub bos_url: String,
+    /// The file with the bearer token for both; its content is a secret.
+    pub token_file: Option<PathBuf>,
+    /// The file with the certificates of the authorities to trust, instead of the system's own.
+    pub ca_file: Option<PathBuf>,
+    /// `scontrol`: the program and its leading arguments. Never empty.
+    pub scontrol: Vec<String>,
+    /// `squeue`: the program and its leading arguments. Never empty.
+    pub squeue: Vec<String>,
+    /// How long one call to a peer may take, in milliseconds.
+    pub call_timeout_ms: u64,
+    /// Paces and patience of the sessions.
+    pub limits: Limits,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log: LogFilter,
+}
+
+impl Default for Config {
+    /// What holds where nothing was set; [`SETTINGS`] says the same, for people.
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            store: PathBuf::from("/var/lib/crus/crus.redb"),
+            max_connections: 256,
+            request_timeout_ms: 30_000,
+            shutdown_timeout_ms: 20_000,
+            hsm_url: "https://api-gw-service-nmn.local/apis/smd/hsm/v2".to_owned(),
+            bos_url: "https://api-gw-service-nmn.local/apis/bos/v2".to_owned(),
+            token_file: None,
+            ca_file: None,
+            scontrol: vec!["scontrol".to_owned()],
+            squeue: vec!["squeue".to_owned()],
+            call_timeout_ms: 30_000,
+            limits: Limits::default(),
+            log_format: LogFormat::default(),
+            log: LogFilter::default(),
+        }
+    }
+}
+
+/// One option.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in the configuration file; flag and variable are made of it.
+    pub key: &'static str,
+    /// What its value is called in the help: the unit, where there is one.
+    pub value: &'static str,
+    /// Its default, as it would be written.
+    pub default: &'static str,
+    /// The section of the help that it belongs to.
+    pub heading: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Takes the value over, or says what would be right.
+    pub set: fn(&mut Config, &Value) -> Result<(), String>,
+}
+
+impl Setting {
+    /// `--poll-interval-s`
+    pub fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    /// `CRUS_POLL_INTERVAL_S`
+    pub fn variable(&self) -> String {
+        format!("CRUS_{}", self.key.to_ascii_uppercase())
+    }
+}
+
+const SERVICE: &str = "Service";
+const PEERS: &str = "Peers";
+const PACE: &str = "Paces and patience";
+const LOGS: &str = "Logs";
+
+/// The default of an option that has no value unless it is set.
+pub const NONE: &str = "none";
+
+/// A day: nothing that is waited for with a deadline is waited for longer by mistake.
+const LONGEST_S: f64 = 86_400.0;
+
+/// All options, in the order of the help.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        value: "ADDR:PORT",
+        default: "127.0.0.1:8080",
+        heading: SERVICE,
+        help: "Address and port to listen on; port 0 picks a free one. The API has no authentication of its own: \
+               listen on loopback, or behind a gateway that has",
+        set: |c, v| put(&mut c.listen, parsed(v, "an address and a port, such as 127.0.0.1:8080 or [::1]:0")),
+    },
+    Setting {
+        key: "store",
+        value: "PATH",
+        default: "/var/lib/crus/crus.redb",
+        heading: SERVICE,
+        help: "File that holds the sessions. Created when it is not there; its directory must be",
+        set: |c, v| put(&mut c.store, path(v)),
+    },
+    Setting {
+        key: "max_connections",
+        value: "COUNT",
+        default: "256",
+        heading: SERVICE,
+        help: "Connections served at a time; more wait until one ends",
+        set: |c, v| put(&mut c.max_connections, integer(v, 1..=100_000)),
+    },
+    Setting {
+        key: "request_timeout_s",
+        value: "SECONDS",
+        default: "30",
+        heading: SERVICE,
+        help: "How long a request to the service may take, its body included",
+        set: |c, v| put(&mut c.request_timeout_ms, seconds(v, 0.1..=3600.0)),
+    },
+    Setting {
+        key: "shutdown_timeout_s",
+        value: "SECONDS",
+        default: "20",
+        heading: SERVICE,
+        help: "How long a shutdown waits for the calls under way. What is cut off is found out at the next start",
+        set: |c, v| put(&mut c.shutdown_timeout_ms, seconds(v, 0.1..=3600.0)),
+    },
+    Setting {
+        key: "hsm_url",
+        value: "URL",
+        default: "https://api-gw-service-nmn.local/apis/smd/hsm/v2",
+        heading: PEERS,
+        help: "Root of the Hardware State Manager's API, version 2",
+        set: |c, v| put(&mut c.hsm_url, url(v)),
+    },
+    Setting {
+        key: "bos_url",
+        value: "URL",
+        default: "https://api-gw-service-nmn.local/apis/bos/v2",
+        heading: PEERS,
+        help: "Root of the Boot Orchestration Service's API, version 2",
+        set: |c, v| put(&mut c.bos_url, url(v)),
+    },
+    Setting {
+        key: "token_file",
+        value: "PATH",
+        default: NONE,
+        heading: PEERS,
+        help: "File with the bearer token to send to both. Keep it readable by the service alone",
+        set: |c, v| put(&mut c.token_file, optional(v, path)),
+    },
+    Setting {
+        key: "ca_file",
+        value: "PATH",
+        default: NONE,
+        heading: PEERS,
+        help: "PEM file with the certificate authorities to trust for both, instead of the system's",
+        set: |c, v| put(&mut c.ca_file, optional(v, path)),
+    },
+    Setting {
+        key: "scontrol",
+        value: "COMMAND",
+        default: "scontrol",
+        heading: PEERS,
+        help: "Slurm's scontrol: the program and leading arguments, divided by spaces, or as an array: \
+               [\"/opt/slurm/bin/scontrol\", \"-M\", \"blue\"]",
+        set: |c, v| put(&mut c.scontrol, command(v)),
+    },
+    Setting {
+        key: "squeue",
+        value: "COMMAND",
+        default: "squeue",
+        heading: PEERS,
+        help: "Slurm's squeue, likewise",
+        set: |c, v| put(&mut c.squeue, command(v)),
+    },
+    Setting {
+        key: "call_timeout_s",
+        value: "SECONDS",
+        default: "30",
+        heading: PEERS,
+        help: "How long one call to a peer may take. scontrol itself needs 9 seconds to say that its controller \
+               is down",
+        set: |c, v| put(&mut c.call_timeout_ms, seconds(v, 0.1..=3600.0)),
+    },
+    Setting {
+        key: "poll_interval_s",
+        value: "SECONDS",
+        default: "10",
+        heading: PACE,
+        help: "How often a fact that is waited for is looked at",
+        set: |c, v| put(&mut c.limits.poll_ms, seconds(v, 0.01..=3600.0)),
+    },
+    Setting {
+        key: "retry_max_s",
+        value: "SECONDS",
+        default: "60",
+        heading: PACE,
+        help: "The longest pause between two attempts at something that fails",
+        set: |c, v| put(&mut c.limits.retry_max_ms, seconds(v, 0.01..=LONGEST_S)),
+    },
+    Setting {
+        key: "drain_timeout_s",
+        value: "SECONDS",
+        default: NONE,
+        heading: PACE,
+        help: "How long the nodes of a step may take to drain before those that still run jobs are given back \
+               and failed; none: as long as their jobs run",
+        set: |c, v| {
+            put(&mut c.limits.drain_timeout_ms, optional(v, |v| seconds(v, 0.01..=LONGEST_S * 365.0)))
+        },
+    },
+    Setting {
+        key: "boot_timeout_s",
+        value: "SECONDS",
+        default: "5400",
+        heading: PACE,
+        help: "How long a boot session may take. BOS's own defaults try three times, 20 minutes each: a shorter \
+               time fails nodes that it would still bring up",
+        set: |c, v| put(&mut c.limits.boot_timeout_ms, seconds(v, 0.01..=LONGEST_S)),
+    },
+    Setting {
+        key: "return_timeout_s",
+        value: "SECONDS",
+        default: "600",
+        heading: PACE,
+        help: "How long a node may take to be back in service once BOS is done with it",
+        set: |c, v| put(&mut c.limits.return_timeout_ms, seconds(v, 0.01..=LONGEST_S)),
+    },
+    Setting {
+        key: "settle_s",
+        value: "SECONDS",
+        default: "60",
+        heading: PACE,
+        help: "How long a request without an answer may still take effect at the peer, and how long a boot \
+               session must be gone before it is believed to be",
+        set: |c, v| put(&mut c.limits.settle_ms, seconds(v, 0.01..=LONGEST_S)),
+    },
+    Setting {
+        key: "last_look_s",
+        value: "SECONDS",
+        default: "20",
+        heading: PACE,
+        help: "How old the last look at nodes and jobs may be when their reboot is asked for. Must leave time for \
+               one call of scontrol and one of squeue",
+        set: |c, v| put(&mut c.limits.last_look_ms, seconds(v, 0.1..=600.0)),
+    },
+    Setting {
+        key: "boot_margin_s",
+        value: "SECONDS",
+        default: "3",
+        heading: PACE,
+        help: "How much later, in whole seconds, a node's boot time must be to be another boot",
+        set: |c, v| put(&mut c.limits.boot_margin_s, integer(v, 1..=3600)),
+    },
+    Setting {
+        key: "node_order",
+        value: "ORDER",
+        default: "soonest_free",
+        heading: PACE,
+        help: "Which nodes a step takes first: soonest_free (idle ones, then by the end of their jobs) or name",
+        set: |c, v| put(&mut c.limits.order, order(v)),
+    },
+    Setting {
+        key: "node_name_format",
+        value: "FORMAT",
+        default: "nid%06d",
+        heading: PEERS,
+        help: "How a NID makes the name of a node in the workload manager",
+        set: |c, v| put(&mut c.limits.node_name_format, node_name_format(v)),
+    },
+    Setting {
+        key: "log",
+        value: "FILTER",
+        default: "info",
+        heading: LOGS,
+        help: "What is logged, to stderr: a level (error, warn, info, debug, trace, off), or levels for parts, \
+               such as info,crus_clients=debug",
+        set: |c, v| put(&mut c.log, log_filter(v)),
+    },
+    Setting {
+        key: "log_format",
+        value: "FORMAT",
+        default: "text",
+        heading: LOGS,
+        help: "text, or json for one object a line",
+        set: |c, v| put(&mut c.log_format, parsed(v, "text or json")),
+    },
+];
+
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    value.map(|value| *place = value)
+}
+
+/// "…" is not right; it must be this.
+fn must_be(what: &str) -> String {
+    format!("must be {what}")
+}
+
+fn text(value: &Value) -> Option<&str> {
+    value.as_str().map(str::trim).filter(|text| !text.is_empty())
+}
+
+fn parsed<T: FromStr>(value: &Value, right: &str) -> Result<T, String> {
+    text(value).and_then(|text| text.parse().ok()).ok_or_else(|| must_be(right))
+}
+
+fn path(value: &Value) -> Result<PathBuf, String> {
+    text(value).map(PathBuf::from).ok_or_else(|| must_be("the path of a file"))
+}
+
+fn optional<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text(value) == Some(NONE) {
+        return Ok(None);
+    }
+    read(value).map(Some).map_err(|right| format!("{right}, or {NONE}"))
+}
+
+fn integer<T>(value: &Value, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: TryFrom<i64> + PartialOrd + std::fmt::Display,
+{
+    let number = match value {
+        Value::Integer(number) => Some(*number),
+        other => text(other).and_then(|text| text.parse().ok()),
+    };
+    number
+        .and_then(|number| T::try_from(number).ok())
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| must_be(&format!("a whole number from {} to {}", range.start(), range.end())))
+}
+
+/// Seconds, fractions allowed, as milliseconds.
+fn seconds(value: &Value, range: RangeInclusive<f64>) -> Result<u64, String> {
+    let number = match value {
+        Value::Integer(number) => number.to_string().parse().ok(),
+        Value::Float(number) => Some(*number),
+        other => text(other).and_then(|text| text.parse::<f64>().ok()),
+    };
+    number
+        .filter(|number| range.contains(number))
+        .and_then(|number| std::time::Duration::try_from_secs_f64(number).ok())
+        .and_then(|duration| u64::try_from(duration.as_millis()).ok())
+        .ok_or_else(|| must_be(&format!("a number of seconds from {} to {}", range.start(), range.end())))
+}
+
+fn url(value: &Value) -> Result<String, String> {
+    let right = || must_be("a URL that begins with http:// or https:// and has no query, user or password");
+    let text = text(value).ok_or_else(right)?;
+    let uri: http::Uri = text.parse().map_err(|_| right())?;
+    let good = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+        && uri.query().is_none();
+    if !good {
+        return Err(right());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// A program and its leading arguments. Nothing here goes through a shell, so nothing is quoted.
+fn command(value: &Value) -> Result<Vec<String>, String> {
+    let words = match value {
+        Value::Array(words) => words.iter().map(|word| word.as_str().map(str::to_owned)).collect(),
+        other => text(other).and_then(|text| match text.starts_with('[') {
+            true => toml::from_str::<toml::Table>(&format!("words = {text}"))
+                .ok()
+                .and_then(|table| table.get("words")?.clone().try_into::<Vec<String>>().ok()),
+            false => Some(text.split_whitespace().map(str::to_owned).collect()),
+        }),
+    };
+    words.filter(|words: &Vec<String>| words.first().is_some_and(|program| !program.is_empty())).ok_or_else(
+        || must_be("a program and its leading arguments, divided by spaces or as an array of strings"),
+    )
+}
+
+fn order(value: &Value) -> Result<Order, String> {
+    match text(value) {
+        Some("soonest_free") => Ok(Order::SoonestFree),
+        Some("name") => Ok(Order::Name),
+        _ => Err(must_be("soonest_free or name")),
+    }
+}
+
+fn node_name_format(value: &Value) -> Result<NodeNameFormat, String> {
+    let text = text(value).unwrap_or_default();
+    NodeNameFormat::new(text).map_err(|error| error.rule().to_owned())
+}
+
+fn log_filter(value: &Value) -> Result<LogFilter, String> {
+    parsed(value, "a level (error, warn, info, debug, trace, off) or a list such as info,crus_clients=debug")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_documented_default_is_the_real_one() {
+        let other = || "other".to_owned();
+        // Something else everywhere, so that each default must really be set.
+        let mut config = Config {
+            listen: "[::1]:1".parse().unwrap(),
+            store: other().into(),
+            max_connections: 1,
+            request_timeout_ms: 1,
+            shutdown_timeout_ms: 1,
+            hsm_url: other(),
+            bos_url: other(),
+            token_file: Some(other().into()),
+            ca_file: Some(other().into()),
+            scontrol: vec![other()],
+            squeue: vec![other()],
+            call_timeout_ms: 1,
+            limits: Limits {
+                poll_ms: 1,
+                retry_max_ms: 1,
+                drain_timeout_ms: Some(1),
+                boot_timeout_ms: 1,
+                return_timeout_ms: 1,
+                settle_ms: 1,
+                last_look_ms: 1,
+                boot_margin_s: 1,
+                order: Order::Name,
+                node_name_format: "n%d".parse().unwrap(),
+            },
+            log_format: LogFormat::Json,
+            log: "off".parse().unwrap(),
+        };
+        for setting in SETTINGS {
+            (setting.set)(&mut config, &Value::String(setting.default.to_owned()))
+                .unwrap_or_else(|error| panic!("{}: {error}", setting.key));
+        }
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn names_carry_their_units() {
+        for setting in SETTINGS {
+            assert_eq!(setting.value == "SECONDS", setting.key.ends_with("_s"), "{}", setting.key);
+            assert_eq!(
+                SETTINGS.iter().filter(|other| other.key == setting.key).count(),
+                1,
+                "{}",
+                setting.key
+            );
+        }
+    }
+
+    #[test]
+    fn seconds_may_have_fractions_and_are_bounded() {
+        let read = |value: Value| seconds(&value, 0.01..=10.0);
+        assert_eq!(read(Value::Float(0.05)), Ok(50));
+        assert_eq!(read(Value::Integer(2)), Ok(2000));
+        assert_eq!(read(Value::String("1.5".into())), Ok(1500));
+        for bad in ["", "0", "-1", "11", "NaN", "inf", "5s", "1e-9"] {
+            let error = read(Value::String(bad.into())).unwrap_err();
+            assert_eq!(error, "must be a number of seconds from 0.01 to 10", "{bad}");
+        }
+        assert!(read(Value::Boolean(true)).is_err());
+    }
+
+    #[test]
+    fn a_command_is_words_or_an_array() {
+        let read = |text: &str| command(&Value::String(text.into()));
+        assert_eq!(read("ssh ctl scontrol"), Ok(vec!["ssh".into(), "ctl".into(), "scontrol".into()]));
+        assert_eq!(
+            read("['/my tools/scontrol', \"-M\"]"),
+            Ok(vec!["/my tools/scontrol".into(), "-M".into()])
+        );
+        for bad in ["", "  ", "[]", "[1]", "['a'"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_of_the_web_and_without_secrets() {
+        let read = |text: &str| url(&Value::String(text.into()));
+        assert_eq!(read("https://api/apis/bos/v2/").unwrap(), "https://api/apis/bos/v2");
+        for bad in ["", "api/v2", "ftp://api", "https://me:secret@api", "https://api?x=1", "http://"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Where sessions live between two starts of the service.
+
+mod redb;
+
+pub use redb::{OpenError, RedbStore};
