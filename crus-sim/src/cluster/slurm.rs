@@ -87,6 +87,16 @@ pub struct JobRecord {
     pub state: JobState,
     /// Its nodes; empty while it waits.
     pub nodes: Vec<NodeName>,
+    /// How many nodes it has, or wants while it waits.
+    pub node_count: u32,
+    /// Its processors on all its nodes, or those it wants while it waits.
+    pub cpus: u32,
+    /// When it was submitted.
+    pub submitted: WlmTime,
+    /// When it began; `None` while it waits.
+    pub start: Option<WlmTime>,
+    /// Its time limit, in seconds; `None`: none.
+    pub limit_s: Option<u64>,
     /// When it ends at the latest: `None` without a limit (`squeue`: `NONE`), and while it waits (`squeue`: `N/A`).
     pub end: Option<WlmTime>,
 }
