@@ -344,6 +344,7 @@ impl Machine<'_> {
             });
         }
         self.s.head.batch = chosen;
+        self.s.known.jobs = None;
         self.say(messages::quiesce_requested(step));
         self.enter(Stage::Quiescing);
         true

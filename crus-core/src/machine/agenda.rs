@@ -211,10 +211,9 @@ impl Agenda<'_> {
 
     /// The jobs, if they were not looked at since the nodes were.
     fn jobs_after_nodes(&mut self, nodes: &[usize]) {
-        let s = self.s;
-        let names: Vec<NodeName> = nodes.iter().filter_map(|&i| s.nodes[i].name.clone()).collect();
-        let newest = names.iter().filter_map(|name| s.known.wlm.get(name)).map(|(at, _)| *at).max();
-        if s.known.jobs.as_ref().map(|(at, _)| *at) < newest {
+        let oldest = self.now - self.s.limits.last_look_ms;
+        if self.s.known.jobs.as_ref().is_none_or(|(at, _)| *at < oldest) {
+            let names = nodes.iter().filter_map(|&i| self.s.nodes[i].name.clone()).collect();
             self.look(NOW, Effect::ReadJobs(names));
         }
     }

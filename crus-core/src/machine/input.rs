@@ -50,6 +50,11 @@ impl Machine<'_> {
                     }
                     known.wlm.insert(name, (at, node));
                 }
+                if self.s.head.stage != Stage::Starting {
+                    // Jobs count for the last look only if they were looked at after the nodes. Times may
+                    // be equal, so this cannot be told from them.
+                    known.jobs = None;
+                }
             }
             Input::Jobs { at, jobs } => {
                 known.troubles.remove(&Kind::ReadJobs);

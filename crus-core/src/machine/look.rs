@@ -93,30 +93,21 @@ impl Session {
         self.limits.drain_timeout_ms.map(|timeout| node.since + timeout)
     }
 
-    /// Judges the latest look at nodes and jobs. The jobs must have been looked at after the nodes.
+    /// Judges the latest look at nodes and jobs.
     pub(super) fn last_look(&self, nodes: &[usize], now: Time) -> LastLook {
         let oldest = now - self.limits.last_look_ms;
         let mut busy = Vec::new();
-        let mut stale = false;
-        let mut newest = oldest;
         for &i in nodes {
             match self.seen_at(i).filter(|(at, _)| *at >= oldest) {
-                None => stale = true,
-                Some((at, seen)) => {
-                    newest = newest.max(at);
-                    if !self.is_quiet(i, seen) {
-                        busy.push(i);
-                    }
-                }
+                None => return LastLook::Stale,
+                Some((_, seen)) if !self.is_quiet(i, seen) => busy.push(i),
+                Some(_) => {}
             }
-        }
-        if stale {
-            return LastLook::Stale;
         }
         if !busy.is_empty() {
             return LastLook::Busy(busy);
         }
-        let Some((_, jobs)) = self.known.jobs.as_ref().filter(|(at, _)| *at >= newest) else {
+        let Some((_, jobs)) = self.known.jobs.as_ref().filter(|(at, _)| *at >= oldest) else {
             return LastLook::Stale;
         };
         for job in jobs {

@@ -1,0 +1,395 @@
+//! The machine by itself, given values: no ports, no clock, no simulator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+
+use crus_core::check;
+use crus_core::machine::{self, Effect, Event, Input};
+use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
+use crus_core::names::{NodeName, Xname};
+use crus_core::ports::{
+    BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest,
+};
+use crus_core::time::WlmTime;
+use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
+use crus_core::{Limits, Session, Spec, Time, UpgradeId};
+use proptest::prelude::*;
+
+/// A world on paper: it does at once whatever it is asked.
+struct Paper {
+    now: Time,
+    nodes: BTreeMap<NodeName, WlmNode>,
+    names: BTreeMap<Xname, NodeName>,
+    groups: BTreeMap<Group, Option<BTreeSet<Xname>>>,
+    boots: BTreeMap<String, RebootRequest>,
+    /// How often each node was rebooted.
+    reboots: BTreeMap<Xname, u32>,
+    jobs: Vec<Job>,
+    /// Nodes that somebody put back to work after they were looked at last: nobody can know that.
+    resumed_since_look: BTreeSet<NodeName>,
+}
+
+fn xname(n: u32) -> Xname {
+    format!("x1000c0s{n}b0n0").parse().unwrap()
+}
+
+fn name(n: u32) -> NodeName {
+    format!("nid{n:06}").parse().unwrap()
+}
+
+impl Paper {
+    fn new(size: u32) -> Self {
+        let idle = |n| WlmNode {
+            name: name(n),
+            base: BaseState::Idle,
+            flags: BTreeSet::new(),
+            cpus_allocated: Some(0),
+            boot_time: Some(WlmTime(10)),
+            reason: None,
+        };
+        Paper {
+            now: Time(1_000_000),
+            nodes: (1..=size).map(|n| (name(n), idle(n))).collect(),
+            names: (1..=size).map(|n| (xname(n), name(n))).collect(),
+            groups: BTreeMap::from([
+                (Group::Starting, Some((1..=size).map(xname).collect())),
+                (Group::Upgrading, Some(BTreeSet::new())),
+                (Group::Failed, Some(BTreeSet::new())),
+            ]),
+            boots: BTreeMap::new(),
+            reboots: BTreeMap::new(),
+            jobs: Vec::new(),
+            resumed_since_look: BTreeSet::new(),
+        }
+    }
+
+    fn answer(&mut self, effect: Effect) -> Input {
+        let at = self.now;
+        let wlm_now = WlmTime(i64::try_from(self.now.0 / 1000).unwrap());
+        match &effect {
+            Effect::ReadGroup(group) => {
+                return Input::Group(*group, SeenGroup { at, members: self.groups[group].clone() });
+            }
+            Effect::ReadFacts(nodes) => {
+                let known = nodes.iter().filter(|xname| self.names.contains_key(xname));
+                let facts = known.map(|&xname| NodeFacts {
+                    xname,
+                    nid: self.names[&xname].as_str()[3..].parse().ok(),
+                    role: "Compute".into(),
+                    enabled: true,
+                    locked: false,
+                    arch: "X86".into(),
+                });
+                return Input::Facts { at, asked: nodes.clone(), facts: facts.collect() };
+            }
+            Effect::ReadTemplate(_) => return Input::Template { at, exists: true },
+            Effect::Claim(_) => return Input::Claim { at, result: Ok(()) },
+            Effect::ReadNodes(names) => {
+                let nodes = names.iter().filter_map(|name| self.nodes.get(name).cloned()).collect();
+                self.resumed_since_look.retain(|name| !names.contains(name));
+                return Input::Nodes { at, asked: names.clone(), nodes };
+            }
+            Effect::ReadJobs(_) => return Input::Jobs { at, jobs: self.jobs.clone() },
+            Effect::ReadBoot(name) => {
+                let session = self.boots.get(name.as_str()).map(|request| BootSession {
+                    status: BootStatus::Complete,
+                    error: None,
+                    members: request.nodes.iter().copied().collect(),
+                    nodes: (request.nodes.iter())
+                        .map(|&xname| BootNode { xname, state: BootNodeState::Succeeded })
+                        .collect(),
+                });
+                return Input::Boot { at, name: name.clone(), session };
+            }
+            Effect::Drain(names) => {
+                for name in names {
+                    if let Some(node) = self.nodes.get_mut(name) {
+                        node.flags.insert(Flag::Drain);
+                        node.reason = Some(crus_core::messages::drain_reason(id()));
+                    }
+                }
+            }
+            Effect::Resume(names) => {
+                for name in names {
+                    if let Some(node) = self.nodes.get_mut(name) {
+                        node.flags.clear();
+                        node.base = BaseState::Idle;
+                        node.reason = None;
+                    }
+                }
+            }
+            Effect::MarkDown(names, reason) | Effect::MarkReason(names, reason) => {
+                for name in names {
+                    if let Some(node) = self.nodes.get_mut(name) {
+                        node.reason = Some(reason.clone());
+                        if matches!(effect, Effect::MarkDown(..)) {
+                            node.base = BaseState::Down;
+                        }
+                    }
+                }
+            }
+            Effect::AddMembers(group, nodes) => {
+                self.groups.get_mut(group).unwrap().as_mut().unwrap().extend(nodes);
+            }
+            Effect::RemoveMembers(group, nodes) => {
+                self.groups.get_mut(group).unwrap().as_mut().unwrap().retain(|x| !nodes.contains(x));
+            }
+            Effect::Reboot(request) => {
+                if self.boots.insert(request.name.to_string(), request.clone()).is_none() {
+                    for xname in &request.nodes {
+                        *self.reboots.entry(*xname).or_default() += 1;
+                        let node = self.nodes.get_mut(&self.names[xname]).unwrap();
+                        let busy = self.jobs.iter().any(|job| job.nodes.contains(&node.name));
+                        let unseen = self.resumed_since_look.contains(&node.name);
+                        assert!(
+                            (node.is_held() && node.is_quiet() && !busy) || unseen,
+                            "P2: {xname} rebooted as {}, busy {busy}",
+                            node.state()
+                        );
+                        node.base = BaseState::Down;
+                        node.boot_time = Some(wlm_now);
+                    }
+                }
+            }
+        }
+        Input::Asked { effect, rejected: Vec::new(), result: Ok(()) }
+    }
+
+    /// Runs the session until it is done.
+    fn run(&mut self, session: &mut Session) {
+        for _ in 0..10_000 {
+            machine::step(session, self.now, Input::Tick);
+            assert_eq!(check::session(session), [], "{session:#?}");
+            if session.is_done() {
+                return;
+            }
+            match machine::outstanding(session, self.now).into_iter().next() {
+                Some(effect) => {
+                    let input = self.answer(effect);
+                    machine::step(session, self.now, input);
+                }
+                None => self.now = machine::next_wake(session, self.now).unwrap(),
+            }
+        }
+        panic!("the session does not end: {:?}", session.head);
+    }
+}
+
+fn id() -> UpgradeId {
+    UpgradeId(uuid::Uuid::from_u128(1))
+}
+
+fn session(step_size: u32) -> Session {
+    let spec = Spec {
+        starting: "all".parse().unwrap(),
+        upgrading: "up".parse().unwrap(),
+        failed: "failed".parse().unwrap(),
+        step_size: NonZeroU32::new(step_size).unwrap(),
+        template: "image".parse().unwrap(),
+    };
+    Session::new(id(), spec, "1", Limits::default(), Time(1_000_000))
+}
+
+#[test]
+fn five_nodes_in_steps_of_three_say_what_the_original_said() {
+    let mut paper = Paper::new(5);
+    let mut session = session(3);
+    paper.run(&mut session);
+    let mut expected = Vec::new();
+    for step in 0..2 {
+        expected.extend([
+            format!("Quiesce requested in step {step}: moving to QUIESCING"),
+            format!("All nodes quiesced in step {step}: moving to QUIESCED"),
+            format!("Began the boot session for step {step}: moving to BOOTING"),
+            format!("The boot session for step {step} completed: moving to BOOTED"),
+            format!("Step {step} boot session succeeded: moving to WLM_WAITING"),
+            format!(
+                "All WLM returned to ready in step {step}: advancing to step {} and moving to STARTING",
+                step + 1
+            ),
+        ]);
+    }
+    expected
+        .extend(["No nodes in step 2: moving to CLEANUP".to_owned(), "Upgrade Session Completed".to_owned()]);
+    assert_eq!(session.messages, expected);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
+    assert!(paper.nodes.values().all(WlmNode::is_in_service));
+    assert_eq!(paper.groups[&Group::Upgrading], Some(BTreeSet::new()));
+}
+
+#[test]
+fn late_or_foreign_input_changes_nothing() {
+    let mut paper = Paper::new(2);
+    let mut session = session(2);
+    while session.head.stage != Stage::Quiescing {
+        let effect = machine::outstanding(&session, paper.now).into_iter().next();
+        let input = effect.map_or(Input::Tick, |effect| paper.answer(effect));
+        machine::step(&mut session, paper.now, input);
+    }
+    let name = crus_core::names::BootSessionName::of(uuid::Uuid::from_u128(9), 7, 0);
+    let before = session.clone();
+    let late = Input::Boot {
+        at: paper.now,
+        name,
+        session: Some(BootSession {
+            status: BootStatus::Complete,
+            error: Some("nope".into()),
+            members: BTreeSet::new(),
+            nodes: Vec::new(),
+        }),
+    };
+    assert_eq!(machine::step(&mut session, paper.now, late), []);
+    assert_eq!(session, before);
+    paper.run(&mut session);
+    let done = session.clone();
+    for input in [Input::Tick, Input::Delete, Input::Template { at: paper.now, exists: false }] {
+        assert_eq!(machine::step(&mut session, paper.now, input), []);
+    }
+    assert_eq!(session, done);
+}
+
+/// What the paper world may do instead of answering.
+#[derive(Debug, Clone)]
+enum Twist {
+    Answer,
+    /// The call fails; for a request: after it was carried out.
+    Lost,
+    /// The service dies and starts again: what was seen is forgotten, what was stored is not.
+    Crash,
+    /// Somebody drains a node with a reason of their own.
+    Drain(u32),
+    /// Somebody resumes a node.
+    Resume(u32),
+    /// A job holds a node for a while.
+    Job(u32),
+    NoJobs,
+    Wait(u64),
+    Delete,
+}
+
+fn twist() -> impl Strategy<Value = Twist> {
+    prop_oneof![
+        12 => Just(Twist::Answer),
+        2 => Just(Twist::Lost),
+        1 => Just(Twist::Crash),
+        1 => (1..6u32).prop_map(Twist::Drain),
+        1 => (1..6u32).prop_map(Twist::Resume),
+        1 => (1..6u32).prop_map(Twist::Job),
+        1 => Just(Twist::NoJobs),
+        2 => (1..90_000u64).prop_map(Twist::Wait),
+        1 => Just(Twist::Delete),
+    ]
+}
+
+proptest! {
+    /// P1, P2 (in `Paper::answer`), P3, P4, P5, P7, P9: whatever happens on the way, no promise breaks at any
+    /// instant, and once things calm down the session ends.
+    #[test]
+    fn no_twist_breaks_a_promise(
+        twists in prop::collection::vec(twist(), 0..250),
+        step_size in 1..5u32,
+    ) {
+        let mut paper = Paper::new(5);
+        let mut session = session(step_size);
+        let mut deleted = false;
+        for twist in twists {
+            if session.is_done() {
+                break;
+            }
+            let effect = machine::outstanding(&session, paper.now).into_iter().next();
+            let input = match (twist, effect) {
+                (Twist::Answer, Some(effect)) => paper.answer(effect),
+                (Twist::Lost, Some(effect)) => {
+                    let error = PortError::MayHaveActed { peer: Peer::Wlm, detail: "lost".into() };
+                    match paper.answer(effect.clone()) {
+                        Input::Asked { effect, rejected, .. } => {
+                            Input::Asked { effect, rejected, result: Err(error) }
+                        }
+                        _ => Input::Failed { effect, error },
+                    }
+                }
+                (Twist::Crash, _) => {
+                    session.known = Default::default();
+                    Input::Tick
+                }
+                (Twist::Drain(n), _) => {
+                    let node = paper.nodes.get_mut(&name(n)).unwrap();
+                    node.flags.insert(Flag::Drain);
+                    node.reason = Some("bad dimm".into());
+                    Input::Tick
+                }
+                (Twist::Resume(n), _) => {
+                    let node = paper.nodes.get_mut(&name(n)).unwrap();
+                    node.flags.clear();
+                    node.base = BaseState::Idle;
+                    node.reason = None;
+                    paper.resumed_since_look.insert(name(n));
+                    Input::Tick
+                }
+                (Twist::Job(n), _) => {
+                    // Jobs start on nodes in service only.
+                    if paper.nodes[&name(n)].is_in_service() {
+                        let (id, user) = ("7".to_owned(), "alice".to_owned());
+                        paper.jobs = vec![Job { id, user, nodes: vec![name(n)], end: None }];
+                    }
+                    Input::Tick
+                }
+                (Twist::NoJobs, _) => {
+                    paper.jobs.clear();
+                    Input::Tick
+                }
+                (Twist::Wait(ms), _) => {
+                    paper.now = paper.now + ms;
+                    Input::Tick
+                }
+                (Twist::Delete, _) => {
+                    deleted = true;
+                    Input::Delete
+                }
+                (Twist::Answer | Twist::Lost, None) => {
+                    paper.now = machine::next_wake(&session, paper.now).unwrap();
+                    Input::Tick
+                }
+            };
+            let before = (session.head.clone(), session.nodes.clone(), session.messages.clone());
+            let events = machine::step(&mut session, paper.now, input);
+            prop_assert_eq!(check::session(&session), []);
+            assert_told(before, &session, &events);
+        }
+        paper.jobs.clear();
+        paper.run(&mut session);
+        prop_assert!(paper.reboots.values().all(|&n| n == 1), "P3: {:?}", paper.reboots);
+        for (node, (_, seen)) in session.nodes.iter().zip(&paper.nodes) {
+            let ours = seen.reason.as_deref().is_some_and(|r| r == crus_core::messages::drain_reason(id()));
+            prop_assert!(!(seen.is_held() && ours), "P4/P7: {:?} left as {:?}", node, seen);
+            let rebooted = paper.reboots.contains_key(&node.xname);
+            match &node.state {
+                NodeState::Upgraded => prop_assert!(rebooted),
+                NodeState::Failed(Failure::ReturnTimedOut(_) | Failure::BootTimedOut) => {
+                    prop_assert!(rebooted);
+                }
+                NodeState::Released => prop_assert!(deleted && !rebooted),
+                state => prop_assert!(false, "ended as {state:?}"),
+            }
+        }
+    }
+}
+
+/// Every durable change is told: a store that writes what the events say misses nothing.
+fn assert_told(
+    before: (crus_core::model::Head, Vec<crus_core::model::Node>, Vec<String>),
+    after: &Session,
+    events: &[Event],
+) {
+    let (head, nodes, messages) = before;
+    let head_told = |e: &Event| matches!(e, Event::Head | Event::Phase(_) | Event::Stage { .. });
+    assert!(head == after.head || events.iter().any(head_told), "the head changed untold: {events:?}");
+    if !events.contains(&Event::Frozen) {
+        for (i, node) in after.nodes.iter().enumerate() {
+            assert!(nodes[i] == *node || events.contains(&Event::Node(i)), "node {i} changed untold");
+        }
+    }
+    for i in messages.len()..after.messages.len() {
+        assert!(events.contains(&Event::Message(i)), "message {i} untold");
+    }
+}
