@@ -37,6 +37,7 @@ pub mod messages;
 pub mod model;
 pub mod names;
 pub mod ports;
+pub mod progress;
 pub mod time;
 pub mod wlm;
 

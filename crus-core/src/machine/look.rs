@@ -164,7 +164,8 @@ impl Session {
         let mark = messages::failure_reason(self.head.id, failure);
         let reason = seen.reason.as_deref().unwrap_or_default();
         Some(match self.holder_of(seen) {
-            _ if !seen.is_held() => Mark::Done, // somebody put it back to work: it is theirs
+            // Somebody put it back to work: it is theirs.
+            _ if !seen.is_held() && !seen.has(Flag::NotResponding) => Mark::Done,
             Holder::Other(_) if reason.contains(&mark) => Mark::Done,
             Holder::Other(theirs) => Mark::Reason(messages::added_mark(&theirs, &mark)),
             Holder::Us if reason == mark && seen.base == BaseState::Down => Mark::Done,
