@@ -1,1 +1,28 @@
-//! stub
+//! The REST contract of CRUS, to the letter: paths, properties, codes, enumerations, words.
+//!
+//! - [`service`]: what stands behind the routes; the server implements it.
+//! - [`status`]: a session as the contract shows it.
+//! - [`request`]: what a request must hold to become a session.
+//! - [`problem`]: errors as the contract shows them (RFC 7807).
+//! - [`routes`]: the paths and methods. [`router`] is the way in.
+//! - `openapi.json`: the contract as a document, kept by hand and served; the tests hold the routes to it.
+//!
+//! This crate opens no socket, reads no clock and keeps nothing: it turns requests into calls of
+//! [`Sessions`] and their results into answers.
+
+pub mod problem;
+pub mod request;
+pub mod routes;
+pub mod service;
+pub mod status;
+
+pub use problem::Problem;
+pub use routes::{ApiLimits, router};
+pub use service::{ServiceError, Sessions};
+pub use status::{SessionState, SessionStatus};
+
+/// The version of this API, noted in each session that it creates.
+///
+/// The original ended at 1.12. This one answers every request of 1.12 as the contract says, and adds to it,
+/// hence the next minor version.
+pub const API_VERSION: &str = "1.13.0";

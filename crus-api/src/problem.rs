@@ -1,0 +1,128 @@
+//! Errors as the contract shows them: RFC 7807, `application/problem+json`.
+
+use std::collections::BTreeMap;
+
+use axum::response::{IntoResponse, Response};
+use crus_core::ports::StoreError;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::service::ServiceError;
+
+/// What is wrong with each property of a request: from its name to the reasons, each a clause to be read after
+/// the name.
+pub type Errors = BTreeMap<String, Vec<String>>;
+
+/// An error as the caller sees it. The command-line client prints `Error: {title}: {detail}`, so `detail` says
+/// in full sentences what is wrong and what would be right.
+///
+/// Its properties are serialized in alphabetical order: the fields below must stay so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong, and what would be right.
+    pub detail: String,
+    /// What is wrong with each property, when the properties are what is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Errors>,
+    /// The HTTP status.
+    pub status: u16,
+    /// The HTTP status in words.
+    pub title: String,
+    /// `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+impl Problem {
+    /// A problem of this status.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Problem {
+            detail: detail.into(),
+            errors: None,
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            kind: "about:blank".to_owned(),
+        }
+    }
+
+    /// 404 for an id that is malformed or not there.
+    pub fn no_such_session() -> Self {
+        let detail = "Requested resource does not exist. Re-run request with valid ID.";
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 404 for a path that is not part of the API.
+    pub fn no_such_path() -> Self {
+        let detail = "Requested path does not exist. The paths of this service are listed at /openapi.json.";
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 405: the path has other methods.
+    pub(crate) fn method_not_allowed(allow: &str) -> Self {
+        let detail = format!("This path does not have the method. It has: {allow}.");
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+    }
+
+    /// 413: the body is longer than `limit` bytes.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let detail = format!("The body is too long. It may have {limit} bytes.");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    /// 415: the body is said to be something else than JSON, or nothing is said.
+    pub(crate) fn not_json(media_type: &str) -> Self {
+        let sent = match media_type {
+            "" => "there was none".to_owned(),
+            other => format!("it was {:?}", other.chars().take(80).collect::<String>()),
+        };
+        let detail =
+            format!("The body must be JSON, sent with the header 'Content-Type: application/json'; {sent}.");
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    }
+
+    /// 415: the body is compressed.
+    pub(crate) fn encoded() -> Self {
+        let detail = "The body must be JSON as it stands, without a Content-Encoding.";
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+    }
+
+    /// 400: the connection broke while the body was sent.
+    pub(crate) fn cut_short() -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, "The body ended early. Send the request again.")
+    }
+}
+
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        let (status, detail) = match error {
+            ServiceError::Store(StoreError::Failed(_)) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The session store could not be read or written. Try again later; the service's log says more."
+                    .to_owned(),
+            ),
+            ServiceError::Store(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The session store holds something unexpected. The service's log says more.".to_owned(),
+            ),
+            ServiceError::Full { limit } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("There are {limit} sessions, as many as may be. Delete completed ones, then try again."),
+            ),
+            ServiceError::ShuttingDown => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The service is shutting down. Try again once it is back.".to_owned(),
+            ),
+        };
+        Problem::new(status, detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        crate::routes::answer(
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            "application/problem+json",
+            &self,
+        )
+    }
+}

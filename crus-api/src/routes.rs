@@ -1,0 +1,177 @@
+//! The paths and methods, under `/` and under `/apis/crus`, where the gateway of these systems puts them.
+//!
+//! As in the original a path with a slash at its end is another path, and not there: otherwise a request to
+//! delete a session whose id was left out could mean something.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, HttpBody as _, to_bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get};
+use crus_core::UpgradeId;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
+use serde::Serialize;
+use serde_json::json;
+use tracing::{error, warn};
+
+use crate::problem::Problem;
+use crate::request;
+use crate::service::{ServiceError, Sessions};
+use crate::status::SessionStatus;
+
+/// What a request may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiLimits {
+    /// The longest body, in bytes.
+    pub max_body_bytes: usize,
+}
+
+impl Default for ApiLimits {
+    /// 64 KiB: a request for a session takes less than two.
+    fn default() -> Self {
+        ApiLimits { max_body_bytes: 64 * 1024 }
+    }
+}
+
+/// The contract as an OpenAPI document.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// The API as a service. Its fallback answers every other path: a router merged with it must have none.
+pub fn router(sessions: Arc<dyn Sessions>, limits: ApiLimits) -> Router {
+    let paths = Router::new()
+        .route("/session", path("GET, HEAD, OPTIONS, POST", get(list).post(create)))
+        .route(
+            "/session/{upgrade_id}",
+            path("DELETE, GET, HEAD, OPTIONS", get(describe).merge(delete(remove))),
+        )
+        .route("/openapi.json", path("GET, HEAD, OPTIONS", get(openapi)))
+        .route("/healthz", path("GET, HEAD, OPTIONS", get(healthz)));
+    Router::new()
+        .merge(paths.clone())
+        .nest("/apis/crus", paths)
+        .fallback(async || Problem::no_such_path())
+        .with_state(Api { sessions, limits })
+}
+
+#[derive(Clone)]
+struct Api {
+    sessions: Arc<dyn Sessions>,
+    limits: ApiLimits,
+}
+
+/// The methods of a path, and what every path says to the others.
+fn path(allow: &'static str, methods: MethodRouter<Api>) -> MethodRouter<Api> {
+    methods
+        .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
+        .fallback(async move || ([(header::ALLOW, allow)], Problem::method_not_allowed(allow)))
+}
+
+// ---- the operations ---------------------------------------------------------------------------------------
+
+async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+    check_is_json(request.headers())?;
+    let body = read(request.into_body(), api.limits.max_body_bytes).await?;
+    let spec = request::spec(&body)?;
+    let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
+    Ok(answer(StatusCode::CREATED, JSON, &*status))
+}
+
+async fn list(State(api): State<Api>) -> Result<Response, Problem> {
+    let sessions = api.sessions.list().await.map_err(|error| failed("list the sessions", error))?;
+    let sessions: Vec<&SessionStatus> = sessions.iter().map(|status| &**status).collect();
+    Ok(answer(StatusCode::OK, JSON, &sessions))
+}
+
+async fn describe(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let found = api.sessions.get(upgrade_id(id)?).await.map_err(|error| failed("read a session", error))?;
+    one(found)
+}
+
+async fn remove(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let found =
+        api.sessions.delete(upgrade_id(id)?).await.map_err(|error| failed("delete a session", error))?;
+    one(found)
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, JSON)], OPENAPI).into_response()
+}
+
+/// The process is there and answers; whether its peers are is another matter.
+async fn healthz() -> Response {
+    answer(StatusCode::OK, JSON, &json!({ "status": "ok" }))
+}
+
+// ---- their parts ------------------------------------------------------------------------------------------
+
+const JSON: &str = "application/json";
+
+fn one(found: Option<Arc<SessionStatus>>) -> Result<Response, Problem> {
+    let status = found.ok_or_else(Problem::no_such_session)?;
+    Ok(answer(StatusCode::OK, JSON, &*status))
+}
+
+/// An id as the service writes it, in either case; other ways to write a UUID are not there.
+fn upgrade_id(id: Result<Path<String>, PathRejection>) -> Result<UpgradeId, Problem> {
+    const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
+    let Ok(Path(text)) = id else { return Err(Problem::no_such_session()) };
+    match text.parse() {
+        Ok(id) if text.len() == LENGTH => Ok(id),
+        _ => Err(Problem::no_such_session()),
+    }
+}
+
+/// # Errors
+/// 415 unless the body is JSON as it stands.
+fn check_is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("unreadable"));
+    let sent = text(header::CONTENT_TYPE).unwrap_or_default();
+    let media_type = sent.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case(JSON) {
+        return Err(Problem::not_json(media_type));
+    }
+    match text(header::CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(coding) if coding.trim().eq_ignore_ascii_case("identity") => Ok(()),
+        Some(_) => Err(Problem::encoded()),
+    }
+}
+
+/// Reads the whole body, and no more than `limit` bytes of it.
+async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, Problem> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Problem::too_large(limit));
+    }
+    to_bytes(body, limit).await.map_err(|error| {
+        let too_large = std::error::Error::source(&error).is_some_and(|cause| cause.is::<LengthLimitError>());
+        if too_large { Problem::too_large(limit) } else { Problem::cut_short() }
+    })
+}
+
+/// What the log is told; the caller is told less.
+fn failed(what: &str, error: ServiceError) -> Problem {
+    warn!(%error, "failed to {what}");
+    error.into()
+}
+
+/// An answer with a JSON body.
+pub(crate) fn answer(status: StatusCode, content_type: &'static str, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => (status, [(header::CONTENT_TYPE, content_type)], bytes).into_response(),
+        Err(error) => {
+            // Texts, numbers and lists of them: none of the types answered can fail.
+            error!(%error, "failed to write an answer");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
