@@ -27,7 +27,7 @@ impl Args for Flags {
             .value_name("PATH")
             .value_parser(clap::value_parser!(PathBuf))
             .help(format!(
-                "TOML file with any of the options below, each under its name with _ for -  [env: \
+                "TOML file with any of the options below, each under its name with _ for -\n[env: \
                  {CONFIG_VARIABLE}]"
             ));
         SETTINGS.iter().fold(command.arg(config), |command, setting| {
@@ -38,7 +38,7 @@ impl Args for Flags {
                     .allow_hyphen_values(true)
                     .help_heading(setting.heading)
                     .help(format!(
-                        "{}  [default: {}] [env: {}]",
+                        "{}\n[default: {}] [env: {}]",
                         setting.help,
                         setting.default,
                         setting.variable()

@@ -9,10 +9,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use crus_api::Problem;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Request, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
@@ -111,12 +112,8 @@ async fn answer(
 }
 
 fn took_too_long(patience: Duration) -> Response {
-    let problem = serde_json::json!({
-        "detail": format!("The request was not finished within {} s. Send it again.", patience.as_secs_f32()),
-        "status": 503,
-        "title": "Service Unavailable",
-        "type": "about:blank",
-    });
-    let head = [("content-type", "application/problem+json"), ("connection", "close")];
-    (StatusCode::SERVICE_UNAVAILABLE, head, problem.to_string()).into_response()
+    let detail = format!("The request was not finished within {} s. Send it again.", patience.as_secs_f32());
+    // What is left of the request may still come: this connection cannot serve another.
+    let head = [(header::CONNECTION, "close")];
+    (head, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)).into_response()
 }

@@ -22,6 +22,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The file that holds the sessions.
     pub store: PathBuf,
+    /// How many sessions there may be, those that are done included.
+    pub max_sessions: usize,
     /// Connections served at a time; more wait to be accepted.
     pub max_connections: usize,
     /// How long one request may take, in milliseconds.
@@ -56,6 +58,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             store: PathBuf::from("/var/lib/crus/crus.redb"),
+            max_sessions: 1000,
             max_connections: 256,
             request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
@@ -131,6 +134,14 @@ pub const SETTINGS: &[Setting] = &[
         heading: SERVICE,
         help: "File that holds the sessions. Created when it is not there; its directory must be",
         set: |c, v| put(&mut c.store, path(v)),
+    },
+    Setting {
+        key: "max_sessions",
+        value: "COUNT",
+        default: "1000",
+        heading: SERVICE,
+        help: "How many sessions there may be, completed ones included, until one must be deleted to create another",
+        set: |c, v| put(&mut c.max_sessions, integer(v, 1..=1_000_000)),
     },
     Setting {
         key: "max_connections",
@@ -432,6 +443,7 @@ mod tests {
         let mut config = Config {
             listen: "[::1]:1".parse().unwrap(),
             store: other().into(),
+            max_sessions: 1,
             max_connections: 1,
             request_timeout_ms: 1,
             shutdown_timeout_ms: 1,

@@ -1,0 +1,394 @@
+//! The controller over peers that misbehave: what it answers meanwhile, and what it has done in the end.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crus_api::{ServiceError, SessionState, Sessions};
+use crus_core::machine::Event;
+use crus_core::model::{Phase, Session};
+use crus_core::names::BootSessionName;
+use crus_core::ports::{
+    BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision, SessionStore,
+    StoreError, Wlm,
+};
+use crus_core::wlm::{Job, WlmNode};
+use crus_core::{GroupLabel, Limits, NodeName, Spec, TemplateName, Time, UpgradeId, Xname};
+use crus_server::clock::SteadyClock;
+use crus_server::controller::{Controller, Outside, RecoveryError};
+use crus_server::store::RedbStore;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+/// How every call to a peer ends.
+#[derive(Clone, Copy)]
+enum Ends {
+    Unreachable,
+    /// Not before the gate is opened.
+    Hangs,
+    Panics,
+}
+
+struct Peers {
+    ends: Mutex<Ends>,
+    gate: Semaphore,
+    calls: AtomicUsize,
+}
+
+impl Peers {
+    fn new(ends: Ends) -> Arc<Self> {
+        Arc::new(Peers { ends: Mutex::new(ends), gate: Semaphore::new(0), calls: AtomicUsize::new(0) })
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn call<T>(&self, peer: Peer) -> Result<T, PortError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let ends = *self.ends.lock().unwrap();
+        match ends {
+            Ends::Unreachable => {}
+            Ends::Hangs => drop(self.gate.acquire().await.unwrap()),
+            Ends::Panics => panic!("this panic is part of the test"),
+        }
+        Err(PortError::Unreachable { peer, detail: "it is only a test".into() })
+    }
+}
+
+#[async_trait]
+impl Hsm for Peers {
+    async fn group(&self, _: &GroupLabel) -> Result<Option<BTreeSet<Xname>>, PortError> {
+        self.call(Peer::Hsm).await
+    }
+    async fn add_members(&self, _: &GroupLabel, _: &[Xname]) -> Result<Vec<Rejected>, PortError> {
+        self.call(Peer::Hsm).await
+    }
+    async fn remove_members(&self, _: &GroupLabel, _: &[Xname]) -> Result<(), PortError> {
+        self.call(Peer::Hsm).await
+    }
+    async fn facts(&self, _: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
+        self.call(Peer::Hsm).await
+    }
+}
+
+#[async_trait]
+impl Bos for Peers {
+    async fn has_template(&self, _: &TemplateName) -> Result<bool, PortError> {
+        self.call(Peer::Bos).await
+    }
+    async fn reboot(&self, _: &RebootRequest) -> Result<(), PortError> {
+        self.call(Peer::Bos).await
+    }
+    async fn session(&self, _: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+        self.call(Peer::Bos).await
+    }
+}
+
+#[async_trait]
+impl Wlm for Peers {
+    async fn nodes(&self, _: &[NodeName]) -> Result<Vec<WlmNode>, PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn jobs(&self, _: &[NodeName]) -> Result<Vec<Job>, PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn drain(&self, _: &[NodeName], _: &str) -> Result<(), PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn resume(&self, _: &[NodeName]) -> Result<(), PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn down(&self, _: &[NodeName], _: &str) -> Result<(), PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn set_reason(&self, _: &[NodeName], _: &str) -> Result<(), PortError> {
+        self.call(Peer::Wlm).await
+    }
+}
+
+/// A store that can be told to refuse writes, and to hold up the creation of sessions.
+struct Moody {
+    inner: RedbStore,
+    fails: AtomicBool,
+    creating: Semaphore,
+}
+
+impl Moody {
+    fn open(path: &Path) -> Arc<Self> {
+        let inner = RedbStore::open(path).unwrap();
+        Arc::new(Moody { inner, fails: AtomicBool::new(false), creating: Semaphore::new(1) })
+    }
+
+    fn mood(&self) -> Result<(), StoreError> {
+        match self.fails.load(Ordering::SeqCst) {
+            true => Err(StoreError::Failed("the disk is full".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl SessionStore for Moody {
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
+        self.mood()?;
+        let _creating = self.creating.acquire().await.unwrap();
+        self.inner.create(session).await
+    }
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+        self.inner.ids().await
+    }
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+        self.inner.load(id).await
+    }
+    async fn save(&self, s: &Session, events: &[Event], r: Revision) -> Result<Revision, StoreError> {
+        self.mood()?;
+        self.inner.save(s, events, r).await
+    }
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
+        self.mood()?;
+        self.inner.remove(id).await
+    }
+    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+        self.mood()?;
+        self.inner.order_deletion(id).await
+    }
+    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.inner.deletion_ordered(id).await
+    }
+}
+
+struct Service {
+    controller: Controller,
+    peers: Arc<Peers>,
+    store: Arc<Moody>,
+    _directory: tempfile::TempDir,
+}
+
+fn limits() -> Limits {
+    Limits { poll_ms: 10, retry_max_ms: 20, ..Limits::default() }
+}
+
+fn spec() -> Spec {
+    Spec {
+        starting: "slurm-nodes".parse().unwrap(),
+        upgrading: "upgrading-nodes".parse().unwrap(),
+        failed: "failed-nodes".parse().unwrap(),
+        step_size: 2.try_into().unwrap(),
+        template: "new-image".parse().unwrap(),
+    }
+}
+
+fn stored(phase: Phase, created: u64) -> Session {
+    let mut session = Session::new(UpgradeId(Uuid::new_v4()), spec(), "1", limits(), Time(created));
+    session.head.phase = phase;
+    session
+}
+
+async fn controller(
+    peers: &Arc<Peers>,
+    store: &Arc<Moody>,
+    max_sessions: usize,
+) -> Result<Controller, RecoveryError> {
+    let outside = Outside {
+        hsm: peers.clone(),
+        bos: peers.clone(),
+        wlm: peers.clone(),
+        store: store.clone(),
+        clock: Arc::new(SteadyClock::new()),
+    };
+    Controller::start(outside, limits(), max_sessions).await
+}
+
+/// A service over a store that holds `sessions`.
+async fn service(ends: Ends, sessions: &[Session]) -> Service {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::open(&directory.path().join("crus.redb"));
+    for session in sessions {
+        store.create(session).await.unwrap();
+    }
+    let peers = Peers::new(ends);
+    let controller = controller(&peers, &store, 100).await.unwrap();
+    Service { controller, peers, store, _directory: directory }
+}
+
+impl Service {
+    async fn create(&self) -> UpgradeId {
+        self.controller.create(spec()).await.unwrap().upgrade_id
+    }
+
+    async fn gone(&self, id: UpgradeId) {
+        eventually("the session is gone", || async {
+            self.controller.get(id).await.unwrap().is_none() && self.store.load(id).await.unwrap().is_none()
+        })
+        .await;
+    }
+}
+
+/// Waits, for a minute at most, until something is so.
+async fn eventually<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    patience.await.unwrap_or_else(|_| panic!("never came true: {what}"));
+}
+
+#[tokio::test]
+async fn a_created_session_is_stored_and_listed_in_order_of_creation() {
+    let earlier = stored(Phase::Done, 1);
+    let service = service(Ends::Unreachable, std::slice::from_ref(&earlier)).await;
+    let created = service.controller.create(spec()).await.unwrap();
+    assert_eq!(created.state, SessionState::Updating);
+    assert!(service.store.load(created.upgrade_id).await.unwrap().is_some());
+    let listed = service.controller.list().await.unwrap();
+    assert_eq!(
+        listed.iter().map(|s| s.upgrade_id).collect::<Vec<_>>(),
+        [earlier.head.id, created.upgrade_id]
+    );
+    assert!(service.controller.get(UpgradeId(Uuid::new_v4())).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn no_more_sessions_than_allowed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::open(&directory.path().join("crus.redb"));
+    let controller = controller(&Peers::new(Ends::Unreachable), &store, 1).await.unwrap();
+    controller.create(spec()).await.unwrap();
+    assert_eq!(controller.create(spec()).await, Err(ServiceError::Full { limit: 1 }));
+}
+
+/// The original's fault 12: a DELETE waited for a lock, and other requests waited with it.
+#[tokio::test]
+async fn p7_no_answer_waits_for_a_peer_that_hangs() {
+    let service = service(Ends::Hangs, &[]).await;
+    let id = service.create().await;
+    eventually("a call hangs", || async { service.peers.calls() > 0 }).await;
+
+    assert_eq!(service.controller.get(id).await.unwrap().unwrap().state, SessionState::Updating);
+    for _ in 0..2 {
+        let deleting = service.controller.delete(id).await.unwrap().unwrap();
+        assert_eq!(deleting.state, SessionState::Deleting, "as often as asked");
+    }
+    assert_eq!(service.controller.get(id).await.unwrap().unwrap().state, SessionState::Deleting);
+    assert!(service.store.deletion_ordered(id).await.unwrap(), "the order is stored before it is answered");
+}
+
+#[tokio::test]
+async fn p7_a_session_that_waits_is_woken_by_its_deletion_and_disappears() {
+    let service = service(Ends::Unreachable, &[]).await;
+    let id = service.create().await;
+    eventually("a call failed", || async { service.peers.calls() > 0 }).await;
+    service.controller.delete(id).await.unwrap().unwrap();
+    service.gone(id).await;
+    assert!(service.controller.delete(id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_session_that_is_done_makes_no_calls_and_can_be_deleted() {
+    let done = stored(Phase::Done, 1);
+    let service = service(Ends::Unreachable, std::slice::from_ref(&done)).await;
+    let status = service.controller.get(done.head.id).await.unwrap().unwrap();
+    assert_eq!((status.state, status.completed), (SessionState::Ready, true));
+    let status = service.controller.delete(done.head.id).await.unwrap().unwrap();
+    assert_eq!((status.state, status.completed), (SessionState::Deleting, true));
+    service.gone(done.head.id).await;
+    assert_eq!(service.peers.calls(), 0);
+}
+
+#[tokio::test]
+async fn p7_orders_and_sessions_are_taken_up_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::open(&directory.path().join("crus.redb"));
+    let (running, ordered, done) =
+        (stored(Phase::Created, 1), stored(Phase::Created, 2), stored(Phase::Done, 3));
+    for session in [&running, &ordered, &done] {
+        store.create(session).await.unwrap();
+    }
+    for id in [ordered.head.id, done.head.id] {
+        store.order_deletion(id).await.unwrap();
+    }
+    let peers = Peers::new(Ends::Unreachable);
+    let controller = controller(&peers, &store, 100).await.unwrap();
+    let service = Service { controller, peers, store, _directory: directory };
+    service.gone(ordered.head.id).await;
+    service.gone(done.head.id).await;
+    eventually("the running one asks its peers", || async { service.peers.calls() > 0 }).await;
+    assert!(service.controller.get(running.head.id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn p9_a_task_that_panics_begins_again() {
+    let service = service(Ends::Panics, &[]).await;
+    let id = service.create().await;
+    eventually("it panicked, and began again", || async { service.peers.calls() > 2 }).await;
+    *service.peers.ends.lock().unwrap() = Ends::Unreachable;
+    service.controller.delete(id).await.unwrap().unwrap();
+    service.gone(id).await;
+}
+
+#[tokio::test]
+async fn p9_a_store_that_fails_is_tried_again() {
+    let service = service(Ends::Unreachable, &[]).await;
+    let id = service.create().await;
+    eventually("a call failed", || async { service.peers.calls() > 0 }).await;
+
+    service.store.fails.store(true, Ordering::SeqCst);
+    let refused = ServiceError::Store(StoreError::Failed("the disk is full".into()));
+    assert_eq!(service.controller.create(spec()).await, Err(refused.clone()));
+    assert_eq!(service.controller.delete(id).await, Err(refused));
+    let status = service.controller.get(id).await.unwrap().unwrap();
+    assert_eq!(status.state, SessionState::Updating, "what is not stored is not answered for");
+
+    service.store.fails.store(false, Ordering::SeqCst);
+    service.controller.delete(id).await.unwrap().unwrap();
+    service.gone(id).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_leaves_no_session_that_nobody_runs() {
+    let service = service(Ends::Unreachable, &[]).await;
+    let held = service.store.creating.acquire().await.unwrap();
+    let call = service.controller.create(spec());
+    let gave_up = tokio::time::timeout(Duration::from_millis(20), call).await;
+    assert!(gave_up.is_err(), "the caller went away while the store was busy");
+    drop(held);
+    eventually("the session runs", || async {
+        service.controller.list().await.unwrap().len() == 1 && service.peers.calls() > 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_the_call_under_way_and_no_longer_than_allowed() {
+    let service = service(Ends::Hangs, &[]).await;
+    service.create().await;
+    eventually("a call hangs", || async { service.peers.calls() > 0 }).await;
+    assert!(!service.controller.shutdown(Duration::from_millis(20)).await, "the call hangs still");
+    service.peers.gate.add_permits(1);
+    assert!(service.controller.shutdown(Duration::from_secs(60)).await);
+    assert_eq!(service.peers.calls(), 1, "no other call was begun");
+}
+
+#[tokio::test]
+async fn p4_a_session_that_cannot_be_read_is_not_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("crus.redb");
+    let session = stored(Phase::Rolling, 1);
+    RedbStore::open(&path).unwrap().create(&session).await.unwrap();
+    let database = redb::Database::open(&path).unwrap();
+    let writing = database.begin_write().unwrap();
+    let heads = redb::TableDefinition::<u128, &[u8]>::new("heads");
+    writing.open_table(heads).unwrap().insert(session.head.id.0.as_u128(), b"{}".as_slice()).unwrap();
+    writing.commit().unwrap();
+    drop(database);
+
+    let refused = controller(&Peers::new(Ends::Unreachable), &Moody::open(&path), 100).await;
+    let error = refused.err().expect("the start is refused").to_string();
+    assert!(error.contains(&session.head.id.to_string()) && error.contains("restore the store"), "{error}");
+}
