@@ -289,7 +289,8 @@ pub struct ClusterConfig {
     pub slurm: SlurmConfig,
     /// How BOS and the hardware behave.
     pub bos: BosConfig,
-    /// Whether facts are logged for a witness. Long simulations that nobody checks save memory without.
+    /// Whether facts and power events are logged, until somebody takes them out. Long simulations that nobody
+    /// checks save memory without.
     pub record_facts: bool,
 }
 
@@ -310,11 +311,75 @@ impl Default for ClusterConfig {
     }
 }
 
+/// The node of the demo that will not boot.
+pub const DEMO_BROKEN: &str = "x1001c0s3b0n1";
+/// The node of the demo that an admin drained, for [`DEMO_REASON`].
+pub const DEMO_DRAINED: &str = "x1002c0s5b0n0";
+/// Why.
+pub const DEMO_REASON: &str = "bad DIMM, ticket 4711";
+
 impl ClusterConfig {
-    /// The cluster of the demo: 64 nodes in cabinets x1000 to x1003 with jobs on most, HSM groups `slurm-nodes` (all
-    /// of them), `upgrading-nodes` and `failed-nodes` (empty), the session template `new-image`, which boots
-    /// `upgrading-nodes`; [`DEMO_BROKEN`] will not boot, [`DEMO_DRAINED`] is drained by an admin.
+    /// The cluster of the demo: 64 nodes in cabinets x1000 to x1003 with jobs of some minutes on most, HSM groups
+    /// `slurm-nodes` (all of them), `upgrading-nodes` and `failed-nodes` (empty), the session template
+    /// `new-image`, which boots `upgrading-nodes`; [`DEMO_BROKEN`] will not boot, [`DEMO_DRAINED`] is drained by
+    /// an admin.
     pub fn demo() -> Self {
-        todo!()
+        let places = (1000..1004).flat_map(|cabinet| {
+            (0..8).flat_map(move |slot| (0..2).map(move |node| format!("x{cabinet}c0s{slot}b0n{node}")))
+        });
+        let mut nodes: Vec<NodeSpec> = places
+            .zip(1..)
+            .filter_map(|(place, nid)| Some(NodeSpec::new(Xname::new(&place).ok()?, nid)))
+            .collect();
+        let mut held = BTreeMap::new();
+        for node in &mut nodes {
+            match node.xname.to_string().as_str() {
+                DEMO_BROKEN => node.boot = BootBehaviour::Fails,
+                DEMO_DRAINED => {
+                    held.insert(node.xname, Held::Drained(DEMO_REASON.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        let mut groups = BTreeMap::new();
+        for (label, description) in [
+            ("slurm-nodes", "the compute nodes of the demo"),
+            ("upgrading-nodes", "nodes being upgraded"),
+            ("failed-nodes", "nodes that failed to upgrade"),
+        ] {
+            let all = label == "slurm-nodes";
+            let members = nodes.iter().filter(|_| all).map(|node| node.xname).collect();
+            let group = GroupSpec { description: description.to_owned(), members, ..GroupSpec::default() };
+            groups.extend(GroupLabel::new(label).ok().map(|label| (label, group)));
+        }
+        let template = TemplateSpec::of_group("upgrading-nodes");
+        let templates =
+            TemplateName::new("new-image").ok().map(|name| (name, template)).into_iter().collect();
+        ClusterConfig {
+            nodes,
+            groups,
+            templates,
+            held,
+            workload: Workload::Drawn(Drawn {
+                busy_per_mille: 850,
+                length: Span::new(2 * 60_000, 8 * 60_000),
+                unlimited_per_mille: 0,
+                ..Drawn::default()
+            }),
+            slurm: SlurmConfig { epilog: Span::new(1_000, 5_000), ..SlurmConfig::default() },
+            bos: BosConfig {
+                boot: Span::new(2 * 60_000, 5 * 60_000),
+                attempts: 2,
+                attempt_ms: 6 * 60_000,
+                ..BosConfig::default()
+            },
+            ..ClusterConfig::default()
+        }
+    }
+
+    /// Nodes of slots `0..count` in cabinet x1000, two boards of one node each, NIDs from 1.
+    pub fn nodes(count: u32) -> Vec<NodeSpec> {
+        let place = |n: u32| format!("x1000c{}s{}b{}n0", n / 16, n / 2 % 8, n % 2);
+        (0..count).filter_map(|n| Some(NodeSpec::new(Xname::new(&place(n)).ok()?, n + 1))).collect()
     }
 }

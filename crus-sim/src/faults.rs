@@ -1,1 +1,324 @@
 //! Decorators that make a port fail as real ones do.
+//!
+//! [`Faulty`] stands before a port and lets a [`Plan`] decide for each call whether it fails, and how: by a script
+//! ("the second drain loses its reply"), or at random from a seed. The machine must come to the right end
+//! under every plan that ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use crus_core::names::BootSessionName;
+use crus_core::ports::{BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Wlm};
+use crus_core::wlm::{Job, WlmNode};
+use crus_core::{GroupLabel, NodeName, TemplateName, Time, Xname};
+
+use crate::cluster::{SharedCluster, lock};
+use crate::rng::Rng;
+
+/// A way for a call to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The peer says no, and nothing is done.
+    Refused,
+    /// The request does not arrive.
+    Unreachable,
+    /// It works, and takes this long: half of it before the peer acts, half after.
+    Slow {
+        /// Virtual milliseconds.
+        ms: u64,
+    },
+    /// The peer acts, and its answer is lost.
+    ReplyLost,
+    /// A question is answered with what was last answered to it, if it was asked before. A request that changes
+    /// something is not affected.
+    Stale,
+    /// The peer restarts: this call and all others for so long find nobody. Slurm forgets which nodes it heard of.
+    Restarted {
+        /// Virtual milliseconds.
+        ms: u64,
+    },
+}
+
+/// A fault that was made to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injected {
+    /// When.
+    pub at: Time,
+    /// The method, such as `drain`.
+    pub method: &'static str,
+    /// Which call of this method, from 1.
+    pub nth: u64,
+    /// What happened to it.
+    pub fault: Fault,
+}
+
+/// Decides which calls fail.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    script: BTreeMap<(String, u64), Fault>,
+    random: Option<Random>,
+}
+
+#[derive(Debug, Clone)]
+struct Random {
+    rng: Rng,
+    per_mille: u32,
+    faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// Nothing fails.
+    pub fn none() -> Self {
+        Plan::default()
+    }
+
+    /// So many calls in a thousand fail, each in one of these ways, as the seed has it.
+    pub fn random(seed: u64, per_mille: u32, faults: &[Fault]) -> Self {
+        let random = Random { rng: Rng::new(seed, 4), per_mille, faults: faults.to_vec() };
+        Plan { script: BTreeMap::new(), random: Some(random) }
+    }
+
+    /// The nth call of a method (from 1; `drain`, `reboot`, `add_members`, …) fails like this.
+    #[must_use]
+    pub fn at(mut self, method: &str, nth: u64, fault: Fault) -> Self {
+        self.script.insert((method.to_owned(), nth), fault);
+        self
+    }
+
+    fn fault(&mut self, method: &str, nth: u64) -> Option<Fault> {
+        if let Some(fault) = self.script.get(&(method.to_owned(), nth)) {
+            return Some(*fault);
+        }
+        let Random { rng, per_mille, faults } = self.random.as_mut()?;
+        let most = faults.len().checked_sub(1)? as u64;
+        if !rng.chance(*per_mille) {
+            return None;
+        }
+        faults.get(rng.between(0, most) as usize).copied()
+    }
+}
+
+/// A port with faults. Clones share the plan and the counts.
+#[derive(Debug, Clone)]
+pub struct Faulty<P> {
+    inner: P,
+    cluster: SharedCluster,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plan: Plan,
+    calls: BTreeMap<&'static str, u64>,
+    injected: Vec<Injected>,
+    away_until: Option<Time>,
+    seen: Seen,
+}
+
+/// What was answered last.
+#[derive(Debug, Default)]
+struct Seen {
+    groups: BTreeMap<GroupLabel, Option<BTreeSet<Xname>>>,
+    facts: BTreeMap<Xname, Option<NodeFacts>>,
+    templates: BTreeMap<TemplateName, bool>,
+    sessions: BTreeMap<BootSessionName, Option<BootSession>>,
+    nodes: BTreeMap<NodeName, Option<WlmNode>>,
+    jobs: BTreeMap<NodeName, Vec<Job>>,
+}
+
+impl<P> Faulty<P> {
+    /// The port `inner` of a cluster, failing by plan.
+    pub fn new(inner: P, cluster: &SharedCluster, plan: Plan) -> Self {
+        let state = State { plan, ..State::default() };
+        Faulty { inner, cluster: Arc::clone(cluster), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Goes by another plan from now on. Calls are counted on.
+    pub fn set_plan(&self, plan: Plan) {
+        self.state().plan = plan;
+    }
+
+    /// What was made to happen so far.
+    pub fn injected(&self) -> Vec<Injected> {
+        self.state().injected.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fault of this call, if it has one; whether the peer is away is another matter.
+    fn next_fault(&self, method: &'static str, at: Time) -> Option<Fault> {
+        let mut state = self.state();
+        let count = state.calls.entry(method).or_default();
+        *count += 1;
+        let nth = *count;
+        let fault = state.plan.fault(method, nth)?;
+        state.injected.push(Injected { at, method, nth, fault });
+        Some(fault)
+    }
+
+    /// Makes a call, or what the plan makes of it. `stale` is what was answered last.
+    async fn call<T: Send>(
+        &self,
+        peer: Peer,
+        method: &'static str,
+        stale: impl FnOnce(&Seen) -> Option<T> + Send,
+        call: impl Future<Output = Result<T, PortError>> + Send,
+    ) -> Result<T, PortError> {
+        let now = lock(&self.cluster).now();
+        let fault = self.next_fault(method, now);
+        if self.state().away_until.is_some_and(|until| now < until) {
+            return Err(unreachable(peer));
+        }
+        match fault {
+            None => call.await,
+            Some(Fault::Refused) => {
+                Err(PortError::Refused { peer, detail: "an injected refusal".to_owned() })
+            }
+            Some(Fault::Unreachable) => Err(unreachable(peer)),
+            Some(Fault::Slow { ms }) => {
+                self.wait(ms / 2);
+                let answer = call.await;
+                self.wait(ms - ms / 2);
+                answer
+            }
+            Some(Fault::ReplyLost) => {
+                call.await?;
+                Err(PortError::MayHaveActed { peer, detail: "an injected loss of the reply".to_owned() })
+            }
+            Some(Fault::Stale) => {
+                let seen = stale(&self.state().seen);
+                match seen {
+                    Some(answer) => Ok(answer),
+                    None => call.await,
+                }
+            }
+            Some(Fault::Restarted { ms }) => {
+                self.state().away_until = Some(now + ms);
+                if peer == Peer::Wlm {
+                    lock(&self.cluster).restart_slurmctld(ms);
+                }
+                Err(unreachable(peer))
+            }
+        }
+    }
+
+    fn wait(&self, ms: u64) {
+        let mut cluster = lock(&self.cluster);
+        let later = cluster.now() + ms;
+        cluster.advance_to(later);
+    }
+}
+
+fn unreachable(peer: Peer) -> PortError {
+    PortError::Unreachable { peer, detail: "an injected outage".to_owned() }
+}
+
+/// For calls that change something: they have no last answer.
+fn never<T>(_: &Seen) -> Option<T> {
+    None
+}
+
+#[async_trait]
+impl<P: Hsm> Hsm for Faulty<P> {
+    async fn group(&self, label: &GroupLabel) -> Result<Option<BTreeSet<Xname>>, PortError> {
+        let stale = |seen: &Seen| seen.groups.get(label).cloned();
+        let members = self.call(Peer::Hsm, "group", stale, self.inner.group(label)).await?;
+        self.state().seen.groups.insert(label.clone(), members.clone());
+        Ok(members)
+    }
+
+    async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
+        self.call(Peer::Hsm, "add_members", never, self.inner.add_members(label, nodes)).await
+    }
+
+    async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
+        self.call(Peer::Hsm, "remove_members", never, self.inner.remove_members(label, nodes)).await
+    }
+
+    async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
+        let stale = |seen: &Seen| {
+            let last: Option<Vec<_>> = nodes.iter().map(|xname| seen.facts.get(xname).cloned()).collect();
+            last.map(|facts| facts.into_iter().flatten().collect())
+        };
+        let facts = self.call(Peer::Hsm, "facts", stale, self.inner.facts(nodes)).await?;
+        let mut state = self.state();
+        for &xname in nodes {
+            let found = facts.iter().find(|fact| fact.xname == xname).cloned();
+            state.seen.facts.insert(xname, found);
+        }
+        Ok(facts)
+    }
+}
+
+#[async_trait]
+impl<P: Bos> Bos for Faulty<P> {
+    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
+        let stale = |seen: &Seen| seen.templates.get(name).copied();
+        let there = self.call(Peer::Bos, "has_template", stale, self.inner.has_template(name)).await?;
+        self.state().seen.templates.insert(name.clone(), there);
+        Ok(there)
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+        self.call(Peer::Bos, "reboot", never, self.inner.reboot(request)).await
+    }
+
+    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+        let stale = |seen: &Seen| seen.sessions.get(name).cloned();
+        let session = self.call(Peer::Bos, "session", stale, self.inner.session(name)).await?;
+        self.state().seen.sessions.insert(name.clone(), session.clone());
+        Ok(session)
+    }
+}
+
+#[async_trait]
+impl<P: Wlm> Wlm for Faulty<P> {
+    async fn nodes(&self, names: &[NodeName]) -> Result<Vec<WlmNode>, PortError> {
+        let stale = |seen: &Seen| {
+            let last: Option<Vec<_>> = names.iter().map(|name| seen.nodes.get(name).cloned()).collect();
+            last.map(|nodes| nodes.into_iter().flatten().collect())
+        };
+        let nodes = self.call(Peer::Wlm, "nodes", stale, self.inner.nodes(names)).await?;
+        let found: BTreeMap<_, _> = nodes.iter().map(|node| (&node.name, node)).collect();
+        let mut state = self.state();
+        for name in names {
+            state.seen.nodes.insert(name.clone(), found.get(name).map(|node| (*node).clone()));
+        }
+        Ok(nodes)
+    }
+
+    async fn jobs(&self, names: &[NodeName]) -> Result<Vec<Job>, PortError> {
+        let stale = |seen: &Seen| {
+            let last: Option<Vec<_>> = names.iter().map(|name| seen.jobs.get(name)).collect();
+            let by_id: BTreeMap<_, _> = last?.into_iter().flatten().map(|job| (&job.id, job)).collect();
+            Some(by_id.into_values().cloned().collect())
+        };
+        let jobs = self.call(Peer::Wlm, "jobs", stale, self.inner.jobs(names)).await?;
+        let mut state = self.state();
+        for name in names {
+            let on_it = jobs.iter().filter(|job| job.nodes.contains(name)).cloned().collect();
+            state.seen.jobs.insert(name.clone(), on_it);
+        }
+        Ok(jobs)
+    }
+
+    async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.call(Peer::Wlm, "drain", never, self.inner.drain(names, reason)).await
+    }
+
+    async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
+        self.call(Peer::Wlm, "resume", never, self.inner.resume(names)).await
+    }
+
+    async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.call(Peer::Wlm, "down", never, self.inner.down(names, reason)).await
+    }
+
+    async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.call(Peer::Wlm, "set_reason", never, self.inner.set_reason(names, reason)).await
+    }
+}

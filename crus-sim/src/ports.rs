@@ -1,1 +1,321 @@
-//! The model behind the ports of `crus-core`.
+//! The model behind the ports of `crus-core`, in-process.
+//!
+//! A call takes no virtual time, except one to a slurmctld that is down: that takes as long as Slurm's commands
+//! wait for it. Errors are classed as by a client of the real peers: an answer of 4xx is a refusal, one of 5xx
+//! leaves open whether the peer acted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use crus_core::names::BootSessionName;
+use crus_core::ports::{
+    BootNode, BootNodeState, BootSession, BootStatus, Bos, Clock, Hsm, NodeFacts, Peer, PortError,
+    RebootRequest, Rejected, Wlm,
+};
+use crus_core::wlm::{Job, WlmNode};
+use crus_core::{GroupLabel, NodeName, TemplateName, Time, Xname};
+
+use crate::cluster::bos::{BootComponent, BosError, NewSession, Operation, SessionStatus};
+use crate::cluster::hsm::HsmError;
+use crate::cluster::slurm::{JobState, SlurmError, Update};
+use crate::cluster::{SharedCluster, lock};
+
+/// How often each method of a port was called, under names such as `wlm.drain`.
+///
+/// Each call of [`Wlm`] stands for one `scontrol` or `squeue` process, each of [`Hsm`] for one request, but for
+/// `hsm.add_members` and `hsm.remove_members`: these count one for each node, as HSM takes one at a time.
+#[derive(Debug, Default)]
+pub struct Calls(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Calls {
+    fn count(&self, method: &'static str, calls: usize) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(method).or_default() += calls as u64;
+    }
+
+    /// All counts so far.
+    pub fn all(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The calls of one method, such as `wlm.drain`.
+    pub fn of(&self, method: &str) -> u64 {
+        self.all().get(method).copied().unwrap_or_default()
+    }
+
+    /// All calls of one peer.
+    pub fn to(&self, peer: Peer) -> u64 {
+        let prefix = match peer {
+            Peer::Hsm => "hsm.",
+            Peer::Bos => "bos.",
+            Peer::Wlm => "wlm.",
+        };
+        self.all().iter().filter(|(method, _)| method.starts_with(prefix)).map(|(_, calls)| calls).sum()
+    }
+}
+
+/// All ports of one cluster.
+#[derive(Debug, Clone)]
+pub struct SimPorts {
+    /// Its HSM.
+    pub hsm: SimHsm,
+    /// Its BOS.
+    pub bos: SimBos,
+    /// Its Slurm.
+    pub wlm: SimWlm,
+    /// Its time.
+    pub clock: SimClock,
+    /// The calls of all three.
+    pub calls: Arc<Calls>,
+}
+
+impl SimPorts {
+    /// The ports of a cluster.
+    pub fn new(cluster: &SharedCluster) -> Self {
+        let calls = Arc::new(Calls::default());
+        let (cluster, counted) = (|| Arc::clone(cluster), || Arc::clone(&calls));
+        SimPorts {
+            hsm: SimHsm { cluster: cluster(), calls: counted() },
+            bos: SimBos { cluster: cluster(), calls: counted() },
+            wlm: SimWlm { cluster: cluster(), calls: counted() },
+            clock: SimClock { cluster: cluster() },
+            calls,
+        }
+    }
+}
+
+/// The cluster's virtual time.
+#[derive(Debug, Clone)]
+pub struct SimClock {
+    cluster: SharedCluster,
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Time {
+        lock(&self.cluster).now()
+    }
+}
+
+/// The cluster's HSM.
+#[derive(Debug, Clone)]
+pub struct SimHsm {
+    cluster: SharedCluster,
+    calls: Arc<Calls>,
+}
+
+fn hsm_error(error: &HsmError) -> PortError {
+    let (peer, detail) = (Peer::Hsm, error.to_string());
+    if error.status() < 500 {
+        PortError::Refused { peer, detail }
+    } else {
+        PortError::MayHaveActed { peer, detail }
+    }
+}
+
+#[async_trait]
+impl Hsm for SimHsm {
+    async fn group(&self, label: &GroupLabel) -> Result<Option<BTreeSet<Xname>>, PortError> {
+        self.calls.count("hsm.group", 1);
+        match lock(&self.cluster).group(label.as_str()) {
+            Ok(group) => Ok(Some(group.members.clone())),
+            Err(HsmError::NoSuchGroup(_)) => Ok(None),
+            Err(error) => Err(hsm_error(&error)),
+        }
+    }
+
+    async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
+        self.calls.count("hsm.add_members", nodes.len());
+        let mut cluster = lock(&self.cluster);
+        let mut rejected = Vec::new();
+        for &xname in nodes {
+            let error = match cluster.add_member(label.as_str(), &xname.to_string()) {
+                Ok(_) | Err(HsmError::AlreadyMember) => continue,
+                Err(error) => error,
+            };
+            let unknown = error == HsmError::UnknownComponent;
+            if !unknown && error != HsmError::InExclusiveGroup {
+                return Err(hsm_error(&error));
+            }
+            rejected.push(Rejected { xname, detail: error.to_string(), unknown });
+        }
+        Ok(rejected)
+    }
+
+    async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
+        self.calls.count("hsm.remove_members", nodes.len());
+        let mut cluster = lock(&self.cluster);
+        for xname in nodes {
+            match cluster.remove_member(label.as_str(), &xname.to_string()) {
+                Ok(()) | Err(HsmError::NoSuchMember) => {}
+                Err(error) => return Err(hsm_error(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
+        self.calls.count("hsm.facts", 1);
+        let cluster = lock(&self.cluster);
+        let mut facts = Vec::new();
+        for &xname in nodes {
+            let found = cluster.component(xname).map_err(|error| hsm_error(&error))?;
+            facts.extend(found.map(|component| NodeFacts {
+                xname,
+                nid: component.nid,
+                role: component.role,
+                enabled: component.enabled,
+                locked: component.locked,
+                arch: component.arch,
+            }));
+        }
+        Ok(facts)
+    }
+}
+
+/// The cluster's BOS.
+#[derive(Debug, Clone)]
+pub struct SimBos {
+    cluster: SharedCluster,
+    calls: Arc<Calls>,
+}
+
+fn bos_error(error: &BosError) -> PortError {
+    let (peer, detail) = (Peer::Bos, error.to_string());
+    if error.status() < 500 {
+        PortError::Refused { peer, detail }
+    } else {
+        PortError::MayHaveActed { peer, detail }
+    }
+}
+
+#[async_trait]
+impl Bos for SimBos {
+    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
+        self.calls.count("bos.has_template", 1);
+        match lock(&self.cluster).boot_template(name.as_str()) {
+            Ok(_) => Ok(true),
+            Err(BosError::NoSuchTemplate(_)) => Ok(false),
+            Err(error) => Err(bos_error(&error)),
+        }
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+        if request.nodes.is_empty() {
+            let detail = "a reboot without nodes would be one of every node".to_owned();
+            return Err(PortError::Refused { peer: Peer::Bos, detail });
+        }
+        self.calls.count("bos.reboot", 1);
+        let limit: Vec<String> = request.nodes.iter().map(Xname::to_string).collect();
+        let session = NewSession {
+            name: request.name.to_string(),
+            operation: Operation::Reboot,
+            template_name: request.template.to_string(),
+            limit: limit.join(","),
+            stage: false,
+            include_disabled: false,
+        };
+        match lock(&self.cluster).create_boot_session(session) {
+            Ok(_) | Err(BosError::SessionExists(_)) => Ok(()),
+            Err(error) => Err(bos_error(&error)),
+        }
+    }
+
+    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+        self.calls.count("bos.session", 1);
+        let cluster = lock(&self.cluster);
+        let session = match cluster.boot_session(name.as_str()) {
+            Ok(session) => session,
+            Err(BosError::NoSuchSession(_)) => return Ok(None),
+            Err(error) => return Err(bos_error(&error)),
+        };
+        let components = cluster.boot_components_of(name.as_str()).map_err(|error| bos_error(&error))?;
+        Ok(Some(BootSession {
+            status: match session.status {
+                SessionStatus::Pending => BootStatus::Pending,
+                SessionStatus::Running => BootStatus::Running,
+                SessionStatus::Complete => BootStatus::Complete,
+            },
+            error: session.error.clone(),
+            members: session.components.clone(),
+            nodes: components.into_iter().map(boot_node).collect(),
+        }))
+    }
+}
+
+fn boot_node(component: BootComponent) -> BootNode {
+    let BootComponent { xname, enabled, error, status, .. } = component;
+    let state = match status {
+        _ if enabled => BootNodeState::Working(status.to_owned()),
+        "stable" if error.is_empty() => BootNodeState::Succeeded,
+        "failed" => BootNodeState::Failed(error),
+        _ if error.is_empty() => BootNodeState::Stopped(status.to_owned()),
+        _ => BootNodeState::Stopped(error),
+    };
+    BootNode { xname, state }
+}
+
+/// The cluster's Slurm.
+#[derive(Debug, Clone)]
+pub struct SimWlm {
+    cluster: SharedCluster,
+    calls: Arc<Calls>,
+}
+
+impl SimWlm {
+    /// Classes an error. One that says that slurmctld is down took its time to come.
+    fn error(&self, error: SlurmError) -> PortError {
+        let (peer, detail) = (Peer::Wlm, error.to_string());
+        if error != SlurmError::ControllerDown {
+            return PortError::Refused { peer, detail };
+        }
+        let mut cluster = lock(&self.cluster);
+        let later = cluster.now() + cluster.config().slurm.connect_timeout_ms;
+        cluster.advance_to(later);
+        PortError::Unreachable { peer, detail }
+    }
+
+    fn update(&self, method: &'static str, names: &[NodeName], update: &Update) -> Result<(), PortError> {
+        self.calls.count(method, 1);
+        let result = lock(&self.cluster).update(names, update);
+        result.map_err(|error| self.error(error))
+    }
+}
+
+#[async_trait]
+impl Wlm for SimWlm {
+    async fn nodes(&self, names: &[NodeName]) -> Result<Vec<WlmNode>, PortError> {
+        self.calls.count("wlm.nodes", 1);
+        let shown = lock(&self.cluster).show_nodes(names);
+        let shown = shown.map_err(|error| self.error(error))?;
+        Ok(shown.nodes.into_iter().map(WlmNode::from).collect())
+    }
+
+    async fn jobs(&self, names: &[NodeName]) -> Result<Vec<Job>, PortError> {
+        self.calls.count("wlm.jobs", 1);
+        let jobs = lock(&self.cluster).jobs();
+        let jobs = jobs.map_err(|error| self.error(error))?;
+        let asked: BTreeSet<_> = names.iter().collect();
+        let holds = jobs.into_iter().filter(|job| {
+            job.state == JobState::Running && job.nodes.iter().any(|name| asked.contains(name))
+        });
+        Ok(holds
+            .map(|job| Job { id: job.id.to_string(), user: job.user, nodes: job.nodes, end: job.end })
+            .collect())
+    }
+
+    async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.update("wlm.drain", names, &Update::drain(reason))
+    }
+
+    async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
+        self.update("wlm.resume", names, &Update::resume())
+    }
+
+    async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.update("wlm.down", names, &Update::down(reason))
+    }
+
+    async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.update("wlm.set_reason", names, &Update::reason(reason))
+    }
+}

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crus_core::{Time, Xname};
+use crus_core::{TemplateName, Time, Xname};
 
 use super::Cluster;
-use crate::config::TemplateSpec;
+use super::limit::{exact_xname, narrow};
+use super::queue::{Event, Ix};
+use crate::config::{BootSet, TemplateSpec};
 
 /// What a session does to its nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,12 +155,52 @@ impl BosError {
     }
 }
 
+/// The longest limit that BOS takes.
+const LIMIT_MAX: usize = 524_288;
+/// How soon a session is set up again when HSM does not answer.
+const SETUP_RETRY_MS: u64 = 5_000;
+
+/// BOS's own data; what it knows of nodes is in the nodes.
+#[derive(Debug)]
+pub(super) struct Bos {
+    down: bool,
+    templates: BTreeMap<String, TemplateSpec>,
+    sessions: BTreeMap<u32, Entry>,
+    /// The session of each name. A number is never used again, a name may be.
+    numbers: BTreeMap<String, u32>,
+    last: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: Session,
+    /// What the session took, before it shows.
+    taken: BTreeSet<Xname>,
+    /// The status at the end.
+    frozen: Option<ExtendedStatus>,
+}
+
+impl Bos {
+    pub(super) fn new(templates: &BTreeMap<TemplateName, TemplateSpec>) -> Self {
+        Bos {
+            down: false,
+            templates: templates.iter().map(|(name, spec)| (name.to_string(), spec.clone())).collect(),
+            sessions: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            last: 0,
+        }
+    }
+}
+
 impl Cluster {
     /// Stops or starts BOS's store. While it is down, every call here fails with [`BosError::StoreDown`]; what is
     /// under way goes on.
     pub fn set_bos_down(&mut self, down: bool) {
-        let _ = down;
-        todo!()
+        self.bos.down = down;
+    }
+
+    fn store(&self) -> Result<&Bos, BosError> {
+        if self.bos.down { Err(BosError::StoreDown) } else { Ok(&self.bos) }
     }
 
     /// The names of all session templates, in order.
@@ -166,7 +208,7 @@ impl Cluster {
     /// # Errors
     /// Only [`BosError::StoreDown`].
     pub fn boot_templates(&self) -> Result<Vec<&str>, BosError> {
-        todo!()
+        Ok(self.store()?.templates.keys().map(String::as_str).collect())
     }
 
     /// One session template.
@@ -174,8 +216,7 @@ impl Cluster {
     /// # Errors
     /// When there is none of this name.
     pub fn boot_template(&self, name: &str) -> Result<&TemplateSpec, BosError> {
-        let _ = name;
-        todo!()
+        self.store()?.templates.get(name).ok_or_else(|| BosError::NoSuchTemplate(name.to_owned()))
     }
 
     /// Creates or replaces a session template.
@@ -183,8 +224,10 @@ impl Cluster {
     /// # Errors
     /// When the name is not one.
     pub fn put_boot_template(&mut self, name: &str, template: TemplateSpec) -> Result<(), BosError> {
-        let _ = (name, template);
-        todo!()
+        check_name(name)?;
+        self.store()?;
+        self.bos.templates.insert(name.to_owned(), template);
+        Ok(())
     }
 
     /// Deletes a session template.
@@ -192,8 +235,9 @@ impl Cluster {
     /// # Errors
     /// When there is none of this name.
     pub fn delete_boot_template(&mut self, name: &str) -> Result<(), BosError> {
-        let _ = name;
-        todo!()
+        self.boot_template(name)?;
+        self.bos.templates.remove(name);
+        Ok(())
     }
 
     /// `POST /sessions`
@@ -201,8 +245,36 @@ impl Cluster {
     /// # Errors
     /// As each [`BosError`] says.
     pub fn create_boot_session(&mut self, request: NewSession) -> Result<&Session, BosError> {
-        let _ = request;
-        todo!()
+        check_name(&request.name)?;
+        if request.limit.chars().count() > LIMIT_MAX {
+            return Err(BosError::BadRequest("limit is too long".to_owned()));
+        }
+        let bos = self.store()?;
+        match bos.templates.get(&request.template_name) {
+            None => return Err(BosError::UnknownTemplate(request.template_name)),
+            Some(TemplateSpec { broken: Some(why), .. }) => {
+                return Err(BosError::BrokenTemplate(why.clone()));
+            }
+            Some(_) => {}
+        }
+        if bos.numbers.contains_key(&request.name) {
+            return Err(BosError::SessionExists(request.name));
+        }
+        self.bos.last += 1;
+        let number = self.bos.last;
+        let pending = self.draws.boots.span(self.config.bos.pending);
+        self.plan(pending, Event::SessionResolves(number));
+        self.bos.numbers.insert(request.name.clone(), number);
+        let session = Session {
+            request,
+            status: SessionStatus::Pending,
+            start_time: self.now,
+            end_time: None,
+            error: None,
+            components: BTreeSet::new(),
+        };
+        let entry = Entry { session, taken: BTreeSet::new(), frozen: None };
+        Ok(&self.bos.sessions.entry(number).insert_entry(entry).into_mut().session)
     }
 
     /// All sessions, by name.
@@ -210,7 +282,9 @@ impl Cluster {
     /// # Errors
     /// Only [`BosError::StoreDown`].
     pub fn boot_sessions(&self) -> Result<Vec<&Session>, BosError> {
-        todo!()
+        let bos = self.store()?;
+        let entries = bos.numbers.values().filter_map(|number| bos.sessions.get(number));
+        Ok(entries.map(|entry| &entry.session).collect())
     }
 
     /// `GET /sessions/N`
@@ -218,8 +292,13 @@ impl Cluster {
     /// # Errors
     /// When there is none of this name, or none any more.
     pub fn boot_session(&self, name: &str) -> Result<&Session, BosError> {
-        let _ = name;
-        todo!()
+        self.entry(name).map(|(_, entry)| &entry.session)
+    }
+
+    fn entry(&self, name: &str) -> Result<(u32, &Entry), BosError> {
+        let bos = self.store()?;
+        let entry = bos.numbers.get(name).and_then(|number| Some((*number, bos.sessions.get(number)?)));
+        entry.ok_or_else(|| BosError::NoSuchSession(name.to_owned()))
     }
 
     /// `GET /sessions/N/status`
@@ -227,8 +306,8 @@ impl Cluster {
     /// # Errors
     /// As [`boot_session`](Self::boot_session).
     pub fn boot_session_status(&self, name: &str) -> Result<ExtendedStatus, BosError> {
-        let _ = name;
-        todo!()
+        let (number, entry) = self.entry(name)?;
+        Ok(entry.frozen.clone().unwrap_or_else(|| self.totals(number, entry)))
     }
 
     /// `DELETE /sessions/N`: forgets the session and **stops nothing**.
@@ -236,8 +315,9 @@ impl Cluster {
     /// # Errors
     /// As [`boot_session`](Self::boot_session).
     pub fn delete_boot_session(&mut self, name: &str) -> Result<(), BosError> {
-        let _ = name;
-        todo!()
+        let (number, _) = self.entry(name)?;
+        self.session_forgotten(number);
+        Ok(())
     }
 
     /// All components, in the order of their xnames.
@@ -245,7 +325,9 @@ impl Cluster {
     /// # Errors
     /// Only [`BosError::StoreDown`].
     pub fn boot_components(&self) -> Result<Vec<BootComponent>, BosError> {
-        todo!()
+        self.store()?;
+        let nodes = self.by_xname.values().map(|&ix| self.node(ix));
+        Ok(nodes.filter(|node| node.spec.in_hsm).map(|node| node.to_bos()).collect())
     }
 
     /// The components that a session still has: `GET /components?session=N`. None when there is no such session.
@@ -253,8 +335,16 @@ impl Cluster {
     /// # Errors
     /// Only [`BosError::StoreDown`].
     pub fn boot_components_of(&self, session: &str) -> Result<Vec<BootComponent>, BosError> {
-        let _ = session;
-        todo!()
+        match self.entry(session) {
+            Ok((number, entry)) => Ok(self.owned(number, entry).map(|ix| self.node(ix).to_bos()).collect()),
+            // Its components outlive a session that was deleted.
+            Err(BosError::NoSuchSession(_)) => {
+                let mut components = self.boot_components()?;
+                components.retain(|component| component.session == session);
+                Ok(components)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// One component.
@@ -262,17 +352,161 @@ impl Cluster {
     /// # Errors
     /// When there is none.
     pub fn boot_component(&self, xname: Xname) -> Result<BootComponent, BosError> {
-        let _ = xname;
-        todo!()
+        self.component_ix(xname).map(|ix| self.node(ix).to_bos())
     }
 
-    /// `PATCH /components/X {"enabled":…}`. Disabling one makes BOS stop with it: what was called goes on, and the
-    /// session completes without it. Enabling one here does nothing more.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn enable_boot_component(&mut self, xname: Xname, enabled: bool) -> Result<BootComponent, BosError> {
-        let _ = (xname, enabled);
-        todo!()
+    pub(super) fn component_ix(&self, xname: Xname) -> Result<Ix, BosError> {
+        self.store()?;
+        let ix = self.by_xname.get(&xname).copied().filter(|&ix| self.node(ix).spec.in_hsm);
+        ix.ok_or_else(|| BosError::NoSuchComponent(xname.to_string()))
     }
+
+    /// The nodes that a session took and still has.
+    fn owned(&self, number: u32, entry: &Entry) -> impl Iterator<Item = Ix> {
+        let taken = entry.taken.iter().filter_map(|xname| self.by_xname.get(xname).copied());
+        taken.filter(move |&ix| self.node(ix).component.owner == number)
+    }
+
+    fn totals(&self, number: u32, entry: &Entry) -> ExtendedStatus {
+        let mut totals = ExtendedStatus::default();
+        for component in self.owned(number, entry).map(|ix| self.node(ix).to_bos()) {
+            totals.managed += 1;
+            match component.phase {
+                "powering_on" => totals.powering_on += 1,
+                "powering_off" => totals.powering_off += 1,
+                "configuring" => totals.configuring += 1,
+                _ => {}
+            }
+            totals.complete += usize::from(!component.enabled);
+            match component.status {
+                "stable" if component.error.is_empty() => totals.successful += 1,
+                "failed" => totals.failed += 1,
+                _ => {}
+            }
+            if !component.error.is_empty() {
+                totals.errors.entry(component.error).or_default().push(component.xname);
+            }
+        }
+        totals
+    }
+
+    /// Works out the nodes of a session and takes them.
+    pub(super) fn session_resolves(&mut self, number: u32) {
+        let Some(entry) = self.bos.sessions.get(&number) else { return };
+        if !self.hsm_ready() {
+            self.plan(SETUP_RETRY_MS, Event::SessionResolves(number));
+            return;
+        }
+        let request = entry.session.request.clone();
+        match self.resolve(&request) {
+            Err(error) => self.end_session(number, Some(error)),
+            Ok(nodes) => {
+                if !request.stage {
+                    for xname in &nodes {
+                        if let Some(&ix) = self.by_xname.get(xname) {
+                            self.take_component(ix, number, &request);
+                        }
+                    }
+                }
+                if let Some(entry) = self.bos.sessions.get_mut(&number) {
+                    entry.taken = nodes;
+                }
+                let setup = self.draws.boots.span(self.config.bos.setup);
+                self.plan(setup, Event::SessionRuns(number));
+            }
+        }
+    }
+
+    fn resolve(&self, request: &NewSession) -> Result<BTreeSet<Xname>, String> {
+        let template = self.bos.templates.get(&request.template_name);
+        let template =
+            template.ok_or_else(|| format!("Session Template Name invalid: {}", request.template_name))?;
+        let mut nodes = BTreeSet::new();
+        for boot_set in template.boot_sets.values() {
+            let mut named = self.named_by(boot_set);
+            named.retain(|xname| self.may_boot(*xname, boot_set, request.include_disabled));
+            nodes.append(&mut named);
+        }
+        let nodes = narrow(&request.limit, nodes, |name| self.inventory(name))?;
+        if nodes.is_empty() {
+            return Err("No nodes were found to act upon.".to_owned());
+        }
+        Ok(nodes)
+    }
+
+    fn named_by(&self, boot_set: &BootSet) -> BTreeSet<Xname> {
+        let listed = boot_set.node_list.iter().filter_map(|text| exact_xname(text));
+        let names = boot_set.node_groups.iter().chain(&boot_set.node_roles_groups);
+        let grouped = names.filter_map(|name| self.inventory(name)).flatten();
+        listed.chain(grouped).collect()
+    }
+
+    /// The nodes of an HSM group or role.
+    fn inventory(&self, name: &str) -> Option<BTreeSet<Xname>> {
+        if let Ok(group) = self.group(name)
+            && group.label == name
+        {
+            return Some(group.members.clone());
+        }
+        let nodes = self.nodes.iter().filter(|node| node.spec.in_hsm && node.spec.role == name);
+        let nodes: BTreeSet<_> = nodes.map(|node| node.spec.xname).collect();
+        (!nodes.is_empty()).then_some(nodes)
+    }
+
+    fn may_boot(&self, xname: Xname, boot_set: &BootSet, include_disabled: bool) -> bool {
+        let Some(&ix) = self.by_xname.get(&xname) else { return false };
+        let spec = &self.node(ix).spec;
+        // BOS takes nodes of unknown architecture for x86.
+        let arch = if spec.arch == "Unknown" { "X86" } else { &spec.arch };
+        spec.in_hsm
+            && (spec.enabled || include_disabled)
+            && !(spec.locked && self.config.bos.respects_locks)
+            && arch == boot_set.arch
+    }
+
+    pub(super) fn session_runs(&mut self, number: u32) {
+        if let Some(entry) = self.bos.sessions.get_mut(&number) {
+            entry.session.status = SessionStatus::Running;
+            entry.session.components = entry.taken.clone();
+            self.check_session(number);
+        }
+    }
+
+    /// Completes a session that has nothing left to wait for.
+    pub(super) fn check_session(&mut self, number: u32) {
+        let Some(entry) = self.bos.sessions.get(&number) else { return };
+        if entry.session.status == SessionStatus::Running
+            && !entry.session.request.stage
+            && !self.owned(number, entry).any(|ix| self.node(ix).component.enabled)
+        {
+            self.end_session(number, None);
+        }
+    }
+
+    fn end_session(&mut self, number: u32, error: Option<String>) {
+        let Some(entry) = self.bos.sessions.get(&number) else { return };
+        let totals = self.totals(number, entry);
+        let now = self.now;
+        let Some(entry) = self.bos.sessions.get_mut(&number) else { return };
+        entry.frozen = Some(totals);
+        entry.session.status = SessionStatus::Complete;
+        entry.session.end_time = Some(now);
+        entry.session.error = error;
+        let forgotten = entry.session.start_time + self.config.bos.forget_ms;
+        self.queue.plan(forgotten.max(now), Event::SessionForgotten(number));
+    }
+
+    pub(super) fn session_forgotten(&mut self, number: u32) {
+        if let Some(entry) = self.bos.sessions.remove(&number) {
+            self.bos.numbers.remove(&entry.session.request.name);
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), BosError> {
+    // The rule is that of the core's type; the words are those of the schema that BOS checks with.
+    TemplateName::new(name).map(drop).map_err(|_| {
+        let pattern = "^[a-zA-Z0-9](?:[-._a-zA-Z0-9]{0,125}[a-zA-Z0-9])?$";
+        BosError::BadRequest(format!("'{name}' does not match '{pattern}' - 'name'"))
+    })
 }

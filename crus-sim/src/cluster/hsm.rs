@@ -1,10 +1,14 @@
 //! HSM (State Manager) v2 as it was seen to behave.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crus_core::Xname;
+use crus_core::check::What;
+use crus_core::{GroupLabel, Xname};
 
-use super::Cluster;
+use super::power::Power;
+use super::queue::Ix;
+use super::{Cluster, Node};
+use crate::config::GroupSpec;
 
 /// A group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,7 +50,7 @@ pub enum HsmError {
     /// The database is down.
     #[error("failed to query DB.")]
     DatabaseDown,
-    /// A label longer than the database takes.
+    /// A label of 256 characters or more, which the database does not take.
     #[error("failed to query DB.")]
     LabelTooLong,
     /// A label that is not `^[-a-z0-9:._]+$`.
@@ -87,17 +91,46 @@ impl HsmError {
     }
 }
 
+/// The most characters that the database takes for a label.
+const LABEL_MAX: usize = 255;
+
+/// HSM's own data; what it knows of nodes is in the nodes.
+#[derive(Debug)]
+pub(super) struct Hsm {
+    down: bool,
+    groups: BTreeMap<String, Group>,
+}
+
+impl Hsm {
+    pub(super) fn new(groups: &BTreeMap<GroupLabel, GroupSpec>) -> Self {
+        let groups = groups.iter().map(|(label, spec)| {
+            let group = Group {
+                label: label.to_string(),
+                description: spec.description.clone(),
+                tags: spec.tags.clone(),
+                exclusive_group: spec.exclusive_group.clone(),
+                members: spec.members.iter().copied().collect(),
+            };
+            (label.to_string(), group)
+        });
+        Hsm { down: false, groups: groups.collect() }
+    }
+}
+
 impl Cluster {
     /// Stops or starts HSM's database. While it is down, every call here fails with
     /// [`HsmError::DatabaseDown`].
     pub fn set_hsm_down(&mut self, down: bool) {
-        let _ = down;
-        todo!()
+        self.hsm.down = down;
     }
 
     /// Whether HSM's database answers: `GET /service/ready`.
     pub fn hsm_ready(&self) -> bool {
-        todo!()
+        !self.hsm.down
+    }
+
+    fn database(&self) -> Result<&Hsm, HsmError> {
+        if self.hsm.down { Err(HsmError::DatabaseDown) } else { Ok(&self.hsm) }
     }
 
     /// All groups, by label.
@@ -105,7 +138,7 @@ impl Cluster {
     /// # Errors
     /// Only [`HsmError::DatabaseDown`].
     pub fn groups(&self) -> Result<Vec<&Group>, HsmError> {
-        todo!()
+        Ok(self.database()?.groups.values().collect())
     }
 
     /// One group. Upper case in the label is lowered.
@@ -113,8 +146,14 @@ impl Cluster {
     /// # Errors
     /// When the label is not one, or there is no such group.
     pub fn group(&self, label: &str) -> Result<&Group, HsmError> {
-        let _ = label;
-        todo!()
+        let label = read_label(label)?;
+        self.database()?.groups.get(&label).ok_or(HsmError::NoSuchGroup(label))
+    }
+
+    fn group_mut(&mut self, label: &str) -> Result<&mut Group, HsmError> {
+        let label = read_label(label)?;
+        self.database()?;
+        self.hsm.groups.get_mut(&label).ok_or(HsmError::NoSuchGroup(label))
     }
 
     /// `POST /groups`: creates a group with these members, or nothing at all.
@@ -129,8 +168,29 @@ impl Cluster {
         exclusive_group: Option<String>,
         members: &[String],
     ) -> Result<(), HsmError> {
-        let _ = (label, description, tags, exclusive_group, members);
-        todo!()
+        let label = read_label(label)?;
+        if label.len() > LABEL_MAX {
+            return Err(HsmError::LabelTooLong);
+        }
+        if self.database()?.groups.contains_key(&label) {
+            return Err(HsmError::GroupExists);
+        }
+        let mut group = Group {
+            label: label.clone(),
+            description: description.to_owned(),
+            tags,
+            exclusive_group,
+            members: BTreeSet::new(),
+        };
+        for member in members {
+            let xname = self.known_node(member)?;
+            self.check_exclusive(&group, xname)?;
+            group.members.insert(xname);
+        }
+        let added = group.members.clone();
+        self.hsm.groups.insert(label.clone(), group);
+        self.tell_group(&label, added, BTreeSet::new());
+        Ok(())
     }
 
     /// `PATCH /groups/L`: changes what is given, and never the members.
@@ -143,8 +203,14 @@ impl Cluster {
         description: Option<String>,
         tags: Option<Vec<String>>,
     ) -> Result<(), HsmError> {
-        let _ = (label, description, tags);
-        todo!()
+        let group = self.group_mut(label)?;
+        if let Some(description) = description {
+            group.description = description;
+        }
+        if let Some(tags) = tags {
+            group.tags = tags;
+        }
+        Ok(())
     }
 
     /// `DELETE /groups/L`
@@ -152,17 +218,31 @@ impl Cluster {
     /// # Errors
     /// When the label is not one, or there is no such group.
     pub fn delete_group(&mut self, label: &str) -> Result<(), HsmError> {
-        let _ = label;
-        todo!()
+        let label = read_label(label)?;
+        self.database()?;
+        let group = self.hsm.groups.remove(&label).ok_or_else(|| HsmError::NoSuchGroup(label.clone()))?;
+        self.tell_group(&label, BTreeSet::new(), group.members);
+        Ok(())
     }
 
     /// `POST /groups/L/members`
     ///
     /// # Errors
-    /// As each [`HsmError`] says; the group is looked for first, then the xname, then the conflicts.
+    /// As each [`HsmError`] says; a malformed xname is found first, then a missing group, an unknown node, a
+    /// conflict.
     pub fn add_member(&mut self, label: &str, xname: &str) -> Result<Xname, HsmError> {
-        let _ = (label, xname);
-        todo!()
+        read_xname(xname)?;
+        let group = self.group(label)?;
+        let xname = self.known_node(xname)?;
+        if group.members.contains(&xname) {
+            return Err(HsmError::AlreadyMember);
+        }
+        self.check_exclusive(group, xname)?;
+        let group = self.group_mut(label)?;
+        group.members.insert(xname);
+        let label = group.label.clone();
+        self.tell_group(&label, [xname].into(), BTreeSet::new());
+        Ok(xname)
     }
 
     /// `DELETE /groups/L/members/X`
@@ -170,8 +250,35 @@ impl Cluster {
     /// # Errors
     /// As each [`HsmError`] says.
     pub fn remove_member(&mut self, label: &str, xname: &str) -> Result<(), HsmError> {
-        let _ = (label, xname);
-        todo!()
+        let xname = read_xname(xname)?;
+        let group = self.group_mut(label)?;
+        match xname {
+            Some(xname) if group.members.remove(&xname) => {
+                let label = group.label.clone();
+                self.tell_group(&label, BTreeSet::new(), [xname].into());
+                Ok(())
+            }
+            _ => Err(HsmError::NoSuchMember),
+        }
+    }
+
+    fn check_exclusive(&self, group: &Group, xname: Xname) -> Result<(), HsmError> {
+        let taken = group.exclusive_group.is_some()
+            && self.hsm.groups.values().any(|other| {
+                other.label != group.label
+                    && other.exclusive_group == group.exclusive_group
+                    && other.members.contains(&xname)
+            });
+        if taken { Err(HsmError::InExclusiveGroup) } else { Ok(()) }
+    }
+
+    fn known_node(&self, text: &str) -> Result<Xname, HsmError> {
+        let known = read_xname(text)?.filter(|xname| self.hsm_ix(*xname).is_some());
+        known.ok_or(HsmError::UnknownComponent)
+    }
+
+    fn hsm_ix(&self, xname: Xname) -> Option<Ix> {
+        self.by_xname.get(&xname).copied().filter(|&ix| self.node(ix).spec.in_hsm)
     }
 
     /// All components, in the order of their xnames.
@@ -179,7 +286,9 @@ impl Cluster {
     /// # Errors
     /// Only [`HsmError::DatabaseDown`].
     pub fn components(&self) -> Result<Vec<Component>, HsmError> {
-        todo!()
+        self.database()?;
+        let nodes = self.by_xname.values().map(|&ix| self.node(ix));
+        Ok(nodes.filter(|node| node.spec.in_hsm).map(Node::to_hsm).collect())
     }
 
     /// One component; `None` when HSM does not know it.
@@ -187,8 +296,14 @@ impl Cluster {
     /// # Errors
     /// Only [`HsmError::DatabaseDown`].
     pub fn component(&self, xname: Xname) -> Result<Option<Component>, HsmError> {
-        let _ = xname;
-        todo!()
+        self.database()?;
+        Ok(self.hsm_ix(xname).map(|ix| self.node(ix).to_hsm()))
+    }
+
+    fn component_spec(&mut self, xname: Xname) -> Result<&mut Node, HsmError> {
+        self.database()?;
+        let ix = self.hsm_ix(xname).ok_or(HsmError::UnknownComponent)?;
+        Ok(self.node_mut(ix))
     }
 
     /// Locks or unlocks a component.
@@ -196,8 +311,8 @@ impl Cluster {
     /// # Errors
     /// When HSM does not know it.
     pub fn set_locked(&mut self, xname: Xname, locked: bool) -> Result<(), HsmError> {
-        let _ = (xname, locked);
-        todo!()
+        self.component_spec(xname)?.spec.locked = locked;
+        Ok(())
     }
 
     /// Enables or disables a component.
@@ -205,8 +320,8 @@ impl Cluster {
     /// # Errors
     /// When HSM does not know it.
     pub fn set_enabled(&mut self, xname: Xname, enabled: bool) -> Result<(), HsmError> {
-        let _ = (xname, enabled);
-        todo!()
+        self.component_spec(xname)?.spec.enabled = enabled;
+        Ok(())
     }
 
     /// Deletes a component, which takes it out of every group.
@@ -214,7 +329,74 @@ impl Cluster {
     /// # Errors
     /// When HSM does not know it.
     pub fn delete_component(&mut self, xname: Xname) -> Result<(), HsmError> {
-        let _ = xname;
-        todo!()
+        self.component_spec(xname)?.spec.in_hsm = false;
+        let groups = self.hsm.groups.values_mut();
+        let left: Vec<String> =
+            groups.filter_map(|group| group.members.remove(&xname).then(|| group.label.clone())).collect();
+        for label in left {
+            self.tell_group(&label, BTreeSet::new(), [xname].into());
+        }
+        Ok(())
     }
+
+    /// Tells the witness of the groups as they are.
+    pub(super) fn tell_groups(&mut self) {
+        let groups: Vec<_> = self.hsm.groups.values().map(|g| (g.label.clone(), g.members.clone())).collect();
+        for (label, members) in groups {
+            self.tell_group(&label, members, BTreeSet::new());
+        }
+    }
+
+    fn tell_group(&mut self, label: &str, added: BTreeSet<Xname>, removed: BTreeSet<Xname>) {
+        // Every label that `read_label` lets through is one, but for `.` and `..`, of which nobody can be told.
+        if let Ok(label) = GroupLabel::new(label)
+            && !(added.is_empty() && removed.is_empty())
+        {
+            self.tell(What::GroupChanged { label, added, removed });
+        }
+    }
+}
+
+impl Node {
+    fn to_hsm(&self) -> Component {
+        Component {
+            xname: self.spec.xname,
+            state: match self.hardware.power {
+                Power::On => "Ready",
+                Power::Booting => "On",
+                Power::Off => "Off",
+            },
+            enabled: self.spec.enabled,
+            locked: self.spec.locked,
+            role: self.spec.role.clone(),
+            nid: self.spec.nid,
+            arch: self.spec.arch.clone(),
+        }
+    }
+}
+
+fn read_label(text: &str) -> Result<String, HsmError> {
+    let label = text.to_ascii_lowercase();
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-:._".contains(c);
+    if label.is_empty() || !label.chars().all(good) {
+        return Err(HsmError::BadLabel);
+    }
+    Ok(label)
+}
+
+/// Reads the xname of a node; `None` for one of another kind of component, which the model has none of.
+fn read_xname(text: &str) -> Result<Option<Xname>, HsmError> {
+    if let Ok(xname) = Xname::new(text) {
+        return Ok(Some(xname));
+    }
+    // Letters and numbers in turn, such as x1000c0s0b0 (a BMC) or x1000c0r7 (a switch).
+    let mut rest = text;
+    while let Some(after) = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()) {
+        let tail = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        if tail.len() == after.len() {
+            break;
+        }
+        rest = tail;
+    }
+    if rest.is_empty() && text.starts_with(['x', 'X']) { Ok(None) } else { Err(HsmError::MalformedXname) }
 }

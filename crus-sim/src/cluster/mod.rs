@@ -21,16 +21,30 @@
 //! real one does; with [`BootEnd::Reported`](crate::config::BootEnd::Reported) it waits for
 //! [`Cluster::node_booted`].
 
+mod boot;
 pub mod bos;
 pub mod hsm;
+mod jobs;
+mod limit;
+mod power;
+mod queue;
 pub mod slurm;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crus_core::check::Fact;
+use crus_core::check::{Fact, What};
 use crus_core::{NodeName, Time, Xname};
 
-use crate::config::{BootBehaviour, ClusterConfig};
+use self::boot::Component;
+use self::bos::Bos;
+use self::hsm::Hsm;
+use self::jobs::Jobs;
+use self::power::Hardware;
+use self::queue::{Event, Ix, Queue};
+use self::slurm::{Controller, SlurmNode, Update};
+use crate::config::{BootBehaviour, ClusterConfig, Held, NodeSpec, Span};
+use crate::rng::Rng;
 
 /// A cluster that several parts of a program look at.
 pub type SharedCluster = Arc<Mutex<Cluster>>;
@@ -61,18 +75,99 @@ pub enum PowerEvent {
     },
 }
 
+/// The random numbers, a stream for each purpose.
+#[derive(Debug)]
+struct Draws {
+    jobs: Rng,
+    boots: Rng,
+    slurm: Rng,
+}
+
+/// One node, in all its aspects.
+#[derive(Debug)]
+struct Node {
+    spec: NodeSpec,
+    hardware: Hardware,
+    slurm: SlurmNode,
+    component: Component,
+}
+
 /// The model of a cluster.
 #[derive(Debug)]
 pub struct Cluster {
     config: ClusterConfig,
     now: Time,
+    queue: Queue,
+    draws: Draws,
+    nodes: Vec<Node>,
+    by_xname: BTreeMap<Xname, Ix>,
+    by_name: BTreeMap<NodeName, Ix>,
+    controller: Controller,
+    jobs: Jobs,
+    hsm: Hsm,
+    bos: Bos,
+    facts: Vec<Fact>,
+    power_events: Vec<PowerEvent>,
 }
 
 impl Cluster {
     /// A cluster at its start. Everything drawn follows from the seed.
     pub fn new(config: ClusterConfig, seed: u64) -> Self {
-        let _ = seed;
-        Cluster { now: config.start, config }
+        let mut draws = Draws { jobs: Rng::new(seed, 1), boots: Rng::new(seed, 2), slurm: Rng::new(seed, 3) };
+        let nodes: Vec<Node> = config
+            .nodes
+            .iter()
+            .map(|spec| {
+                // Up for an hour to thirty days.
+                let up_ms = draws.boots.between(3_600_000, 30 * 24 * 3_600_000);
+                let hardware = Hardware::up_since(config.start - up_ms);
+                Node {
+                    spec: spec.clone(),
+                    slurm: SlurmNode::in_service(&hardware, config.start),
+                    component: Component::new(config.start),
+                    hardware,
+                }
+            })
+            .collect();
+        let index = |ix: usize| ix as Ix;
+        let by_xname = nodes.iter().enumerate().map(|(ix, node)| (node.spec.xname, index(ix))).collect();
+        let by_name = nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(ix, node)| Some((node.spec.name.clone()?, index(ix))))
+            .collect();
+        let mut cluster = Cluster {
+            now: config.start,
+            queue: Queue::default(),
+            draws,
+            nodes,
+            by_xname,
+            by_name,
+            controller: Controller::default(),
+            jobs: Jobs::default(),
+            hsm: Hsm::new(&config.groups),
+            bos: Bos::new(&config.templates),
+            facts: Vec::new(),
+            power_events: Vec::new(),
+            config,
+        };
+        cluster.tell_groups();
+        for (xname, held) in cluster.config.held.clone() {
+            let update = match &held {
+                Held::Drained(reason) => Update::drain(reason),
+                Held::Down(reason) => Update::down(reason),
+            };
+            if let Some(&ix) = cluster.by_xname.get(&xname)
+                && cluster.nodes[ix as usize].spec.name.is_some()
+            {
+                cluster.hold(ix, &update);
+            }
+        }
+        for ix in 0..cluster.nodes.len() {
+            cluster.touch(index(ix));
+        }
+        cluster.start_workload();
+        cluster
     }
 
     /// The cluster behind a lock.
@@ -93,73 +188,90 @@ impl Cluster {
     /// Moves the time on to `time` and lets everything happen that is due by then, in order. A time in the past
     /// changes nothing.
     pub fn advance_to(&mut self, time: Time) {
+        while let Some((at, event)) = self.queue.pop_due(time) {
+            self.now = self.now.max(at);
+            self.happen(event);
+            self.start_jobs();
+        }
         self.now = self.now.max(time);
     }
 
-    /// When something happens next by itself; `None` when nothing will.
+    /// When something happens next by itself; `None` when nothing will. It may turn out that nothing does.
     pub fn next_event(&self) -> Option<Time> {
-        todo!()
+        self.queue.next()
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::JobArrives(index) => self.job_arrives(index),
+            Event::JobEnds(id) => self.job_ends(id),
+            Event::EpilogEnds(ix, id) => self.epilog_ends(ix, id),
+            Event::OsUp(ix, generation) => self.os_up(ix, generation),
+            Event::SlurmdStarts(ix, generation) => self.slurmd_starts(ix, generation),
+            Event::Answers(ix, generation) => self.slurmd_answers(ix, generation),
+            Event::Silent(ix, generation) => self.slurmd_silent(ix, generation),
+            Event::Lost(ix, generation) => self.slurmd_lost(ix, generation),
+            Event::ControllerStarts => self.start_slurmctld(),
+            Event::SessionResolves(id) => self.session_resolves(id),
+            Event::SessionRuns(id) => self.session_runs(id),
+            Event::SessionForgotten(id) => self.session_forgotten(id),
+            Event::Component(ix, action, generation) => self.component_acts(ix, action, generation),
+        }
+    }
+
+    fn plan(&mut self, after_ms: u64, event: Event) {
+        self.queue.plan(self.now + after_ms, event);
     }
 
     /// What happened since the start, or since the last [`drain_facts`](Self::drain_facts), for a witness. The
     /// state at the start is told as changes, too.
     pub fn facts(&self) -> &[Fact] {
-        todo!()
+        &self.facts
     }
 
     /// Takes the facts out.
     pub fn drain_facts(&mut self) -> Vec<Fact> {
-        todo!()
+        std::mem::take(&mut self.facts)
     }
 
-    /// Takes out what the hardware did since the last call, in order.
-    pub fn drain_power_events(&mut self) -> Vec<PowerEvent> {
-        todo!()
-    }
-
-    /// Tells BOS that a node's operating system is up: only with
-    /// [`BootEnd::Reported`](crate::config::BootEnd::Reported), and only after its [`PowerEvent::Boot`]; anything
-    /// else changes nothing. Returns whether it did.
-    pub fn node_booted(&mut self, xname: Xname) -> bool {
-        let _ = xname;
-        todo!()
+    fn tell(&mut self, what: What) {
+        if self.config.record_facts {
+            self.facts.push(Fact { at: self.now, what });
+        }
     }
 
     /// Changes what happens when BOS reboots a node from now on. Returns whether there is such a node.
     pub fn set_boot_behaviour(&mut self, xname: Xname, boot: BootBehaviour) -> bool {
-        let _ = (xname, boot);
-        todo!()
-    }
-
-    /// Cuts a node's power, as a failing part would; its jobs die. Returns whether there is such a node.
-    pub fn power_off(&mut self, xname: Xname) -> bool {
-        let _ = xname;
-        todo!()
-    }
-
-    /// Switches a node on that is off; it boots whatever its [`BootBehaviour`] says of BOS's reboots. Returns
-    /// whether there is such a node.
-    pub fn power_on(&mut self, xname: Xname) -> bool {
-        let _ = xname;
-        todo!()
+        match self.by_xname.get(&xname) {
+            Some(&ix) => {
+                self.node_mut(ix).spec.boot = boot;
+                true
+            }
+            None => false,
+        }
     }
 
     /// The node that Slurm knows by this name.
     pub fn xname_of(&self, name: &NodeName) -> Option<Xname> {
-        let _ = name;
-        todo!()
+        self.by_name.get(name).map(|&ix| self.node(ix).spec.xname)
     }
 
     /// Slurm's name of a node; `None` when Slurm does not know it.
     pub fn name_of(&self, xname: Xname) -> Option<&NodeName> {
-        let _ = xname;
-        todo!()
+        self.by_xname.get(&xname).and_then(|&ix| self.node(ix).spec.name.as_ref())
     }
 
-    /// The image that a node runs: the name of the session template it was last booted from, `None` for the one
-    /// from before.
-    pub fn image_of(&self, xname: Xname) -> Option<&str> {
-        let _ = xname;
-        todo!()
+    fn node(&self, ix: Ix) -> &Node {
+        &self.nodes[ix as usize]
+    }
+
+    fn node_mut(&mut self, ix: Ix) -> &mut Node {
+        &mut self.nodes[ix as usize]
+    }
+}
+
+impl Rng {
+    fn span(&mut self, span: Span) -> u64 {
+        self.between(span.min_ms, span.max_ms)
     }
 }
