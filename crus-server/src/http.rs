@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -30,6 +31,8 @@ pub struct HttpLimits {
     pub request_timeout: Duration,
     /// Until the head of a request is there; so long an idle connection is kept, too.
     pub head_timeout: Duration,
+    /// How long a client may take in nothing of an answer.
+    pub stall_timeout: Duration,
     /// How long a shutdown waits for answers under way.
     pub drain_timeout: Duration,
 }
@@ -51,7 +54,7 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &free) => accepted,
+            accepted = accept(&listener, &free, limits.stall_timeout) => accepted,
         };
         match accepted {
             Ok((stream, place)) => {
@@ -90,12 +93,15 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     free: &Arc<Semaphore>,
+    stall_timeout: Duration,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(free).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    // Answers are small and written at once: waiting to fill a packet only delays them.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "failed to set TCP_NODELAY");
+    // Answers are written at once: waiting to fill a packet only delays them.
+    let set = stream.set_nodelay(true);
+    // hyper would wait for ever for a client that reads nothing.
+    if let Err(error) = set.and_then(|()| SockRef::from(&stream).set_tcp_user_timeout(Some(stall_timeout))) {
+        debug!(%error, "failed to set the options of a connection");
     }
     Ok((stream, place))
 }

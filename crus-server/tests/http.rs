@@ -1,5 +1,5 @@
 //! The accept loop against clients that are slow, silent or many, and its shutdown.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,13 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: crus\r\n\r\n";
 const GET_AND_CLOSE: &[u8] = b"GET / HTTP/1.1\r\nhost: crus\r\nconnection: close\r\n\r\n";
 
 fn limits() -> HttpLimits {
-    HttpLimits { max_connections: 100, request_timeout: HANGS, head_timeout: HANGS, drain_timeout: HANGS }
+    HttpLimits {
+        max_connections: 100,
+        request_timeout: HANGS,
+        head_timeout: HANGS,
+        stall_timeout: HANGS,
+        drain_timeout: HANGS,
+    }
 }
 
 struct Served {
@@ -101,6 +107,18 @@ async fn a_request_that_takes_too_long_is_answered_with_a_problem() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("content-type: application/problem+json"), "{answer}");
     assert!(answer.contains("was not finished within 0.05 s"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_not_waited_for() {
+    // More than the buffers of both ends can hold.
+    let router = Router::new().route("/", get(async || vec![b'.'; 64 << 20]));
+    let impatient = HttpLimits { stall_timeout: Duration::from_millis(100), max_connections: 1, ..limits() };
+    let served = Served::new(router, impatient).await;
+    let _reads_nothing = served.connect(GET).await;
+    // The only place is free again once the first connection was given up.
+    let mut second = served.connect(GET).await;
+    timeout(HANGS, second.read_u8()).await.expect("an answer begins").unwrap();
 }
 
 #[tokio::test]
