@@ -101,3 +101,71 @@ pub enum WorkloadManager {
     /// Slurm.
     Slurm,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crus_core::{Limits, Spec, Time};
+
+    fn session() -> Session {
+        let spec = Spec {
+            starting: "Nodes".parse().unwrap(),
+            upgrading: "upgrading".parse().unwrap(),
+            failed: "failed".parse().unwrap(),
+            step_size: NonZeroU32::MIN,
+            template: "Image".parse().unwrap(),
+        };
+        Session::new(UpgradeId(uuid::Uuid::nil()), spec, "1.2.3", Limits::default(), Time(0))
+    }
+
+    fn in_phase(phase: Phase) -> Session {
+        let mut session = session();
+        session.head.phase = phase;
+        session
+    }
+
+    fn shown(session: &Session) -> (SessionState, bool) {
+        let status = SessionStatus::of(session);
+        (status.state, status.completed)
+    }
+
+    #[test]
+    fn a_session_works_from_its_creation_until_it_is_done() {
+        assert_eq!(shown(&in_phase(Phase::Created)), (SessionState::Updating, false));
+        assert_eq!(shown(&in_phase(Phase::Rolling)), (SessionState::Updating, false));
+        assert_eq!(shown(&in_phase(Phase::Done)), (SessionState::Ready, true));
+    }
+
+    #[test]
+    fn a_session_that_waits_for_another_one_is_created() {
+        let mut session = session();
+        session.known.blocked = Some((Time(1), "Waiting for session x".into()));
+        assert_eq!(shown(&session), (SessionState::Created, false));
+    }
+
+    #[test]
+    fn a_session_to_be_deleted_is_deleting_whatever_else_it_is() {
+        for phase in [Phase::Created, Phase::Rolling, Phase::Done] {
+            let mut session = in_phase(phase);
+            session.known.blocked = Some((Time(1), "Waiting for session x".into()));
+            session.head.deletion = Some(Time(2));
+            assert_eq!(shown(&session), (SessionState::Deleting, phase == Phase::Done));
+        }
+    }
+
+    #[test]
+    fn a_status_holds_what_the_session_does_and_can_be_read_back() {
+        let mut session = session();
+        session.messages = vec!["one".into(), "two".into()];
+        let status = SessionStatus::of(&session);
+        let text = serde_json::to_string(&status).unwrap();
+        let whole = concat!(
+            r#"{"api_version":"1.2.3","completed":false,"failed_label":"failed","#,
+            r#""kind":"ComputeUpgradeSession","messages":["one","two"],"starting_label":"nodes","#,
+            r#""state":"UPDATING","upgrade_id":"00000000-0000-0000-0000-000000000000","upgrade_step_size":1,"#,
+            r#""upgrade_template_id":"Image","upgrading_label":"upgrading","workload_manager_type":"slurm"}"#,
+        );
+        assert_eq!(text, whole);
+        assert_eq!(serde_json::from_str::<SessionStatus>(&text).unwrap(), status);
+    }
+}

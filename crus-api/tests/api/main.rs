@@ -1,0 +1,12 @@
+//! The contract, as scenarios. The router is called without a socket, and every answer, whatever the scenario
+//! is about, is held against the OpenAPI document (see [`document`]).
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+mod agreement;
+mod arbitrary;
+mod contract;
+mod document;
+mod schema;
+mod service;
+mod validation;
