@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody as _, to_bytes};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get};
 use crus_core::UpgradeId;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 use serde_json::json;
 use tracing::{error, warn};
@@ -36,6 +36,9 @@ impl Default for ApiLimits {
         ApiLimits { max_body_bytes: 64 * 1024 }
     }
 }
+
+/// A body that is too long is read on until it is so many times as long as it may be.
+const READ_ON: usize = 64;
 
 /// The contract as an OpenAPI document.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -73,8 +76,9 @@ fn path(allow: &'static str, methods: MethodRouter<Api>) -> MethodRouter<Api> {
 // ---- the operations ---------------------------------------------------------------------------------------
 
 async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
-    check_is_json(request.headers())?;
-    let body = read(request.into_body(), api.limits.max_body_bytes).await?;
+    let (head, body) = request.into_parts();
+    let body = read(body, api.limits.max_body_bytes).await?;
+    check_is_json(&head.headers)?;
     let spec = request::spec(&body)?;
     let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
     Ok(answer(StatusCode::CREATED, JSON, &*status))
@@ -147,15 +151,27 @@ fn check_is_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Reads the whole body, and no more than `limit` bytes of it.
-async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, Problem> {
-    if body.size_hint().lower() > limit as u64 {
+/// Reads the whole body, and keeps no more than `limit` bytes of it.
+///
+/// One that is too long is read all the same, up to a point: a client whose connection is closed while it
+/// still sends may never see the answer.
+async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+    let patience = limit.saturating_mul(READ_ON);
+    if body.size_hint().lower() > patience as u64 {
         return Err(Problem::too_large(limit));
     }
-    to_bytes(body, limit).await.map_err(|error| {
-        let too_large = std::error::Error::source(&error).is_some_and(|cause| cause.is::<LengthLimitError>());
-        if too_large { Problem::too_large(limit) } else { Problem::cut_short() }
-    })
+    let mut kept = Vec::new();
+    let mut length = 0usize;
+    while length <= patience
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(data) = frame.map_err(|_| Problem::cut_short())?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            kept.extend_from_slice(&data);
+        }
+    }
+    if length <= limit { Ok(kept) } else { Err(Problem::too_large(limit)) }
 }
 
 /// What the log is told; the caller is told less.

@@ -1,10 +1,13 @@
 //! The operations, line by line, and what every path has in common.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::body::Body;
 use crus_api::ServiceError;
 use crus_core::UpgradeId;
 use crus_core::ports::StoreError;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
 use crate::service::{Api, example, example_with, request};
@@ -260,6 +263,26 @@ fn a_body_may_be_64_kib_long_and_no_longer() {
     for answer in [api.post(long_body(LIMIT + 1)), api.post(chunked(&long_body(LIMIT + 1)))] {
         assert_eq!(answer.expect(413).detail(), "The body is too long. It may have 65536 bytes.");
     }
+}
+
+/// Read to its end, so that the client comes to see the answer; but not for ever.
+#[test]
+fn a_body_that_is_too_long_is_read_on_within_reason() {
+    let api = Api::new();
+    let read = Arc::new(AtomicUsize::new(0));
+    let of_mib = |mib: usize| {
+        let read = Arc::clone(&read);
+        let chunks = stream::iter(0..mib).map(move |_| {
+            read.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![b' '; 1 << 20])
+        });
+        Body::from_stream(chunks)
+    };
+    api.post(of_mib(3)).expect(413);
+    assert_eq!(read.swap(0, Ordering::Relaxed), 3);
+    api.post(of_mib(usize::MAX)).expect(413);
+    assert_eq!(read.load(Ordering::Relaxed), 5);
+    api.post(long_body(5 << 20)).expect(413);
 }
 
 #[test]
