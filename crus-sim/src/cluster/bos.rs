@@ -133,13 +133,13 @@ pub enum BosError {
     #[error("{0}")]
     BadRequest(String),
     /// There is no such session.
-    #[error("Session {0} could not be found")]
+    #[error("Session '{0}' does not exist")]
     NoSuchSession(String),
     /// There is no such session template.
-    #[error("Session template {0} could not be found")]
+    #[error("Session template '{0}' does not exist")]
     NoSuchTemplate(String),
     /// There is no such component.
-    #[error("Component {0} could not be found")]
+    #[error("Component '{0}' does not exist")]
     NoSuchComponent(String),
 }
 

@@ -54,7 +54,7 @@ pub enum HsmError {
     #[error("failed to query DB.")]
     LabelTooLong,
     /// A label that is not `^[-a-z0-9:._]+$`.
-    #[error("invalid group label")]
+    #[error("Invalid group label.")]
     BadLabel,
     /// There is no group of this label.
     #[error("No such group: {0}")]
