@@ -1,0 +1,81 @@
+//! Why a lab did not do what it was asked to.
+
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::ports::MAX_NODES;
+
+/// Why a lab did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// Programs are not installed; says which, and how to get them.
+    #[error("failed to find {0}")]
+    Missing(String),
+    /// [`LabConfig::nodes`] is out of range.
+    #[error("failed to make a lab of {nodes} nodes: must be 1 to {MAX_NODES}")]
+    Size {
+        /// What was asked for.
+        nodes: usize,
+    },
+    /// No block of ports was free.
+    #[error("failed to find {0} free ports in a row on 127.0.0.1")]
+    NoPorts(usize),
+    /// The operating system would not do it.
+    #[error("failed to {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// A daemon ended by itself.
+    #[error("failed to keep {daemon} running: it ended by itself; its last words:\n{log}")]
+    Ended {
+        /// Which.
+        daemon: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// One of Slurm's programs failed.
+    #[error("failed to run `{command}` ({status}): {stderr}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// Something waited for did not happen in time.
+    #[error("failed to see {what} within {} s; {detail}", limit.as_secs())]
+    TimedOut {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        limit: Duration,
+        /// How it stood at the end.
+        detail: String,
+    },
+    /// A name that is no node or daemon of this lab, or not in the state that the call needs.
+    #[error("failed to {what} {name}: {why}")]
+    NotNow {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        name: String,
+        /// Why not.
+        why: &'static str,
+    },
+}
+
+/// Names what was tried when the operating system refuses.
+pub(super) trait Trying<T> {
+    fn trying(self, what: impl FnOnce() -> String) -> Result<T, LabError>;
+}
+
+impl<T> Trying<T> for io::Result<T> {
+    fn trying(self, what: impl FnOnce() -> String) -> Result<T, LabError> {
+        self.map_err(|source| LabError::Io { what: what(), source })
+    }
+}
