@@ -284,7 +284,8 @@ impl Machine<'_> {
         self.s.head.phase = Phase::Rolling;
         self.events.push(Event::Phase(Phase::Rolling));
         self.enter(Stage::Starting);
-        self.tell_failures();
+        let failed = self.s.head.batch.clone();
+        self.tell_failures(&failed);
     }
 
     // ---- STARTING -----------------------------------------------------------------------------------
@@ -323,6 +324,7 @@ impl Machine<'_> {
             self.s.head.batch.clone_from(&gone);
             self.events.push(Event::Head);
             self.fail(&gone, |_| Failure::UnknownToWlm);
+            self.tell_failures(&gone);
             return true;
         }
         let looks: Option<Vec<(usize, WlmNode)>> = chosen
@@ -372,6 +374,7 @@ impl Machine<'_> {
         if !gone.is_empty() || !late.is_empty() {
             self.fail(&gone, |_| Failure::UnknownToWlm);
             self.fail(&late, |_| Failure::DrainTimedOut);
+            self.tell_failures(&[gone, late].concat());
             return true;
         }
         if draining.is_empty() && self.s.batch_in(|state| *state == NodeState::Quiesced).is_empty() {
@@ -474,12 +477,14 @@ impl Machine<'_> {
         self.welcome_back();
         let late = self.s.batch_in(|state| *state == NodeState::Returning);
         if !late.is_empty() {
-            if self.now < self.s.head.stage_since + self.s.limits.return_timeout_ms {
+            let waited = self.s.known.waited.map_or(0, |(_, waited)| waited);
+            if waited < self.s.limits.return_timeout_ms {
                 return false;
             }
             let states: BTreeMap<usize, String> =
                 late.iter().map(|&i| (i, self.s.describe_return(i))).collect();
             self.fail(&late, |i| Failure::ReturnTimedOut(states.get(&i).cloned().unwrap_or_default()));
+            self.tell_failures(&late);
         }
         if self.s.head.deletion.is_none() {
             let step = self.s.head.step;
@@ -561,6 +566,7 @@ impl Machine<'_> {
     fn enter(&mut self, stage: Stage) {
         self.s.head.stage = stage;
         self.s.head.stage_since = self.now;
+        self.s.known.waited = None;
         self.events.push(Event::Stage { step: self.s.head.step, stage });
     }
 
@@ -607,17 +613,11 @@ impl Machine<'_> {
                 node.state = NodeState::Failed(failure);
             });
         }
-        self.tell_failures_of(nodes);
-    }
-
-    fn tell_failures(&mut self) {
-        let nodes = self.s.head.batch.clone();
-        self.tell_failures_of(&nodes);
     }
 
     /// One message for all nodes that failed for the same reason, so that messages grow with what happens
     /// and not with the number of nodes.
-    fn tell_failures_of(&mut self, nodes: &[usize]) {
+    fn tell_failures(&mut self, nodes: &[usize]) {
         let mut reasons: Vec<(Failure, Vec<Xname>)> = Vec::new();
         for &i in nodes {
             let node = &self.s.nodes[i];
@@ -639,7 +639,9 @@ impl Machine<'_> {
 
     /// Says what is missing, once, when something is (P9).
     fn note_condition(&mut self) {
-        if !self.s.known.troubles.is_empty() {
+        // A call that failed may turn out to have worked: its trouble is over once everything was looked at
+        // and nobody needs the call any more.
+        if !self.s.known.troubles.is_empty() && outstanding(self.s, self.now).is_empty() {
             let needed = agenda::needed_kinds(self.s, self.now);
             self.s.known.troubles.retain(|kind, _| needed.contains(kind));
         }

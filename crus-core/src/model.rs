@@ -447,6 +447,9 @@ pub struct Known {
     pub missing: BTreeMap<NodeName, Time>,
     /// The jobs, and when they were looked at.
     pub jobs: Option<(Time, Vec<Job>)>,
+    /// For how long nodes were seen not to be back, and until when. Time in which nobody could look, because
+    /// the service or the workload manager was down, does not count.
+    pub waited: Option<(Time, u64)>,
     /// The boot session of this step, and when it was looked at.
     pub boot: Option<(Time, SeenBoot)>,
     /// Since when BOS does not show a boot session that it did show.

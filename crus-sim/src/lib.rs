@@ -8,6 +8,7 @@
 //! - [`ports`]: the model behind the ports of `crus-core`, in-process, with every call counted.
 //! - [`store`]: sessions in memory, as serialised parts.
 //! - [`faults`]: decorators that make any port fail as real ones do.
+//! - [`world`]: sessions on such a cluster in virtual time, every promise checked after every step.
 //! - [`http`] and [`stand_in`]: the model as the servers and programs that the real clients talk to.
 //! - [`slurm_lab`]: a real Slurm on this host, for tests.
 //!
@@ -23,6 +24,7 @@ pub mod slurm_lab;
 pub mod stand_in;
 pub mod store;
 pub mod workload;
+pub mod world;
 
 pub use cluster::{Cluster, SharedCluster};
 pub use config::ClusterConfig;

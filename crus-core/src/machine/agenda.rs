@@ -57,15 +57,9 @@ fn agenda(s: &Session, now: Time) -> Vec<(Time, Effect)> {
     a.finish()
 }
 
-/// The moments at which patience ends.
+/// The moments at which patience with draining nodes ends; with booting and returning ones it ends at a look.
 fn deadlines(s: &Session) -> impl Iterator<Item = Time> + '_ {
-    let limits = &s.limits;
-    let draining = s.batch().filter(|node| node.state == NodeState::Draining);
-    let drain = draining.filter_map(|node| s.drain_deadline(node)).min();
-    let begun = s.head.boot.as_ref().and_then(|boot| boot.begun);
-    let boot = begun.filter(|_| s.head.stage == Stage::Booting).map(|at| at + limits.boot_timeout_ms);
-    let back = (s.head.stage == Stage::WlmWaiting).then(|| s.head.stage_since + limits.return_timeout_ms);
-    drain.into_iter().chain(boot).chain(back)
+    s.batch().filter(|node| node.state == NodeState::Draining).filter_map(|node| s.drain_deadline(node))
 }
 
 struct Agenda<'a> {

@@ -87,12 +87,20 @@ impl Machine<'_> {
         let late = self.s.batch_in(|state| *state == NodeState::Rebooting);
         if !late.is_empty() {
             let begun = self.s.head.boot.as_ref().and_then(|boot| boot.begun).unwrap_or(Time(0));
-            if self.now < begun + self.s.limits.boot_timeout_ms {
+            // Time is up when a look after that moment shows so: BOS may have been out of reach.
+            let looked = self.s.known.boot.as_ref().map_or(Time(0), |(at, _)| *at);
+            if looked < begun + self.s.limits.boot_timeout_ms {
                 return false;
             }
             self.fail(&late, |_| Failure::BootTimedOut);
         }
         self.say(messages::boot_completed(self.s.head.step));
+        // Told once for all, though BOS gives nodes up one by one.
+        let in_boot = |failure: &Failure| {
+            !matches!(failure, Failure::DrainTimedOut | Failure::UnknownToWlm | Failure::UnknownToHsm)
+        };
+        let failed = self.s.batch_in(|state| matches!(state, NodeState::Failed(f) if in_boot(f)));
+        self.tell_failures(&failed);
         self.enter(Stage::Booted);
         true
     }

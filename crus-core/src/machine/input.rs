@@ -50,6 +50,11 @@ impl Machine<'_> {
                     }
                     known.wlm.insert(name, (at, node));
                 }
+                if self.s.head.stage == Stage::WlmWaiting {
+                    let (last, waited) = known.waited.unwrap_or((at, 0));
+                    let watched = at.since(last).min(2 * self.s.limits.poll_ms);
+                    known.waited = Some((at, waited + watched));
+                }
                 if self.s.head.stage != Stage::Starting {
                     // Jobs count for the last look only if they were looked at after the nodes. Times may
                     // be equal, so this cannot be told from them.
