@@ -29,6 +29,7 @@ mod limit;
 mod power;
 mod queue;
 pub mod slurm;
+mod slurmd;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +43,8 @@ use self::hsm::Hsm;
 use self::jobs::Jobs;
 use self::power::Hardware;
 use self::queue::{Event, Ix, Queue};
-use self::slurm::{Controller, SlurmNode, Update};
+use self::slurm::{Controller, Update};
+use self::slurmd::SlurmNode;
 use crate::config::{BootBehaviour, ClusterConfig, Held, NodeSpec, Span};
 use crate::rng::Rng;
 
