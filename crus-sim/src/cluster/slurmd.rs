@@ -106,7 +106,6 @@ impl SlurmNode {
     pub(super) fn ask_again(&mut self, now: WlmTime) {
         self.silent = true;
         self.boot_time = None;
-        self.slurmd_start_time = None;
         self.last_response = now;
     }
 }

@@ -147,6 +147,8 @@ fn resume_exits_0_long_before_the_node_is_in_service() {
     let seen = cluster.seen(1);
     assert_eq!((seen.state().as_str(), seen.boot_time), ("IDLE+NOT_RESPONDING", None));
     assert!(!seen.is_in_service());
+    let record = cluster.show_nodes(&[name(1)]).unwrap().nodes.remove(0);
+    assert!(record.slurmd_start_time.is_some(), "only the boot is forgotten");
     let after = cluster.until("in service", 5_100, |c| c.seen(1).is_in_service());
     assert!(after >= 500, "{after}");
     assert!(cluster.seen(1).boot_time.is_some());
