@@ -12,6 +12,7 @@ use crus_core::model::{NodeState, Phase, Session, Stage};
 use crus_core::ports::{Revision, SessionStore, StoreError};
 use crus_core::{Time, Xname};
 use crus_server::store::{OpenError, RedbStore};
+use crus_sim::store::MemoryStore;
 use uuid::Uuid;
 
 fn session() -> Session {
@@ -45,6 +46,7 @@ async fn conforms(store: &dyn SessionStore) {
     keeps_what_was_created(store).await;
     stores_what_the_events_name(store).await;
     refuses_a_stale_revision(store).await;
+    refuses_what_would_leave_a_gap(store).await;
     keeps_orders_beside_the_session(store).await;
     removes_everything(store).await;
 }
@@ -111,6 +113,19 @@ async fn refuses_a_stale_revision(store: &dyn SessionStore) {
     assert_eq!(store.load(id).await, Ok(None));
 }
 
+async fn refuses_what_would_leave_a_gap(store: &dyn SessionStore) {
+    let mut session = session();
+    let first = store.create(&session).await.unwrap();
+    let before = session.clone();
+    session.head.step = 1;
+    session.messages = vec!["first".into(), "second".into()];
+    let refused = store.save(&session, &[Event::Head, Event::Message(1)], first).await;
+    assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
+    let refused = store.save(&session, &[Event::Node(0)], first).await;
+    assert!(matches!(refused, Err(StoreError::Failed(_))), "there is no such node: {refused:?}");
+    assert_eq!(load(store, session.head.id).await, (before, first), "nothing of it was stored");
+}
+
 async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
     let session = session();
     let id = session.head.id;
@@ -145,6 +160,11 @@ async fn removes_everything(store: &dyn SessionStore) {
     let bare = Session { nodes: Vec::new(), messages: Vec::new(), ..removed };
     store.create(&bare).await.unwrap();
     assert_eq!(load(store, id).await.0, bare, "nothing of the old one is left under its id");
+}
+
+#[tokio::test]
+async fn the_store_in_memory_conforms() {
+    conforms(&MemoryStore::default()).await;
 }
 
 #[tokio::test]

@@ -85,11 +85,14 @@ impl Runner {
                 }
                 Err(error) => return Left::ToReload(error),
             };
-            self.pause = FIRST_PAUSE;
             match next {
                 // Others get their turn, however much there is to do.
                 Next::Now => tokio::task::yield_now().await,
-                Next::At(time) => self.sleep_until(time).await,
+                Next::At(time) => {
+                    // It got as far as it can for now: what failed before is overcome.
+                    self.pause = FIRST_PAUSE;
+                    self.sleep_until(time).await;
+                }
                 Next::Finished if self.shared.board.rest(self.id) => {
                     info!("session done");
                     return Left::ForGood;

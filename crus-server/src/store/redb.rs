@@ -16,7 +16,8 @@ use crus_core::machine::Event;
 use crus_core::model::{Known, Limits, Node, Session, UpgradeId};
 use crus_core::ports::{Revision, SessionStore, StoreError};
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    TableHandle,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -306,16 +307,28 @@ impl Parts {
         if let Some(head) = &self.head {
             writing.open_table(HEADS)?.insert(id, head.as_slice())?;
         }
-        let mut nodes = writing.open_table(NODES)?;
-        for (index, node) in &self.nodes {
-            nodes.insert((id, *index), node.as_slice())?;
-        }
-        let mut messages = writing.open_table(MESSAGES)?;
-        for (index, message) in &self.messages {
-            messages.insert((id, *index), message.as_str())?;
-        }
-        Ok(())
+        let nodes = self.nodes.iter().map(|(index, node)| (*index, node.as_slice()));
+        put(&mut writing.open_table(NODES)?, id, nodes)?;
+        let messages = self.messages.iter().map(|(index, message)| (*index, message.as_str()));
+        put(&mut writing.open_table(MESSAGES)?, id, messages)
     }
+}
+
+/// Replaces or appends values, in the order of their indices. What would leave a gap is refused: the session could not
+/// be read again.
+fn put<'a, V: redb::Value + 'static>(
+    table: &mut Table<'_, (u128, u32), V>,
+    id: u128,
+    values: impl Iterator<Item = (u32, V::SelfType<'a>)>,
+) -> Result<(), Trouble> {
+    for (index, value) in values {
+        let is_new = table.insert((id, index), value)?.is_none();
+        if is_new && index > 0 && table.get((id, index - 1))?.is_none() {
+            let text = format!("{} {index} would leave a gap", table.name());
+            return Err(Trouble::Told(StoreError::Failed(text)));
+        }
+    }
+    Ok(())
 }
 
 fn position(index: usize) -> Result<u32, StoreError> {
