@@ -1,0 +1,7 @@
+//! `scontrol` and `squeue` of a simulated cluster: see [`crus_sim::stand_in`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    crus_sim::stand_in::main(std::env::args_os())
+}
