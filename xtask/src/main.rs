@@ -1,3 +1,54 @@
-//! stub
+//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`.
 
-fn main() {}
+mod bench;
+mod cargo;
+mod layers;
+mod peers;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run everything that must pass: format, layers, clippy, all tests, docs.
+    ///
+    /// Tests talk to a real Slurm. Where it is missing, it is installed by apt-get, given root or a sudo that
+    /// asks for no password.
+    Test {
+        /// Leave out the tests against real servers, and need none.
+        #[arg(long)]
+        no_peers: bool,
+    },
+    /// Check which crate depends on what.
+    Layers,
+    /// Run the benchmarks.
+    Bench {
+        /// Only those whose name contains this.
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test { no_peers } => test::run(no_peers),
+        Task::Layers => layers::run(),
+        Task::Bench { filter } => bench::run(filter.as_deref()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `cargo xtask test`: everything that must pass, cheap things first, up to the first failure.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{cargo, layers, peers};
+
+/// The variable by which a test knows that real servers are not wanted.
+const NO_PEERS: (&str, &str) = ("CRUS_NO_PEERS", "1");
+
+struct Step {
+    name: &'static str,
+    run: Box<dyn Fn() -> Result<()>>,
+}
+
+/// Runs the steps.
+pub(crate) fn run(no_peers: bool) -> Result<()> {
+    let outcome = run_all(&steps(no_peers));
+    println!("\n{}", outcome.summary());
+    if no_peers {
+        println!("left out, as asked: the tests named real_slurm_* and all others that need a real server");
+    }
+    match outcome.failure {
+        None => Ok(()),
+        Some((step, error)) => Err(error.context(format!("failed at the step `{step}`"))),
+    }
+}
+
+fn steps(no_peers: bool) -> Vec<Step> {
+    let mut steps = vec![Step { name: "toolchain", run: Box::new(check_toolchain) }];
+    if !no_peers {
+        steps.push(Step { name: "peers", run: Box::new(peers::ensure_installed) });
+    }
+    let cargo_step = |name, args: &'static [&'static str], envs: &'static [(&str, &str)]| Step {
+        name,
+        run: Box::new(move || run_cargo(args, envs)),
+    };
+    steps.extend([
+        cargo_step("format", &["fmt", "--all", "--check"], &[]),
+        Step { name: "layers", run: Box::new(layers::run) },
+        cargo_step(
+            "clippy",
+            &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+            &[],
+        ),
+        cargo_step(
+            "tests",
+            &["test", "--workspace", "--all-features"],
+            if no_peers { &[NO_PEERS] } else { &[] },
+        ),
+        cargo_step(
+            "docs",
+            &["doc", "--workspace", "--all-features", "--no-deps"],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        ),
+    ]);
+    steps
+}
+
+/// What a minimal installation of Rust lacks, before anything stumbles over it.
+fn check_toolchain() -> Result<()> {
+    for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        let there = cargo::command(&[subcommand, "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        ensure!(there, "failed to find `cargo {subcommand}`; get it with: rustup component add {component}");
+    }
+    // The TLS library holds C and assembly.
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let there = Command::new(&compiler).arg("--version").output().is_ok_and(|out| out.status.success());
+    let name = compiler.display();
+    ensure!(there, "failed to run the C compiler `{name}`; on Debian: apt-get install gcc libc6-dev");
+    println!("cargo fmt, cargo clippy, {name}: there");
+    Ok(())
+}
+
+fn run_cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
+    let line = format!("cargo {}", args.join(" "));
+    println!("$ {line}");
+    let status = cargo::command(args)
+        .envs(envs.iter().copied())
+        .status()
+        .with_context(|| format!("failed to run `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// How the steps went: those that ran with the time each took, the one that failed, those not reached.
+#[derive(Default)]
+struct Outcome {
+    passed: Vec<(&'static str, Duration)>,
+    failure: Option<(&'static str, anyhow::Error)>,
+    not_run: Vec<&'static str>,
+}
+
+fn run_all(steps: &[Step]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for step in steps {
+        if outcome.failure.is_some() {
+            outcome.not_run.push(step.name);
+            continue;
+        }
+        println!("\n== {}", step.name);
+        let begin = Instant::now();
+        match (step.run)() {
+            Ok(()) => {
+                let took = begin.elapsed();
+                println!("== {}: ok, {:.1} s", step.name, took.as_secs_f64());
+                outcome.passed.push((step.name, took));
+            }
+            Err(error) => outcome.failure = Some((step.name, error)),
+        }
+    }
+    outcome
+}
+
+impl Outcome {
+    fn summary(&self) -> String {
+        let mut lines: Vec<String> = self
+            .passed
+            .iter()
+            .map(|(name, took)| format!("  {name:<10} ok {:>8.1} s", took.as_secs_f64()))
+            .collect();
+        lines.extend(self.failure.iter().map(|(name, _)| format!("  {name:<10} FAILED")));
+        lines.extend(self.not_run.iter().map(|name| format!("  {name:<10} not run")));
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn the_first_failure_ends_the_run_and_is_named() {
+        let reached = Rc::new(Cell::new(false));
+        let seen = reached.clone();
+        let outcome = run_all(&[
+            Step { name: "one", run: Box::new(|| Ok(())) },
+            Step { name: "two", run: Box::new(|| bail!("it broke")) },
+            Step {
+                name: "three",
+                run: Box::new(move || {
+                    seen.set(true);
+                    Ok(())
+                }),
+            },
+        ]);
+        assert!(!reached.get());
+        assert_eq!(outcome.failure.as_ref().unwrap().0, "two");
+        let words: Vec<String> =
+            outcome.summary().lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+        assert_eq!(words, ["oneok", "twoFAILED", "threenot"]);
+    }
+
+    #[test]
+    fn real_servers_are_left_out_only_on_request() {
+        let names = |no_peers| steps(no_peers).iter().map(|step| step.name).collect::<Vec<_>>();
+        assert_eq!(names(false), ["toolchain", "peers", "format", "layers", "clippy", "tests", "docs"]);
+        assert_eq!(names(true), ["toolchain", "format", "layers", "clippy", "tests", "docs"]);
+    }
+}
