@@ -4,8 +4,10 @@
 #[path = "../tests/common/mod.rs"]
 #[expect(dead_code, clippy::unwrap_used, clippy::panic, reason = "the scenarios use the rest, and may panic")]
 mod common;
+#[path = "../tests/common/thousand.rs"]
+mod thousand;
 
-use common::thousand::{self, NODES, POLLS, STEP_SIZE};
+use thousand::{NODES, POLLS, STEP_SIZE};
 
 fn main() -> Result<(), crus_sim::world::Stuck> {
     let cost = thousand::run()?;

@@ -1,7 +1,5 @@
 //! A small cluster and a service on it, as every scenario needs them.
 
-pub(crate) mod thousand;
-
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 

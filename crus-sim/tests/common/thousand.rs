@@ -10,7 +10,7 @@ use crus_sim::config::{BosConfig, SlurmConfig, Span};
 use crus_sim::workload::{JobSpec, Wanted};
 use crus_sim::world::{Stuck, World};
 
-use super::{HOUR, SEED, cluster, name, spec, with_jobs};
+use crate::common::{HOUR, SEED, cluster, name, spec, with_jobs, xname};
 
 /// The nodes, the size of a step, and the polls that draining and returning take.
 pub(crate) const NODES: u32 = 1000;
@@ -69,7 +69,7 @@ pub(crate) fn run() -> Result<Cost, Stuck> {
         world.run_until(HOUR, |world| drains(world, id, step))?;
         world.run_for(wait_ms)?;
         let draining: Vec<u32> =
-            (1..=NODES).filter(|n| world.node(id, super::xname(*n)).is_some_and(is_draining)).collect();
+            (1..=NODES).filter(|n| world.node(id, xname(*n)).is_some_and(is_draining)).collect();
         for n in draining {
             world.cluster().end_job(n);
         }
