@@ -35,11 +35,15 @@ pub(crate) fn ensure_installed() -> Result<()> {
     println!("real Slurm: {} missing", names.join(", "));
 
     let by_hand = by_hand(&packages);
-    let Some(prefix) = rights() else { bail!("not root, and sudo wants a password.\n{by_hand}") };
+    let Some(prefix) = rights() else {
+        bail!("failed to install what is missing: not root, and no sudo without a password.\n{by_hand}")
+    };
     if find("apt-get").is_none() {
-        bail!("this is no system with apt-get.\n{by_hand}");
+        bail!("failed to install what is missing: there is no apt-get here.\n{by_hand}");
     }
-    for args in [vec!["update"], [&["install", "-y", "--no-install-recommends"], &*packages].concat()] {
+    for args in
+        [vec!["-q", "update"], [&["-q", "install", "-y", "--no-install-recommends"], &*packages].concat()]
+    {
         let mut words = prefix.clone();
         words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         words.extend(args);
