@@ -245,10 +245,10 @@ impl<P: Hsm> Hsm for Faulty<P> {
             last.map(|facts| facts.into_iter().flatten().collect())
         };
         let facts = self.call(Peer::Hsm, "facts", stale, self.inner.facts(nodes)).await?;
+        let found: BTreeMap<_, _> = facts.iter().map(|fact| (fact.xname, fact)).collect();
         let mut state = self.state();
-        for &xname in nodes {
-            let found = facts.iter().find(|fact| fact.xname == xname).cloned();
-            state.seen.facts.insert(xname, found);
+        for xname in nodes {
+            state.seen.facts.insert(*xname, found.get(xname).map(|fact| (*fact).clone()));
         }
         Ok(facts)
     }

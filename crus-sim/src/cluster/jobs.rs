@@ -252,8 +252,7 @@ impl Cluster {
                     let node = self.node(ix);
                     let free = node.spec.cpus - node.slurm.cpus.min(node.spec.cpus);
                     let fits = job.cpus.unwrap_or(node.spec.cpus) <= free
-                        && node.slurm.is_in_service()
-                        && node.slurm.epilogs.is_empty()
+                        && node.slurm.takes_jobs()
                         && node.hardware.slurmd.is_some();
                     fits.then_some(ix)
                 })

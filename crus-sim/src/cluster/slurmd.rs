@@ -84,14 +84,24 @@ impl SlurmNode {
         self.down || self.drain || self.fail
     }
 
-    pub(super) fn is_in_service(&self) -> bool {
-        !self.is_held() && !self.silent && !self.unknown
+    /// Whether its record says that it takes jobs.
+    fn is_in_service(&self) -> bool {
+        !self.is_held() && !self.silent && !self.shows_unknown()
+    }
+
+    /// Whether a job may start on it: slurmctld must have heard of it.
+    pub(super) fn takes_jobs(&self) -> bool {
+        self.is_in_service() && !self.unknown && self.epilogs.is_empty()
+    }
+
+    fn shows_unknown(&self) -> bool {
+        self.unknown && (self.hides_jobs || self.cpus == 0)
     }
 
     fn base(&self, cpus_total: u32) -> BaseState {
         if self.down {
             BaseState::Down
-        } else if self.unknown && (self.hides_jobs || self.cpus == 0) {
+        } else if self.shows_unknown() {
             BaseState::Unknown
         } else if self.cpus >= cpus_total && self.cpus > 0 {
             BaseState::Allocated
@@ -320,8 +330,7 @@ impl Cluster {
         let slurm = &node.slurm;
         let (held, in_service) = (slurm.is_held(), slurm.is_in_service());
         let reason = slurm.reason.as_ref().map(|reason| reason.text.as_str());
-        let available =
-            in_service && slurm.jobs.is_empty() && slurm.epilogs.is_empty() && node.hardware.slurmd.is_some();
+        let available = slurm.takes_jobs() && slurm.jobs.is_empty() && node.hardware.slurmd.is_some();
         let told = &slurm.witnessed;
         if (told.held, told.in_service, told.reason.as_deref()) != (held, in_service, reason) {
             let (xname, reason) = (node.spec.xname, reason.map(str::to_owned));

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails, helpers included")]
 
+mod any_order;
 mod bos;
 mod determinism;
 mod faults;
