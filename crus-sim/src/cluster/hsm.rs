@@ -262,12 +262,11 @@ impl Cluster {
         }
     }
 
+    /// Looks for a node that is not in this group in the others of its exclusive group.
     fn check_exclusive(&self, group: &Group, xname: Xname) -> Result<(), HsmError> {
         let taken = group.exclusive_group.is_some()
             && self.hsm.groups.values().any(|other| {
-                other.label != group.label
-                    && other.exclusive_group == group.exclusive_group
-                    && other.members.contains(&xname)
+                other.exclusive_group == group.exclusive_group && other.members.contains(&xname)
             });
         if taken { Err(HsmError::InExclusiveGroup) } else { Ok(()) }
     }

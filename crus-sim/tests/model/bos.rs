@@ -332,6 +332,20 @@ fn a_newer_session_takes_nodes_over_and_the_older_one_forgets_them() {
 }
 
 #[test]
+fn a_boot_that_a_newer_session_cuts_short_does_not_end() {
+    let mut cluster = with(steady);
+    ask(&mut cluster, "old", &limit(&[1]));
+    cluster.after(100_000);
+    ask(&mut cluster, "new", &limit(&[1]));
+    // The older boot would have ended at 134 s; the newer one begins at 114 s and takes two minutes.
+    cluster.after(120_000);
+    assert_eq!(statuses(&cluster, "new"), [(x(1), "power_on_called")]);
+    cluster.after(20_000);
+    assert_eq!(statuses(&cluster, "new"), [(x(1), "configuring")]);
+    assert_eq!(cluster.cut(), [x(1), x(1)]);
+}
+
+#[test]
 fn deleting_a_session_stops_nothing() {
     let mut cluster = with(steady);
     ask(&mut cluster, "s", &limit(&[1]));

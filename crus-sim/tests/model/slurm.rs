@@ -42,6 +42,16 @@ fn a_drained_node_keeps_its_jobs_then_completes_and_then_is_quiet() {
 }
 
 #[test]
+fn an_epilog_ends_with_its_node() {
+    let mut cluster = with(|config| config.slurm.epilog = Span::exactly(3_600_000));
+    cluster.run(1, &[1, 2, 3]);
+    cluster.end_job(1);
+    cluster.set(1, &Update::down("r"));
+    cluster.power_off(x(2));
+    assert_eq!([1, 2, 3].map(|n| cluster.state(n)), ["DOWN", "IDLE", "IDLE+COMPLETING"]);
+}
+
+#[test]
 fn a_down_node_that_is_drained_is_both_and_resume_returns_it_to_service() {
     let mut cluster = cluster();
     cluster.set(1, &Update::down("broken fan"));
