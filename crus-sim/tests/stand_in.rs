@@ -204,6 +204,20 @@ fn a_drain_needs_a_reason_and_keeps_the_jobs() {
 }
 
 #[test]
+fn an_empty_reason_changes_nothing_and_an_empty_comment_takes_it_away() {
+    let mut cluster = cluster();
+    let mut update = |change: &[&str]| {
+        prints(&mut cluster, &[&["scontrol", "update", "NodeName=nid000001"], change].concat(), "");
+        let line = run(&mut cluster, &["scontrol", "show", "node", "-o", "nid000001"]).stdout;
+        line.split("ExtSensorsTemp=n/s").nth(1).unwrap().to_owned()
+    };
+    let reason = " Reason=r [root@2026-01-01T00:00:02]";
+    assert_eq!(update(&["State=DRAIN", "Reason=r", "Comment=c"]), format!("{reason} Comment=c\n"));
+    assert_eq!(update(&["Reason="]), format!("{reason} Comment=c\n"));
+    assert_eq!(update(&["Comment="]), format!("{reason}\n"));
+}
+
+#[test]
 fn an_update_is_not_atomic_and_its_error_names_no_node() {
     let mut cluster = cluster();
     let invalid = "slurm_update error: Invalid node name specified";
@@ -254,8 +268,8 @@ fn what_is_wrong_with_a_command_is_said_in_slurms_words() {
         (&["scontrol", "update"], "too few arguments for update keyword"),
         (&["scontrol", "update", "NodeName=nid000001"], "No changes specified"),
         (
-            &["scontrol", "update", "NodeName=nid000001", "State=BOGUS"],
-            "Invalid input: State=BOGUS\nRequest aborted\nValid states are: NoResp DRAIN FAIL FUTURE RESUME \
+            &["scontrol", "update", "NodeName=nid000001", "stat=BOGUS"],
+            "Invalid input: stat=BOGUS\nRequest aborted\nValid states are: NoResp DRAIN FAIL FUTURE RESUME \
              POWER_DOWN POWER_UP UNDRAIN\nNot all states are valid given a node's prior state",
         ),
         (
@@ -354,6 +368,13 @@ fn columns_are_cut_and_filled_as_asked() {
          \x20                3     batch     wrap      ada PD       0:00      1 (Resources)\n\
          \x20                1     batch     wrap      ada  R       0:02      2 nid[000003-000004]\n\
          \x20                2     batch     wrap      ada  R       0:02      1 nid000005\n",
+    );
+    prints(
+        &mut cluster,
+        &["squeue", "-l", "-j", "1"],
+        "Thu Jan 01 00:00:02 2026\n\
+         \x20            JOBID PARTITION     NAME     USER    STATE       TIME TIME_LIMI  NODES NODELIST(REASON)\n\
+         \x20                1     batch     wrap      ada  RUNNING       0:02      2:00      2 nid[000003-000004]\n",
     );
     prints(
         &mut cluster,

@@ -100,6 +100,11 @@ fn cut(word: &str, whole: &str, least: usize) -> bool {
     word.len() >= least && whole.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
+/// Whether `word` is `TAG=…`, its tag cut short or not.
+fn is_tag(word: &str, tag: &str, least: usize) -> bool {
+    word.split_once('=').is_some_and(|(key, _)| cut(key, tag, least))
+}
+
 fn failed(stderr: impl std::fmt::Display) -> Outcome {
     Outcome::Done(Output::failed(stderr))
 }
@@ -227,7 +232,7 @@ fn update(cluster: &mut Cluster, words: &[&str]) -> Outcome {
     if !words.iter().any(|word| is(word, "NodeName", 3)) {
         if let Some(other) = words
             .iter()
-            .find(|word| ["JobId", "PartitionName", "ReservationName"].iter().any(|tag| is(word, tag, 3)))
+            .find(|word| ["JobId", "PartitionName", "ReservationName"].iter().any(|tag| is_tag(word, tag, 3)))
         {
             return unsupported(&format!("update {other}"));
         }
@@ -255,7 +260,7 @@ fn read_update<'a>(words: &[&'a str]) -> Result<(&'a str, Update), Output> {
         };
         match key {
             _ if cut(key, "NodeName", 1) => list = value,
-            _ if cut(key, "State", 1) => update.state = Some(read_state(value)?),
+            _ if cut(key, "State", 1) => update.state = Some(read_state(word, value)?),
             _ if cut(key, "Reason", 1) => {
                 update.reason = Some(unquoted(value)).filter(|text| !text.is_empty());
             }
@@ -273,13 +278,14 @@ fn read_update<'a>(words: &[&'a str]) -> Result<(&'a str, Update), Output> {
     {
         return Err(Output::failed(SlurmError::NoReason));
     }
-    if update == Update::default() {
+    // An empty reason changes nothing, and is no error.
+    if words.iter().all(|word| is_tag(word, "NodeName", 1)) {
         return Err(Output::failed("No changes specified"));
     }
     Ok((list, update))
 }
 
-fn read_state(value: &str) -> Result<NewState, Output> {
+fn read_state(word: &str, value: &str) -> Result<NewState, Output> {
     let states = [
         ("DRAIN", NewState::Drain),
         ("FAIL", NewState::Fail),
@@ -293,11 +299,11 @@ fn read_state(value: &str) -> Result<NewState, Output> {
     let others = ["NoResp", "CANCEL_REBOOT", "FUTURE", "POWER_DOWN", "POWER_UP", "IDLE"];
     if others.iter().any(|name| cut(value, name, 3)) {
         return Err(Output::failed(format_args!(
-            "scontrol: error: the simulated scontrol does not support: State={value}"
+            "scontrol: error: the simulated scontrol does not support: {word}"
         )));
     }
     Err(Output::failed(format_args!(
-        "Invalid input: State={value}\nRequest aborted\nValid states are: NoResp DRAIN FAIL FUTURE RESUME POWER_DOWN \
+        "Invalid input: {word}\nRequest aborted\nValid states are: NoResp DRAIN FAIL FUTURE RESUME POWER_DOWN \
          POWER_UP UNDRAIN\nNot all states are valid given a node's prior state"
     )))
 }

@@ -14,8 +14,17 @@ const MEMORY_MIB: u32 = 1000;
 
 /// `2026-01-01T00:00:00`, in UTC.
 pub(super) fn time(at: WlmTime) -> String {
+    formatted(at, "%Y-%m-%dT%H:%M:%S")
+}
+
+/// `Thu Jan 01 00:00:00 2026` and a line's end.
+pub(super) fn date(at: WlmTime) -> String {
+    formatted(at, "%a %b %d %H:%M:%S %Y\n")
+}
+
+fn formatted(at: WlmTime, format: &str) -> String {
     jiff::Timestamp::from_second(at.0)
-        .map_or_else(|_| "Unknown".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%S").to_string())
+        .map_or_else(|_| "Unknown".to_owned(), |at| at.strftime(format).to_string())
 }
 
 /// Seconds as `[days-]hh:mm:ss`.
@@ -99,8 +108,10 @@ pub(super) fn node(node: &NodeRecord, one_line: bool) -> String {
     if let Some(reason) = &node.reason {
         lines.push(format!("Reason={} [{}@{}]", reason.text, reason.user, time(reason.at)));
     }
-    lines.extend(node.comment.as_ref().map(|comment| format!("Comment={comment}")));
-    lines.extend(node.extra.as_ref().map(|extra| format!("Extra={extra}")));
+    for (key, text) in [("Comment", &node.comment), ("Extra", &node.extra)] {
+        // `Comment=` takes the comment away.
+        lines.extend(text.iter().filter(|text| !text.is_empty()).map(|text| format!("{key}={text}")));
+    }
     block(&lines, one_line)
 }
 

@@ -74,6 +74,8 @@ const STATES: [(&str, &str); 24] = [
 #[derive(Debug)]
 struct Options {
     header: bool,
+    /// Whether the long report's first line, the time, is wanted.
+    dated: bool,
     format: String,
     nodes: Option<BTreeSet<String>>,
     /// Names of states; `None`: all that the model has.
@@ -113,6 +115,9 @@ fn list(options: &Options, mut jobs: Vec<JobRecord>, now: WlmTime) -> Output {
     let (fields, complaints) = fields(&options.format);
     let mut stdout = String::new();
     if options.header {
+        if options.dated {
+            stdout.push_str(&show::date(now));
+        }
         stdout.push_str(&line(&fields, Field::header));
     }
     for job in &jobs {
@@ -184,6 +189,7 @@ const REAL_OPTIONS: [&str; 24] = [
 fn read(args: &[String]) -> Result<Options, Output> {
     let mut options = Options {
         header: true,
+        dated: false,
         format: DEFAULT_FORMAT.to_owned(),
         nodes: None,
         states: None,
@@ -254,7 +260,10 @@ impl Options {
         let names = || Some(value.split(',').map(str::to_owned).collect());
         match letter {
             'h' => self.header = false,
-            'l' => LONG_FORMAT.clone_into(&mut self.format),
+            'l' => {
+                self.dated = true;
+                LONG_FORMAT.clone_into(&mut self.format);
+            }
             'j' => self.jobs = names(),
             'u' => self.users = names(),
             'o' => value.clone_into(&mut self.format),
