@@ -1,1 +1,11 @@
-//! stub
+//! The ports of `crus-core` over the wire. The wire format of a peer is known to its module here and to nobody else.
+//!
+//! - [`hsm`]: the Hardware State Manager, API v2.
+//! - [`bos`]: the Boot Orchestration Service, API v2.
+//! - [`http`]: what these two share: settings, time-outs, credentials, the classes of errors.
+
+pub mod bos;
+pub mod hsm;
+pub mod http;
+#[cfg(test)]
+mod json;
