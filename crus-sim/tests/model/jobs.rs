@@ -91,7 +91,9 @@ fn a_job_without_a_limit_has_no_end_and_one_with_a_limit_is_ended_by_it() {
     assert_eq!((jobs[0].end, jobs[0].limit_s, jobs[1].limit_s), (None, None, Some(60)));
     cluster.after(60_000);
     assert_eq!(cluster.job_ids(), [1]);
+    assert!(cluster.submit(job(3, &[1])) && cluster.end_job(3), "one that waits is withdrawn");
     assert!(cluster.end_job(1) && !cluster.end_job(1));
+    assert_eq!(cluster.job_ids(), [0; 0]);
 }
 
 #[test]

@@ -352,6 +352,17 @@ fn a_node_whose_power_fails_takes_its_jobs_with_it() {
 }
 
 #[test]
+fn a_node_that_is_back_before_slurm_gave_it_up_is_not_given_up_later() {
+    let mut cluster = with(|config| config.bos.boot = Span::exactly(10_000));
+    cluster.set(1, &Update::drain("r"));
+    cluster.power_off(x(1));
+    cluster.after(2_000);
+    cluster.power_on(x(1));
+    cluster.after(60_000);
+    assert_eq!(cluster.state(1), "DOWN+DRAIN");
+}
+
+#[test]
 fn power_on_boots_a_node_that_bos_could_not() {
     let mut cluster = cluster();
     assert!(cluster.set_boot_behaviour(x(1), BootBehaviour::Fails));
