@@ -10,8 +10,11 @@ use crate::names::{InvalidName, NodeName};
 /// kind of argument (`NodeName=`) must fit as well.
 pub const TEXT_MAX: usize = 64 * 1024;
 
-/// The most names that one host list is expanded to. Slurm itself takes at most 65,536 in one range.
+/// The most names that one host list is expanded to.
 pub const NAMES_MAX: usize = 1 << 20;
+
+/// The most names that Slurm takes in one range (`Too many hosts in range`); a list may hold several such.
+const RANGE_MAX: usize = 65_536;
 
 /// Why a text is not a host list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +24,7 @@ pub enum InvalidHostList {
         "host list {0:?} has a bad bracket: must hold numbers and ranges, such as nid[000001-000064,000070]"
     )]
     Bracket(String),
-    /// A range goes backwards, or its ends are padded differently.
+    /// A range goes backwards.
     #[error("host list {list:?} has a bad range {range:?}: must go from a number to one that is not smaller")]
     Range {
         /// The list.
@@ -37,6 +40,9 @@ pub enum InvalidHostList {
     Name(#[from] InvalidName),
 }
 
+/// How many digits surely fit a `u64`.
+const DIGITS_MAX: usize = 18;
+
 /// Folds names into as few host lists as fit into [`TEXT_MAX`] bytes each. Names given twice are taken once.
 pub fn fold(names: &[NodeName]) -> Vec<String> {
     // A name is a prefix and the digits at its end; names of one prefix and one width share a bracket.
@@ -45,8 +51,8 @@ pub fn fold(names: &[NodeName]) -> Vec<String> {
     for name in names {
         let text = name.as_str();
         let digits = text.len() - text.trim_end_matches(|c: char| c.is_ascii_digit()).len();
-        // What does not fit a number (19 digits do) stands for itself.
-        let (prefix, number) = text.split_at(text.len() - digits.min(18));
+        // Of more digits than surely fit a number, the first belong to the prefix.
+        let (prefix, number) = text.split_at(text.len() - digits.min(DIGITS_MAX));
         match number.parse() {
             Ok(value) => families.entry((prefix, number.len())).or_default().push(value),
             Err(_) => items.push(text.to_owned()),
@@ -66,7 +72,7 @@ pub fn fold(names: &[NodeName]) -> Vec<String> {
             continue;
         }
         lists.open(prefix);
-        for range in numbers.chunk_by(|a, b| a + 1 == *b) {
+        for range in numbers.chunk_by(|a, b| a + 1 == *b).flat_map(|range| range.chunks(RANGE_MAX)) {
             let text = match range {
                 [first, .., last] => format!("{first:0width$}-{last:0width$}"),
                 [number] => format!("{number:0width$}"),
@@ -192,7 +198,7 @@ fn numbers(list: &str, ranges: &str) -> Result<Vec<String>, InvalidHostList> {
         let bad_range = || InvalidHostList::Range { list: short(list), range: short(range) };
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let is_number =
-            |text: &str| (1..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+            |text: &str| (1..=DIGITS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
         if !is_number(first) || !is_number(last) {
             return Err(InvalidHostList::Bracket(short(list)));
         }
@@ -236,6 +242,14 @@ mod tests {
         );
         assert_eq!(folded(&["nid1", "nid01", "nid2", "login"]), "login,nid[1-2],nid01");
         assert_eq!(folded(&["a9", "a10", "a9"]), "a9,a10", "another width is another bracket");
+        let twenty = ["n00000000000000000001", "n00000000000000000002"];
+        assert_eq!(folded(&twenty), "n00[000000000000000001-000000000000000002]");
+    }
+
+    #[test]
+    fn no_range_is_longer_than_slurm_takes() {
+        let many: Vec<NodeName> = (1..=65_537).map(|n| format!("nid{n:06}").parse().unwrap()).collect();
+        assert_eq!(fold(&many), ["nid[000001-065536,065537]"]);
     }
 
     #[test]
@@ -246,6 +260,8 @@ mod tests {
         assert_eq!(expanded("nid[000009-000011]").unwrap(), ["nid000009", "nid000010", "nid000011"]);
         assert_eq!(expanded("a[1,3-4],login").unwrap(), ["a1", "a3", "a4", "login"]);
         assert_eq!(expanded("r[1-2]n[08-09]").unwrap(), ["r1n08", "r1n09", "r2n08", "r2n09"]);
+        assert_eq!(expanded("a[9-11]").unwrap(), ["a9", "a10", "a11"]);
+        assert_eq!(expanded("a[09-10,100,99]").unwrap(), ["a09", "a10", "a100", "a99"]);
         for bad in
             ["nid[1-3", "nid1]", "nid[3-1]", "nid[a]", "nid[]", "nid[1-]", "a,,b", "ALL", "n[1[2]]", ","]
         {

@@ -59,7 +59,7 @@ impl Cluster {
     }
 
     /// Tells BOS that a node's operating system is up: only with
-    /// [`BootEnd::Reported`](crate::config::BootEnd::Reported), and only after its [`PowerEvent::Boot`]; anything
+    /// [`BootEnd::Reported`], and only after its [`PowerEvent::Boot`]; anything
     /// else changes nothing. Returns whether it did.
     pub fn node_booted(&mut self, xname: Xname) -> bool {
         let Some(&ix) = self.by_xname.get(&xname) else { return false };
