@@ -1,15 +1,19 @@
 //! The Compute Rolling Upgrade Service as a process: configuration, store, controller, HTTP, command line.
 //!
-//! Everything is here, and the binary thin, so that tests can reach it.
+//! The binary `crus` is a thin `main` over [`cli`]; everything is here so that tests can reach it.
 //!
 //! - [`settings`]: every option, described once; [`config`]: where their values come from.
+//! - [`serve`]: the parts put together, from the first line printed to the last call awaited; [`peers`]: the clients.
 //! - [`controller`]: runs the sessions and answers for them. [`store`]: where they live.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod http;
 pub mod logging;
+pub mod peers;
+pub mod serve;
 pub mod settings;
 pub mod store;

@@ -1,3 +1,7 @@
 //! The binary `crus`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    crus_server::cli::main()
+}

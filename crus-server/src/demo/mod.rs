@@ -1,0 +1,116 @@
+//! The demo: a simulated cluster in this process, and the real service on it.
+//!
+//! Only the cluster is simulated. The service, its store and its clients are those of production: they reach
+//! HSM and BOS over HTTP on loopback, and run a program for `scontrol` and `squeue`, which is this binary again.
+
+mod run;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use crus_core::GroupLabel;
+use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED};
+use crus_sim::http::{LiveCluster, Server};
+use crus_sim::{Cluster, ClusterConfig, stand_in};
+
+use crate::settings::Config;
+
+pub use run::{DemoFlags, run};
+
+/// So many virtual seconds pass in a real one: a boot of minutes takes seconds.
+const SPEED: f64 = 150.0;
+
+/// Which cluster it is; the same each time.
+const SEED: u64 = 64;
+
+/// What the service waits by, unless told otherwise, as the cluster is so fast: options and their values.
+pub const PACE: &[(&str, &str)] = &[
+    ("poll_interval_s", "0.1"),
+    ("retry_max_s", "1"),
+    ("boot_timeout_s", "60"),
+    ("return_timeout_s", "15"),
+    ("settle_s", "2"),
+    ("call_timeout_s", "10"),
+    ("log", "warn"),
+];
+
+/// A simulated cluster that runs in this process.
+pub(crate) struct DemoCluster {
+    server: Server,
+    live: LiveCluster,
+}
+
+impl DemoCluster {
+    /// Starts one. With a file beside `store` it outlives the process as a real one would.
+    pub(crate) async fn start(store: Option<&Path>) -> anyhow::Result<Self> {
+        let cluster = Cluster::new(ClusterConfig::demo(), SEED).shared();
+        let live = match store {
+            None => LiveCluster::paced(cluster, SPEED),
+            Some(store) => LiveCluster::kept_in(cluster, &kept_beside(store), SPEED)?,
+        };
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = crus_sim::http::serve(live.clone(), loopback)
+            .await
+            .context("failed to start the simulated cluster")?;
+        Ok(DemoCluster { server, live })
+    }
+
+    /// Points the service at this cluster, whatever it was pointed at: a demo touches nothing real.
+    pub(crate) fn configure(&self, config: &mut Config) -> anyhow::Result<()> {
+        let program = std::env::current_exe().context("failed to find this program's own file")?;
+        let program = program.to_str().context("this program's own path is not UTF-8")?.to_owned();
+        let sim = format!("--sim={}", self.server.address());
+        let stand_in = |name: &str| {
+            [program.clone(), "slurm-stand-in".to_owned(), sim.clone(), name.to_owned()].to_vec()
+        };
+        config.hsm_url = format!("{}/hsm/v2", self.server.url());
+        config.bos_url = format!("{}/v2", self.server.url());
+        config.token_file = None;
+        config.ca_file = None;
+        config.scontrol = stand_in("scontrol");
+        config.squeue = stand_in("squeue");
+        Ok(())
+    }
+
+    /// The cluster itself, to look at.
+    pub(crate) fn live(&self) -> &LiveCluster {
+        &self.live
+    }
+
+    /// What there is to explore.
+    pub(crate) fn tour(&self, service: SocketAddr) -> String {
+        let sim = self.server.address();
+        format!(
+            "simulated cluster: 64 nodes, {SPEED} times as fast as real ones; {DEMO_BROKEN} will not boot, \
+             {DEMO_DRAINED} is drained by an admin\n\
+             \x20 HSM   curl http://{sim}/hsm/v2/groups/slurm-nodes\n\
+             \x20 BOS   curl http://{sim}/v2/sessions\n\
+             \x20 Slurm {ADDRESS}={sim} {program} slurm-stand-in squeue\n\
+             upgrade it:\n\
+             \x20 curl http://{service}/session --json '{SPEC}'\n\
+             \x20 curl http://{service}/session\n",
+            ADDRESS = stand_in::ADDRESS,
+            program = std::env::args().next().unwrap_or_else(|| "crus".to_owned()),
+        )
+    }
+}
+
+/// The upgrade of the demo.
+const SPEC: &str = r#"{"failed_label":"failed-nodes","starting_label":"slurm-nodes","upgrade_step_size":8,"upgrade_template_id":"new-image","upgrading_label":"upgrading-nodes","workload_manager_type":"slurm"}"#;
+
+/// Where the cluster of a demo is kept: beside the sessions on it.
+fn kept_beside(store: &Path) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(".cluster");
+    PathBuf::from(name)
+}
+
+/// A group's members in the simulated HSM.
+fn members(live: &LiveCluster, label: &GroupLabel) -> std::collections::BTreeSet<crus_core::Xname> {
+    live.with(|cluster| {
+        let group = cluster.group(label.as_str());
+        group.map(|group| group.members.iter().copied().collect()).unwrap_or_default()
+    })
+}

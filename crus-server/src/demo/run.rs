@@ -1,0 +1,193 @@
+//! `crus demo`: one upgrade from the request to the end, watched.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use crus_core::check::{Audit, NodeView, Violation, World};
+use crus_core::model::{Failure, NodeState};
+use crus_core::ports::SessionStore;
+use crus_core::progress::{Counts, waits_for};
+use crus_core::{Session, UpgradeId, Xname};
+use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED, DEMO_REASON};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use super::{DemoCluster, SPEC, members, table};
+use crate::serve::Service;
+use crate::settings::Config;
+
+/// How often the terminal is brought up to date.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// The longest that the demo may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Options of the demo.
+#[derive(Debug, Clone, Args)]
+pub struct DemoFlags {
+    /// Keep the sessions in this file; without it in one that is removed afterwards.
+    #[arg(long, value_name = "PATH")]
+    store: Option<PathBuf>,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When it cannot run, and when the outcome is not what it should be.
+pub async fn run(flags: &DemoFlags, mut config: Config) -> anyhow::Result<()> {
+    let scratch = std::env::temp_dir().join(format!("crus-demo-{}.redb", std::process::id()));
+    config.store = flags.store.clone().unwrap_or_else(|| scratch.clone());
+    config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let result = upgrade(&mut config).await;
+    if flags.store.is_none() {
+        std::fs::remove_file(&scratch).with_context(|| format!("failed to remove {}", scratch.display()))?;
+    }
+    result
+}
+
+async fn upgrade(config: &mut Config) -> anyhow::Result<()> {
+    let cluster = DemoCluster::start(None).await?;
+    cluster.configure(config)?;
+    let service = Service::start(config).await?;
+    let store = service.store();
+    let address = service.address();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(service.run(async move {
+        // Dropped or told: both mean that the demo is over.
+        stopped.await.unwrap_or_default();
+    }));
+    let outcome = watch(&cluster, store, address).await;
+    drop(stop);
+    serving.await.context("the service panicked")?;
+    outcome
+}
+
+/// Asks for the upgrade, shows its course, and judges its end.
+async fn watch(
+    cluster: &DemoCluster,
+    store: Arc<dyn SessionStore>,
+    address: SocketAddr,
+) -> anyhow::Result<()> {
+    let screen = Screen::new();
+    screen.line(&format!(
+        "64 simulated nodes with jobs on most; {DEMO_BROKEN} will not boot, {DEMO_DRAINED} is drained by an \
+         admin.\nPOST http://{address}/session {SPEC}\n"
+    ));
+    let client = reqwest::Client::new();
+    let url = format!("http://{address}/session");
+    let request = client.post(&url).header("content-type", "application/json").body(SPEC);
+    let created: Value = request.send().await?.error_for_status()?.json().await?;
+    let id = created["upgrade_id"].as_str().context("the answer has no upgrade_id")?;
+    let id: UpgradeId = id.parse().context("the answer's upgrade_id is no UUID")?;
+
+    let started = tokio::time::Instant::now();
+    let mut told = 0;
+    let session = loop {
+        let Some((session, _)) = store.load(id).await? else { bail!("the session is gone") };
+        for message in &session.messages[told..] {
+            screen.line(&format!("{:>5.1} s  {message}", started.elapsed().as_secs_f32()));
+        }
+        told = session.messages.len();
+        screen.show(&session);
+        if session.is_done() {
+            break session;
+        }
+        ensure!(started.elapsed() < PATIENCE, "the upgrade took more than {} s", PATIENCE.as_secs());
+        tokio::time::sleep(GLANCE).await;
+    };
+    screen.clear();
+
+    screen.line(&format!("\n{}", table::of(&session, cluster.live())));
+    let answer: Value = client.get(format!("{url}/{id}")).send().await?.error_for_status()?.json().await?;
+    screen.line(&format!("\nGET /session/{id}\n{}", serde_json::to_string_pretty(&answer)?));
+    let wrong = judge(&session, cluster);
+    ensure!(wrong.is_empty(), "the outcome is not what it should be: {}", wrong.join("; "));
+    screen.line(
+        "\nAs it should be: no job was harmed, no node rebooted twice, 63 nodes upgraded, the broken one is \
+         down and listed, the admin's drain is intact.",
+    );
+    Ok(())
+}
+
+/// What is not as it should be.
+fn judge(session: &Session, cluster: &DemoCluster) -> Vec<String> {
+    let live = cluster.live();
+    let mut audit = Audit::new(session, session.nodes.iter().map(|node| node.xname).collect());
+    let facts = live.with(|cluster| cluster.facts().to_vec());
+    let mut wrong: Vec<Violation> = facts.iter().flat_map(|fact| audit.witness(fact)).collect();
+    let views = views(session, cluster);
+    let spec = &session.head.spec;
+    let world = World {
+        nodes: views.clone(),
+        upgrading: members(live, &spec.upgrading),
+        failed: members(live, &spec.failed),
+    };
+    wrong.extend(audit.at_end(session, &world));
+    let mut wrong: Vec<String> = wrong.iter().map(Violation::to_string).collect();
+    for node in &session.nodes {
+        let broken = node.xname.to_string() == DEMO_BROKEN;
+        let as_expected = match &node.state {
+            NodeState::Upgraded => !broken,
+            NodeState::Failed(Failure::Boot(_)) => broken,
+            _ => false,
+        };
+        if !as_expected {
+            wrong.push(format!("{} ended as {:?}", node.xname, node.state));
+        }
+        let reason = views.get(&node.xname).and_then(|view| view.reason.as_deref());
+        if node.xname.to_string() == DEMO_DRAINED && reason != Some(DEMO_REASON) {
+            wrong.push(format!("{DEMO_DRAINED} has the reason {reason:?}, not the admin's"));
+        }
+    }
+    wrong
+}
+
+fn views(session: &Session, cluster: &DemoCluster) -> BTreeMap<Xname, NodeView> {
+    cluster.live().with(|cluster| {
+        let named = session.nodes.iter().filter_map(|node| Some((node.xname, node.name.clone()?)));
+        named.filter_map(|(xname, name)| Some((xname, table::view(cluster, &name)?))).collect()
+    })
+}
+
+/// The terminal: lines that stay, and below them a bar that moves, if somebody looks.
+struct Screen {
+    bar: ProgressBar,
+}
+
+impl Screen {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        if !io::stdout().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        // The template is fixed and tried by every run on a terminal; without it the plain bar does.
+        if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Screen { bar }
+    }
+
+    /// A line that stays. That nobody reads it any more is no failure of the demo.
+    fn line(&self, text: &str) {
+        self.bar.suspend(|| writeln!(io::stdout(), "{text}").unwrap_or_default());
+    }
+
+    fn show(&self, session: &Session) {
+        let counts = Counts::of(session);
+        self.bar.set_length(session.nodes.len() as u64);
+        self.bar.set_position((counts.upgraded + counts.failed) as u64);
+        let waits = waits_for(session).map(|what| format!(", waiting for {what}")).unwrap_or_default();
+        let head = &session.head;
+        self.bar.set_message(format!("step {} {}: {counts}{waits}", head.step, head.stage));
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}

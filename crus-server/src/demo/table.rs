@@ -1,0 +1,48 @@
+//! What happened to which node, as a table.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use crus_core::check::NodeView;
+use crus_core::hostlist;
+use crus_core::model::NodeState;
+use crus_core::wlm::WlmNode;
+use crus_core::{NodeName, Session};
+use crus_sim::Cluster;
+use crus_sim::http::LiveCluster;
+
+/// One row for the nodes of a step with the same fate.
+pub(super) fn of(session: &Session, live: &LiveCluster) -> Table {
+    let mut rows: BTreeMap<(u32, String, String), Vec<NodeName>> = BTreeMap::new();
+    for node in &session.nodes {
+        let Some(name) = &node.name else { continue };
+        let outcome = match &node.state {
+            NodeState::Upgraded => "upgraded".to_owned(),
+            NodeState::Failed(why) => format!("failed: {why}"),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        let slurm = match live.with(|cluster| view(cluster, name)) {
+            Some(NodeView { held: true, reason }) => {
+                format!("out of service: {}", reason.unwrap_or_default())
+            }
+            Some(_) => "in service".to_owned(),
+            None => "unknown".to_owned(),
+        };
+        rows.entry((node.step.unwrap_or_default(), outcome, slurm)).or_default().push(name.clone());
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["step", "nodes", "", "outcome", "in Slurm now"]);
+    for ((step, outcome, slurm), names) in rows {
+        let count = names.len().to_string();
+        table.add_row([step.to_string(), hostlist::fold(&names).join(","), count, outcome, slurm]);
+    }
+    table
+}
+
+/// A node as the simulated Slurm has it.
+pub(super) fn view(cluster: &Cluster, name: &NodeName) -> Option<NodeView> {
+    let shown = cluster.show_nodes(std::slice::from_ref(name)).ok()?;
+    let node = WlmNode::from(shown.nodes.first()?.clone());
+    Some(NodeView { held: node.is_held(), reason: node.reason })
+}
