@@ -3,9 +3,11 @@
 //! - [`hsm`]: the Hardware State Manager, API v2.
 //! - [`bos`]: the Boot Orchestration Service, API v2.
 //! - [`http`]: what these two share: settings, time-outs, credentials, the classes of errors.
+//! - [`slurm`]: the workload manager Slurm, by `scontrol` and `squeue`.
 
 pub mod bos;
 pub mod hsm;
 pub mod http;
 #[cfg(test)]
 mod json;
+pub mod slurm;
