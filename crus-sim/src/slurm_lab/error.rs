@@ -12,7 +12,7 @@ pub enum LabError {
     /// Programs are not installed; says which, and how to get them.
     #[error("failed to find {0}")]
     Missing(String),
-    /// [`LabConfig::nodes`] is out of range.
+    /// [`LabConfig::nodes`](super::LabConfig::nodes) is out of range.
     #[error("failed to make a lab of {nodes} nodes: must be 1 to {MAX_NODES}")]
     Size {
         /// What was asked for.
