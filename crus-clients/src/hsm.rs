@@ -46,6 +46,8 @@ impl HsmClient {
             Ok(rejected(false))
         } else if reply.says(400, "linked component does not exist") || reply.says(400, "invalid xname ID") {
             Ok(rejected(true))
+        } else if reply.says(404, "no such group") {
+            Err(PortError::Refused { peer: Peer::Hsm, detail: reply.detail().to_owned() })
         } else {
             reply.done().map(|()| None)
         }

@@ -20,6 +20,7 @@
 
 use std::error::Error as _;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
@@ -95,10 +96,42 @@ pub enum ConfigError {
     Client(String),
 }
 
+/// Where a service is, such as `http://cray-smd/hsm/v2` or `https://api-gw/apis/bos/v2`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl(Url);
+
+impl FromStr for BaseUrl {
+    type Err = ConfigError;
+
+    /// Takes an `http` or `https` URL of a host and a path alone. Credentials have their own place, since URLs are
+    /// shown.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |why: &str| Err(ConfigError::BaseUrl(why.to_owned()));
+        let url = Url::parse(text.trim()).map_err(|e| ConfigError::BaseUrl(e.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return wrong("it must begin with http:// or https:// and a host");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong("it must not hold a user or a password; use a token");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return wrong("it must end with the path, without '?' and '#'");
+        }
+        Ok(BaseUrl(url))
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Where a peer is, and how to talk to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
-    base: Url,
+    /// Where it is.
+    pub base: BaseUrl,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long a request may take altogether, from the connection to the last byte of the answer.
@@ -112,37 +145,17 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
-    /// The peer at a base URL, such as `http://cray-smd/hsm/v2` or `https://api-gw/apis/bos/v2`, with the default
-    /// limits (5 s to connect, 30 s altogether, 64 MiB) and without credentials.
-    ///
-    /// # Errors
-    /// When it is not an `http` or `https` URL of a host and a path alone. Credentials have their own place, since
-    /// URLs are shown.
-    pub fn new(base: &str) -> Result<Self, ConfigError> {
-        let wrong = |why: &str| ConfigError::BaseUrl(why.to_owned());
-        let base = Url::parse(base.trim()).map_err(|e| ConfigError::BaseUrl(e.to_string()))?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err(wrong("it must begin with http:// or https:// and a host"));
-        }
-        if !base.username().is_empty() || base.password().is_some() {
-            return Err(wrong("it must not hold a user or a password; use a token"));
-        }
-        if base.query().is_some() || base.fragment().is_some() {
-            return Err(wrong("it must end with the path, without '?' and '#'"));
-        }
-        Ok(PeerConfig {
+    /// The peer at this URL, with the default limits (5 s to connect, 30 s altogether, 64 MiB) and without
+    /// credentials.
+    pub fn new(base: BaseUrl) -> Self {
+        PeerConfig {
             base,
             connect_timeout: Duration::from_secs(5),
             total_timeout: Duration::from_secs(30),
             body_max_bytes: 64 * 1024 * 1024,
             credentials: Credentials::None,
             ca_pem: None,
-        })
-    }
-
-    /// The base URL.
-    pub fn base(&self) -> &str {
-        self.base.as_str()
+        }
     }
 }
 
@@ -193,7 +206,7 @@ impl Http {
                 return Err(ConfigError::Ca("there is no PEM certificate in it".to_owned()));
             }
             client = client.tls_certs_only(certificates);
-        } else if config.base.scheme() == "http" {
+        } else if config.base.0.scheme() == "http" {
             // The system's CAs would be loaded for nothing, and must be there.
             client = client.tls_certs_only([]);
         }
@@ -204,7 +217,7 @@ impl Http {
     /// A request for the resource at these segments below the base URL. Each is percent-encoded; none may be `.`
     /// or `..`, which the types of names see to.
     pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
-        let mut url = self.config.base.clone();
+        let mut url = self.config.base.0.clone();
         // Fails only for URLs that are no base, and http ones always are.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -291,7 +304,7 @@ impl Http {
         } else {
             innermost(error)
         };
-        let host = self.config.base.host_str().unwrap_or_default();
+        let host = self.config.base.0.host_str().unwrap_or_default();
         self.unreachable(clean(&format!("failed to connect to {host}: {why}")))
     }
 
@@ -453,15 +466,19 @@ mod tests {
 
     use super::*;
 
+    fn config(base: &str) -> PeerConfig {
+        PeerConfig::new(base.parse().unwrap())
+    }
+
     #[test]
     fn a_base_url_is_checked_and_its_password_not_repeated() {
         for good in ["http://h/hsm/v2", "https://api-gw/apis/smd/hsm/v2/", "http://127.0.0.1:1"] {
-            assert!(PeerConfig::new(good).is_ok(), "{good}");
+            assert!(good.parse::<BaseUrl>().is_ok(), "{good}");
         }
         for bad in
             ["", "h/v2", "ftp://h", "unix:/x", "http://u:hunter2@h/", "http://h/?a=hunter2", "http://h/#x"]
         {
-            let error = PeerConfig::new(bad).unwrap_err();
+            let error = bad.parse::<BaseUrl>().unwrap_err();
             assert!(error.to_string().starts_with("failed to read the base URL: "), "{bad}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
@@ -471,10 +488,7 @@ mod tests {
     fn a_secret_shows_nothing() {
         let secret = Secret::new(" hunter2\n");
         assert_eq!(secret.reveal(), "hunter2");
-        let config = PeerConfig {
-            credentials: Credentials::Token(secret.clone()),
-            ..PeerConfig::new("http://h").unwrap()
-        };
+        let config = PeerConfig { credentials: Credentials::Token(secret.clone()), ..config("http://h") };
         let http = Http::new(Peer::Hsm, config.clone()).unwrap();
         let shown = format!("{secret} {secret:?} {config:?} {http:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
@@ -482,7 +496,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_before_the_first_request() {
-        let base = PeerConfig::new("https://h").unwrap();
+        let base = config("https://h");
         let bad_token = Credentials::Token(Secret::new("a\nb"));
         let config = PeerConfig { credentials: bad_token, ..base.clone() };
         assert_eq!(Http::new(Peer::Hsm, config).unwrap_err(), ConfigError::Token);
@@ -495,7 +509,7 @@ mod tests {
     #[test]
     fn segments_are_encoded_below_the_base() {
         let url = |base: &str| {
-            let http = Http::new(Peer::Hsm, PeerConfig::new(base).unwrap()).unwrap();
+            let http = Http::new(Peer::Hsm, config(base)).unwrap();
             let request = http.request(Method::GET, &["groups", "a:b/c?d e"]).build().unwrap();
             request.url().to_string()
         };
