@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Flags, Loaded};
+use crate::demo::{self, DemoFlags};
 use crate::serve;
 
 /// What the process ends with when it could not do what was asked.
@@ -36,6 +37,17 @@ enum Verb {
         /// Print the options in force as a configuration file, with the source of each, and exit.
         #[arg(long)]
         print_config: bool,
+        /// Run on a simulated cluster in this process, to be explored with curl: HSM groups slurm-nodes,
+        /// upgrading-nodes and failed-nodes, session template new-image. Whatever is set for HSM, BOS and Slurm
+        /// does not count. With --store the cluster is kept beside the sessions.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Upgrade a simulated cluster of 64 nodes before your eyes: needs nothing, touches nothing, takes less than a
+    /// minute. Exits with 0 when the outcome is what it should be.
+    Demo {
+        #[command(flatten)]
+        flags: DemoFlags,
     },
     /// Answer as scontrol or squeue of a simulated cluster.
     #[command(hide = true, disable_help_flag = true)]
@@ -56,18 +68,34 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Verb::Serve { flags, print_config } => match Loaded::new(&flags, |name| std::env::var_os(name)) {
-            Err(error) => fail(&error.into(), MISUSED),
-            Ok(loaded) if print_config => print(&loaded.to_toml()),
-            Ok(loaded) => match serve::run(&loaded.config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&error, FAILED),
-            },
-        },
+        Verb::Serve { flags, print_config, demo } => {
+            let defaults = if demo { demo::DEFAULTS } else { &[] };
+            match Loaded::with_defaults(&flags, |name| std::env::var_os(name), defaults) {
+                Err(error) => fail(&error.into(), MISUSED),
+                Ok(loaded) if print_config => print(&loaded.to_toml()),
+                Ok(loaded) if demo => ended(demo::serve(loaded)),
+                Ok(loaded) => ended(serve::run(&loaded.config)),
+            }
+        }
+        Verb::Demo { flags } => {
+            // Nothing around may change what the demo shows.
+            match Loaded::with_defaults(&Flags::default(), |_| None, demo::DEFAULTS) {
+                Err(error) => fail(&error.into(), FAILED),
+                Ok(loaded) => ended(demo::run(&flags, loaded.config)),
+            }
+        }
         Verb::SlurmStandIn { arguments } => {
             // Its first argument is the name that it was called by.
             crus_sim::stand_in::main(std::iter::once(OsString::from("slurm-stand-in")).chain(arguments))
         }
+    }
+}
+
+/// What the process ends with.
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, FAILED),
     }
 }
 

@@ -150,6 +150,18 @@ impl Loaded {
     /// # Errors
     /// See [`ConfigError`]. Values that are overridden are not looked at.
     pub fn new(flags: &Flags, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        Loaded::with_defaults(flags, environment, &[])
+    }
+
+    /// The same with other defaults for some options, by their keys.
+    ///
+    /// # Errors
+    /// As [`Loaded::new`].
+    pub fn with_defaults(
+        flags: &Flags,
+        environment: impl Fn(&str) -> Option<OsString>,
+        defaults: &[(&str, &str)],
+    ) -> Result<Self, ConfigError> {
         // An empty variable is how many launchers say "not set".
         let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
         let path = flags.config.clone().or_else(|| environment(CONFIG_VARIABLE).map(PathBuf::from));
@@ -169,7 +181,9 @@ impl Loaded {
             } else if let (Some(value), Some(path)) = (from_file, &path) {
                 (value, Source::File(path.clone()))
             } else {
-                (Value::String(setting.default.to_owned()), Source::Default)
+                let other = defaults.iter().find(|(key, _)| *key == setting.key);
+                let default = other.map_or(setting.default, |(_, default)| default);
+                (Value::String(default.to_owned()), Source::Default)
             };
             if let Err(right) = (setting.set)(&mut config, &value) {
                 let option = match from {
@@ -187,6 +201,11 @@ impl Loaded {
             }
             _ => Ok(Loaded { config, chosen }),
         }
+    }
+
+    /// Whether somebody set this option.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.chosen.iter().any(|(setting, _, from)| setting.key == key && *from != Source::Default)
     }
 
     /// The values in force as a configuration file, each with its source.

@@ -5,12 +5,14 @@
 //! - [`settings`]: every option, described once; [`config`]: where their values come from.
 //! - [`serve`]: the parts put together, from the first line printed to the last call awaited; [`peers`]: the clients.
 //! - [`controller`]: runs the sessions and answers for them. [`store`]: where they live.
+//! - [`demo`]: a simulated cluster, and the service on it.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod controller;
+pub mod demo;
 pub mod http;
 pub mod logging;
 pub mod peers;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use crus_clients::bos::BosClient;
 use crus_clients::hsm::HsmClient;
-use crus_clients::http::{Credentials, PeerConfig};
+use crus_clients::http::{BaseUrl, Credentials, PeerConfig};
 use crus_clients::slurm::{Slurm, SlurmConfig};
 use crus_core::ports::{Bos, Hsm, Wlm};
 use tracing::warn;
@@ -47,7 +47,8 @@ impl Peers {
             }
         };
         let peer = |option: &str, url: &str| -> anyhow::Result<PeerConfig> {
-            let mut peer = PeerConfig::new(url).with_context(|| format!("{option} is of no use"))?;
+            let base: BaseUrl = url.parse().with_context(|| format!("{option} is of no use"))?;
+            let mut peer = PeerConfig::new(base);
             peer.total_timeout = Duration::from_millis(config.call_timeout_ms);
             peer.connect_timeout = peer.connect_timeout.min(peer.total_timeout);
             peer.credentials = credentials.clone();

@@ -44,6 +44,20 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When it cannot start: each says what to do about it.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    on_runtime(config, async {
+        let stop = stop_signals()?;
+        let service = Service::start(config).await?;
+        announce(service.address());
+        service.run(until(stop)).await;
+        Ok(())
+    })
+}
+
+/// Starts logging and a runtime, and runs `work` on it.
+pub(crate) fn on_runtime(
+    config: &Config,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     logging::start(config.log_format, &config.log).context("failed to start logging")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -51,50 +65,80 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(work);
     runtime.shutdown_timeout(LAST_PATIENCE);
     result
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
-    let stop = stop_signals()?;
-    let store = Arc::new(RedbStore::open(&config.store)?);
-    let Peers { hsm, bos, wlm } = Peers::new(config)?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
-    let outside = Outside { hsm, bos, wlm, store, clock: Arc::new(SteadyClock::new()) };
-    let controller = Controller::start(outside, config.limits.clone(), config.max_sessions).await?;
+/// The service, its sessions at work, listening.
+pub(crate) struct Service {
+    listener: TcpListener,
+    address: SocketAddr,
+    controller: Controller,
+    store: Arc<RedbStore>,
+    limits: HttpLimits,
+    patience: Duration,
+}
 
-    let address = listener.local_addr().context("failed to tell the address in use")?;
-    announce(address);
-    let limits = HttpLimits {
-        max_connections: config.max_connections,
-        request_timeout: Duration::from_millis(config.request_timeout_ms),
-        head_timeout: HEAD_TIMEOUT,
-        stall_timeout: STALL_TIMEOUT,
-        drain_timeout: DRAIN_TIMEOUT,
-    };
-    let router = crus_api::router(Arc::new(controller.clone()), ApiLimits::default());
-    let patience = Duration::from_millis(config.shutdown_timeout_ms);
-    let stopped = |mut stop: watch::Receiver<bool>| async move {
-        // An error means that no signal can come any more.
-        if stop.wait_for(|stop| *stop).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let sessions = async {
-        stopped(stop.clone()).await;
-        if controller.shutdown(patience).await {
-            info!("all sessions stopped; they go on with the next start");
-        } else {
-            warn!(
-                "calls were still under way {} s after the shutdown began; what came of them is found out at the \
-                 next start",
-                patience.as_secs_f32()
-            );
-        }
-    };
-    tokio::join!(http::serve(listener, router, limits, stopped(stop.clone())), sessions);
-    Ok(())
+impl Service {
+    /// Opens the store, takes up the sessions in it, and listens.
+    pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
+        let store = Arc::new(RedbStore::open(&config.store)?);
+        let Peers { hsm, bos, wlm } = Peers::new(config)?;
+        let listener =
+            TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
+        let address = listener.local_addr().context("failed to tell the address in use")?;
+        let clock = Arc::new(SteadyClock::new());
+        let outside = Outside { hsm, bos, wlm, store: store.clone(), clock };
+        let controller = Controller::start(outside, config.limits.clone(), config.max_sessions).await?;
+        let limits = HttpLimits {
+            max_connections: config.max_connections,
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+            head_timeout: HEAD_TIMEOUT,
+            stall_timeout: STALL_TIMEOUT,
+            drain_timeout: DRAIN_TIMEOUT,
+        };
+        let patience = Duration::from_millis(config.shutdown_timeout_ms);
+        Ok(Service { listener, address, controller, store, limits, patience })
+    }
+
+    /// The address in use.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the sessions live.
+    pub(crate) fn store(&self) -> Arc<RedbStore> {
+        Arc::clone(&self.store)
+    }
+
+    /// Answers requests until `stop` is ready, then ends in order.
+    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
+        let Service { listener, controller, limits, patience, .. } = self;
+        let router = crus_api::router(Arc::new(controller.clone()), ApiLimits::default());
+        let (tell, stopped) = watch::channel(false);
+        let sessions = async {
+            stop.await;
+            tell.send_replace(true);
+            if controller.shutdown(patience).await {
+                info!("all sessions stopped; they go on with the next start");
+            } else {
+                warn!(
+                    "calls were still under way {} s after the shutdown began; what came of them is found out \
+                     at the next start",
+                    patience.as_secs_f32()
+                );
+            }
+        };
+        tokio::join!(http::serve(listener, router, limits, until(stopped)), sessions);
+    }
+}
+
+/// Ready once the channel says so; never when nobody can say so any more.
+pub(crate) async fn until(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn cannot_listen(address: SocketAddr) -> String {
@@ -102,16 +146,21 @@ fn cannot_listen(address: SocketAddr) -> String {
 }
 
 /// The first line of the output, for people and for whoever started us with port 0.
-fn announce(address: SocketAddr) {
-    let mut out = io::stdout().lock();
-    if let Err(error) = writeln!(out, "listening on http://{address}").and_then(|()| out.flush()) {
-        warn!(%error, "failed to print the address");
-    }
+pub(crate) fn announce(address: SocketAddr) {
+    print(&format!("listening on http://{address}"));
     info!(%address, "listening");
 }
 
+/// Prints a line. Nobody needs to read it: a closed pipe stops nothing.
+pub(crate) fn print(line: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        warn!(%error, "failed to print: {line}");
+    }
+}
+
 /// Becomes `true` with the first SIGTERM or SIGINT. The second ends the process at once.
-fn stop_signals() -> anyhow::Result<watch::Receiver<bool>> {
+pub(crate) fn stop_signals() -> anyhow::Result<watch::Receiver<bool>> {
     let listen = |kind| signal(kind).context("failed to listen for signals");
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let (stop, stopped) = watch::channel(false);

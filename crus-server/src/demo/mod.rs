@@ -6,6 +6,7 @@
 mod run;
 mod table;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +16,60 @@ use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED};
 use crus_sim::http::{LiveCluster, Server};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 
+use crate::config::Loaded;
+use crate::serve::{self, Service};
 use crate::settings::Config;
 
 pub use run::{DemoFlags, run};
+
+/// Runs the service on a simulated cluster until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn serve(mut loaded: Loaded) -> anyhow::Result<()> {
+    let scratch = Scratch::unless(loaded.is_set("store").then(|| loaded.config.store.clone()));
+    loaded.config.store = scratch.store().to_owned();
+    let result = serve::on_runtime(&loaded.config.clone(), async {
+        let stop = serve::stop_signals()?;
+        let kept = loaded.is_set("store").then(|| kept_beside(&loaded.config.store));
+        let cluster = DemoCluster::start(kept.as_deref()).await?;
+        cluster.configure(&mut loaded.config)?;
+        let service = Service::start(&loaded.config).await?;
+        serve::announce(service.address());
+        serve::print(&cluster.tour(service.address()));
+        service.run(serve::until(stop)).await;
+        Ok(())
+    });
+    scratch.remove()?;
+    result
+}
+
+/// The file of a store that nobody asked for, removed at the end.
+enum Scratch {
+    Wanted(PathBuf),
+    Unwanted(PathBuf),
+}
+
+impl Scratch {
+    fn unless(wanted: Option<PathBuf>) -> Self {
+        let name = format!("crus-demo-{}.redb", std::process::id());
+        wanted.map_or_else(|| Scratch::Unwanted(std::env::temp_dir().join(name)), Scratch::Wanted)
+    }
+
+    fn store(&self) -> &Path {
+        let (Scratch::Wanted(path) | Scratch::Unwanted(path)) = self;
+        path
+    }
+
+    fn remove(&self) -> anyhow::Result<()> {
+        match self {
+            Scratch::Unwanted(path) if path.exists() => {
+                fs::remove_file(path).with_context(|| format!("failed to remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// So many virtual seconds pass in a real one: a boot of minutes takes seconds.
 const SPEED: f64 = 150.0;
@@ -25,8 +77,8 @@ const SPEED: f64 = 150.0;
 /// Which cluster it is; the same each time.
 const SEED: u64 = 64;
 
-/// What the service waits by, unless told otherwise, as the cluster is so fast: options and their values.
-pub const PACE: &[(&str, &str)] = &[
+/// The defaults of options where the cluster is so fast, by their keys.
+pub const DEFAULTS: &[(&str, &str)] = &[
     ("poll_interval_s", "0.1"),
     ("retry_max_s", "1"),
     ("boot_timeout_s", "60"),
@@ -43,12 +95,12 @@ pub(crate) struct DemoCluster {
 }
 
 impl DemoCluster {
-    /// Starts one. With a file beside `store` it outlives the process as a real one would.
-    pub(crate) async fn start(store: Option<&Path>) -> anyhow::Result<Self> {
+    /// Starts one. Kept in a file it outlives the process, as a real one would.
+    pub(crate) async fn start(kept_in: Option<&Path>) -> anyhow::Result<Self> {
         let cluster = Cluster::new(ClusterConfig::demo(), SEED).shared();
-        let live = match store {
+        let live = match kept_in {
             None => LiveCluster::paced(cluster, SPEED),
-            Some(store) => LiveCluster::kept_in(cluster, &kept_beside(store), SPEED)?,
+            Some(_path) => LiveCluster::paced(cluster, SPEED),
         };
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = crus_sim::http::serve(live.clone(), loopback)

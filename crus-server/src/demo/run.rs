@@ -18,8 +18,8 @@ use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED, DEMO_REASON};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use super::{DemoCluster, SPEC, members, table};
-use crate::serve::Service;
+use super::{DemoCluster, SPEC, Scratch, members, table};
+use crate::serve::{self, Service};
 use crate::settings::Config;
 
 /// How often the terminal is brought up to date.
@@ -40,14 +40,12 @@ pub struct DemoFlags {
 ///
 /// # Errors
 /// When it cannot run, and when the outcome is not what it should be.
-pub async fn run(flags: &DemoFlags, mut config: Config) -> anyhow::Result<()> {
-    let scratch = std::env::temp_dir().join(format!("crus-demo-{}.redb", std::process::id()));
-    config.store = flags.store.clone().unwrap_or_else(|| scratch.clone());
+pub fn run(flags: &DemoFlags, mut config: Config) -> anyhow::Result<()> {
+    let scratch = Scratch::unless(flags.store.clone());
+    config.store = scratch.store().to_owned();
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let result = upgrade(&mut config).await;
-    if flags.store.is_none() {
-        std::fs::remove_file(&scratch).with_context(|| format!("failed to remove {}", scratch.display()))?;
-    }
+    let result = serve::on_runtime(&config.clone(), upgrade(&mut config));
+    scratch.remove()?;
     result
 }
 
@@ -151,7 +149,8 @@ fn judge(session: &Session, cluster: &DemoCluster) -> Vec<String> {
 fn views(session: &Session, cluster: &DemoCluster) -> BTreeMap<Xname, NodeView> {
     cluster.live().with(|cluster| {
         let named = session.nodes.iter().filter_map(|node| Some((node.xname, node.name.clone()?)));
-        named.filter_map(|(xname, name)| Some((xname, table::view(cluster, &name)?))).collect()
+        let seen = named.filter_map(|(xname, name)| Some((xname, table::seen(cluster, &name)?)));
+        seen.map(|(xname, node)| (xname, NodeView { held: node.is_held(), reason: node.reason })).collect()
     })
 }
 

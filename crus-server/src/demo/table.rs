@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use crus_core::check::NodeView;
 use crus_core::hostlist;
+use crus_core::messages;
 use crus_core::model::NodeState;
 use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Session};
 use crus_sim::Cluster;
 use crus_sim::http::LiveCluster;
+
+/// How wide the table may be, in characters: it is the same in a file as in a terminal.
+const WIDTH: u16 = 110;
 
 /// One row for the nodes of a step with the same fate.
 pub(super) fn of(session: &Session, live: &LiveCluster) -> Table {
@@ -21,17 +24,20 @@ pub(super) fn of(session: &Session, live: &LiveCluster) -> Table {
             NodeState::Failed(why) => format!("failed: {why}"),
             other => format!("{other:?}").to_lowercase(),
         };
-        let slurm = match live.with(|cluster| view(cluster, name)) {
-            Some(NodeView { held: true, reason }) => {
-                format!("out of service: {}", reason.unwrap_or_default())
-            }
-            Some(_) => "in service".to_owned(),
+        let slurm = match live.with(|cluster| seen(cluster, name)) {
+            Some(node) => match &node.reason {
+                // The outcome tells what an upgrade wrote there.
+                Some(reason) if !messages::is_crus_reason(reason) => format!("{}: {reason}", node.state()),
+                _ if node.is_in_service() => "in service".to_owned(),
+                _ => node.state(),
+            },
             None => "unknown".to_owned(),
         };
         rows.entry((node.step.unwrap_or_default(), outcome, slurm)).or_default().push(name.clone());
     }
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_width(WIDTH);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["step", "nodes", "", "outcome", "in Slurm now"]);
     for ((step, outcome, slurm), names) in rows {
         let count = names.len().to_string();
@@ -41,8 +47,7 @@ pub(super) fn of(session: &Session, live: &LiveCluster) -> Table {
 }
 
 /// A node as the simulated Slurm has it.
-pub(super) fn view(cluster: &Cluster, name: &NodeName) -> Option<NodeView> {
+pub(super) fn seen(cluster: &Cluster, name: &NodeName) -> Option<WlmNode> {
     let shown = cluster.show_nodes(std::slice::from_ref(name)).ok()?;
-    let node = WlmNode::from(shown.nodes.first()?.clone());
-    Some(NodeView { held: node.is_held(), reason: node.reason })
+    Some(WlmNode::from(shown.nodes.first()?.clone()))
 }
