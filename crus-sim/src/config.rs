@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use crus_core::{GroupLabel, NodeName, NodeNameFormat, TemplateName, Time, Xname};
+use serde::{Deserialize, Serialize};
 
 use crate::workload::{Drawn, Workload};
 
 /// A length of time that is drawn anew each time, evenly from `min_ms` to `max_ms`, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// The shortest.
     pub min_ms: u64,
@@ -30,7 +31,7 @@ impl Span {
 }
 
 /// What happens when BOS reboots a node.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum BootBehaviour {
     /// It comes up; how long that takes is drawn from [`BosConfig::boot`].
     #[default]
@@ -56,7 +57,7 @@ pub enum BootBehaviour {
 }
 
 /// One node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
     /// Its xname.
     pub xname: Xname,
@@ -100,7 +101,7 @@ impl NodeSpec {
 }
 
 /// What Slurm does with a node that is down when its slurmd registers (`ReturnToService` of `slurm.conf`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ReturnToService {
     /// 0: an operator must resume it.
     Never,
@@ -112,7 +113,7 @@ pub enum ReturnToService {
 }
 
 /// How Slurm behaves. The defaults are what was measured with `SlurmdTimeout=10`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlurmConfig {
     /// What happens to a node that is down when its slurmd registers.
     pub return_to_service: ReturnToService,
@@ -148,7 +149,7 @@ impl Default for SlurmConfig {
 }
 
 /// Who says when a boot has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum BootEnd {
     /// The model, after the drawn length.
     #[default]
@@ -159,7 +160,7 @@ pub enum BootEnd {
 }
 
 /// How BOS and the hardware behave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BosConfig {
     /// From the request to the moment when the nodes of a session are worked out.
     pub pending: Span,
@@ -207,7 +208,7 @@ impl Default for BosConfig {
 }
 
 /// A group of HSM as it is at the start.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GroupSpec {
     /// What it is for.
     pub description: String,
@@ -221,7 +222,7 @@ pub struct GroupSpec {
 
 /// One boot set of a session template: which nodes it names. What is not a node's choice (kernel, image) is of
 /// no consequence here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootSet {
     /// HSM groups, as text: BOS does not check them.
     pub node_groups: Vec<String>,
@@ -246,7 +247,7 @@ impl BootSet {
 }
 
 /// A session template of BOS: boot sets by name.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TemplateSpec {
     /// The boot sets.
     pub boot_sets: BTreeMap<String, BootSet>,
@@ -262,7 +263,7 @@ impl TemplateSpec {
 }
 
 /// How a node is out of service at the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Held {
     /// An operator drained it, with this reason.
     Drained(String),
@@ -271,7 +272,7 @@ pub enum Held {
 }
 
 /// A cluster at its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterConfig {
     /// The moment it starts at. The clock of its Slurm shows this time, in seconds.
     pub start: Time,

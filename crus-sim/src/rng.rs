@@ -1,7 +1,9 @@
 //! The random numbers of the model: SplitMix64, which needs one word of state and no crate.
 
+use serde::{Deserialize, Serialize};
+
 /// A stream of numbers that its seed determines.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

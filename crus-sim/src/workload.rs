@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Span;
 
 /// The jobs of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Workload {
     /// None but those submitted later.
     #[default]
@@ -32,7 +32,7 @@ pub enum Workload {
 }
 
 /// Which nodes a job wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
     /// These.
     Nodes(Vec<NodeName>),
@@ -41,7 +41,7 @@ pub enum Wanted {
 }
 
 /// One job as it is submitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// Its id.
     pub id: u32,
@@ -61,7 +61,7 @@ pub struct JobSpec {
 
 /// A workload that keeps nodes busy: there are always jobs waiting, and each starts as soon as enough nodes are
 /// idle, as long as no more than `busy_per_mille` of all nodes are taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drawn {
     /// How many of all nodes may run jobs, in parts of a thousand.
     pub busy_per_mille: u32,

@@ -1,10 +1,12 @@
 //! A node as BOS sees it, and what BOS does with it, one thing after another.
 
 use crus_core::{Time, Xname};
+use serde::{Deserialize, Serialize};
 
 use super::bos::{BootComponent, BosError, NewSession, Operation};
 use super::power::Power;
 use super::queue::{Action, Event, Ix};
+use super::snapshot::{self, Word};
 use super::{Cluster, Node};
 use crate::config::BootBehaviour;
 
@@ -13,7 +15,7 @@ const RETRIES_SPENT: &str =
     "The retry limit has been hit for this component, but no services have reported specific errors";
 
 /// What BOS knows of a node.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Component {
     pub(super) enabled: bool,
     /// The number of the session that it belongs to; 0 before the first.
@@ -24,8 +26,10 @@ pub(super) struct Component {
     /// What happens at this reboot: the behaviour of the node when the session took it.
     behaviour: BootBehaviour,
     error: String,
-    status: &'static str,
-    phase: &'static str,
+    #[serde(deserialize_with = "snapshot::boot_status")]
+    status: Word,
+    #[serde(deserialize_with = "snapshot::boot_phase")]
+    phase: Word,
     power_on_attempts: u32,
     power_off_attempts: u32,
     desired: String,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crus_core::{TemplateName, Time, Xname};
+use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use super::limit::{exact_xname, narrow};
@@ -10,7 +11,7 @@ use super::queue::{Event, Ix};
 use crate::config::{BootSet, TemplateSpec};
 
 /// What a session does to its nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Boots what is off or runs another image: on nodes that run the image already it succeeds without a reboot.
     Boot,
@@ -21,7 +22,7 @@ pub enum Operation {
 }
 
 /// A request for a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSession {
     /// Its name.
     pub name: String,
@@ -38,7 +39,7 @@ pub struct NewSession {
 }
 
 /// How far a session is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionStatus {
     /// Its nodes are not worked out yet.
     Pending,
@@ -49,7 +50,7 @@ pub enum SessionStatus {
 }
 
 /// A session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// What was asked for.
     pub request: NewSession,
@@ -66,7 +67,7 @@ pub struct Session {
 }
 
 /// The extended status of a session: totals over the components that it still has. Frozen when it is complete.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ExtendedStatus {
     /// `managed_components_count`
     pub managed: usize,
@@ -161,7 +162,7 @@ const LIMIT_MAX: usize = 524_288;
 const SETUP_RETRY_MS: u64 = 5_000;
 
 /// BOS's own data; what it knows of nodes is in the nodes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Bos {
     down: bool,
     templates: BTreeMap<String, TemplateSpec>,
@@ -171,7 +172,7 @@ pub(super) struct Bos {
     last: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     session: Session,
     /// What the session took, before it shows.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crus_core::check::What;
 use crus_core::{GroupLabel, Xname};
+use serde::{Deserialize, Serialize};
 
 use super::power::Power;
 use super::queue::Ix;
@@ -11,7 +12,7 @@ use super::{Cluster, Node};
 use crate::config::GroupSpec;
 
 /// A group.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Group {
     /// Its label, in lower case.
     pub label: String,
@@ -95,7 +96,7 @@ impl HsmError {
 const LABEL_MAX: usize = 255;
 
 /// HSM's own data; what it knows of nodes is in the nodes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hsm {
     down: bool,
     groups: BTreeMap<String, Group>,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crus_core::Time;
 use crus_core::time::WlmTime;
+use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use super::queue::{Event, Ix};
@@ -11,7 +12,7 @@ use super::slurm::{JobRecord, JobState, SlurmError, wlm_time};
 use crate::workload::{Drawn, JobSpec, Wanted, Workload};
 
 /// All jobs, and the nodes that could take one.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Jobs {
     running: BTreeMap<u32, Running>,
     /// In the order of submission.
@@ -26,13 +27,13 @@ pub(super) struct Jobs {
     busy_nodes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Waiting {
     job: JobSpec,
     submitted: WlmTime,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Running {
     job: JobSpec,
     submitted: WlmTime,
@@ -41,6 +42,24 @@ struct Running {
 }
 
 impl Jobs {
+    /// Whether this can be what runs on nodes with these jobs, one entry a node.
+    pub(super) fn agree_with(&self, jobs_of_nodes: &[&[u32]]) -> bool {
+        let mut placed: Vec<BTreeSet<u32>> = vec![BTreeSet::new(); jobs_of_nodes.len()];
+        for (id, running) in &self.running {
+            for &ix in &running.nodes {
+                let Some(jobs) = placed.get_mut(ix as usize) else { return false };
+                if running.job.id != *id || !jobs.insert(*id) {
+                    return false;
+                }
+            }
+        }
+        self.busy_nodes == placed.iter().filter(|jobs| !jobs.is_empty()).count()
+            && self.available.iter().all(|&ix| (ix as usize) < placed.len())
+            && placed.iter().zip(jobs_of_nodes).all(|(placed, jobs)| {
+                placed.len() == jobs.len() && jobs.iter().all(|job| placed.contains(job))
+            })
+    }
+
     pub(super) fn set_available(&mut self, ix: Ix, available: bool) {
         if available {
             self.stale |= self.available.insert(ix);

@@ -30,12 +30,14 @@ mod power;
 mod queue;
 pub mod slurm;
 mod slurmd;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crus_core::check::{Fact, What};
 use crus_core::{NodeName, Time, Xname};
+use serde::{Deserialize, Serialize};
 
 use self::boot::Component;
 use self::bos::Bos;
@@ -45,6 +47,7 @@ use self::power::Hardware;
 use self::queue::{Event, Ix, Queue};
 use self::slurm::{Controller, Update};
 use self::slurmd::SlurmNode;
+pub use self::snapshot::RestoreError;
 use crate::config::{BootBehaviour, ClusterConfig, Held, NodeSpec, Span};
 use crate::rng::Rng;
 
@@ -78,7 +81,7 @@ pub enum PowerEvent {
 }
 
 /// The random numbers, a stream for each purpose.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Draws {
     jobs: Rng,
     boots: Rng,
@@ -86,7 +89,7 @@ struct Draws {
 }
 
 /// One node, in all its aspects.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Node {
     spec: NodeSpec,
     hardware: Hardware,
@@ -131,20 +134,13 @@ impl Cluster {
                 }
             })
             .collect();
-        let index = |ix: usize| ix as Ix;
-        let by_xname = nodes.iter().enumerate().map(|(ix, node)| (node.spec.xname, index(ix))).collect();
-        let by_name = nodes
-            .iter()
-            .enumerate()
-            .filter_map(|(ix, node)| Some((node.spec.name.clone()?, index(ix))))
-            .collect();
         let mut cluster = Cluster {
             now: config.start,
             queue: Queue::default(),
             draws,
             nodes,
-            by_xname,
-            by_name,
+            by_xname: BTreeMap::new(),
+            by_name: BTreeMap::new(),
             controller: Controller::default(),
             jobs: Jobs::default(),
             hsm: Hsm::new(&config.groups),
@@ -153,6 +149,7 @@ impl Cluster {
             power_events: Vec::new(),
             config,
         };
+        cluster.index_nodes();
         cluster.tell_groups();
         for (xname, held) in cluster.config.held.clone() {
             let update = match &held {
@@ -166,10 +163,17 @@ impl Cluster {
             }
         }
         for ix in 0..cluster.nodes.len() {
-            cluster.touch(index(ix));
+            cluster.touch(ix as Ix);
         }
         cluster.start_workload();
         cluster
+    }
+
+    /// Notes where each node is.
+    fn index_nodes(&mut self) {
+        let nodes = || self.nodes.iter().zip(0..);
+        self.by_xname = nodes().map(|(node, ix)| (node.spec.xname, ix)).collect();
+        self.by_name = nodes().filter_map(|(node, ix)| Some((node.spec.name.clone()?, ix))).collect();
     }
 
     /// The cluster behind a lock.
@@ -201,6 +205,11 @@ impl Cluster {
     /// When something happens next by itself; `None` when nothing will. It may turn out that nothing does.
     pub fn next_event(&self) -> Option<Time> {
         self.queue.next()
+    }
+
+    /// How much has happened by itself. As long as this stays the same, only time passes and callers act.
+    pub(crate) fn happened(&self) -> u64 {
+        self.queue.happened()
     }
 
     fn happen(&mut self, event: Event) {

@@ -3,13 +3,14 @@
 use crus_core::check::What;
 use crus_core::time::WlmTime;
 use crus_core::{Time, Xname};
+use serde::{Deserialize, Serialize};
 
 use super::queue::{Event, Ix};
 use super::slurm::wlm_time;
 use super::{Cluster, PowerEvent};
 use crate::config::{BootBehaviour, BootEnd};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Power {
     Off,
     /// It has power; its operating system is not up, and may never be.
@@ -18,7 +19,7 @@ pub(super) enum Power {
 }
 
 /// The hardware of one node.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hardware {
     pub(super) power: Power,
     /// Counts the switchings, so that a boot that was cut short does not end.

@@ -4,13 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crus_core::Time;
+use serde::{Deserialize, Serialize};
 
 /// The position of a node in the configuration.
 pub(super) type Ix = u32;
 
 /// Something that is due at some time. The last number of most is a generation: when the thing has a newer one by
 /// then, the event has been overtaken and means nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Event {
     /// A listed job is submitted: its position in the list.
     JobArrives(u32),
@@ -41,7 +42,7 @@ pub(super) enum Event {
 }
 
 /// What BOS does with a component.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Action {
     /// It calls for the node to be switched off.
     CallOff,
@@ -59,7 +60,7 @@ pub(super) enum Action {
     Hold,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Queue {
     heap: BinaryHeap<Reverse<(Time, u64, Event)>>,
     planned: u64,
@@ -73,6 +74,16 @@ impl Queue {
 
     pub(super) fn next(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    /// How many of the events have happened.
+    pub(super) fn happened(&self) -> u64 {
+        self.planned.saturating_sub(self.heap.len() as u64)
+    }
+
+    /// All that is due at some time, in no order.
+    pub(super) fn events(&self) -> impl Iterator<Item = Event> {
+        self.heap.iter().map(|Reverse((.., event))| *event)
     }
 
     pub(super) fn pop_due(&mut self, by: Time) -> Option<(Time, Event)> {

@@ -5,17 +5,20 @@ use std::collections::BTreeSet;
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag, WlmNode};
 use crus_core::{NodeName, Time};
+use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use super::queue::Ix;
+use super::snapshot::{self, Word};
 
 /// Why a node is out of service, and who said so when.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// The text.
     pub text: String,
     /// Who set it: `root` for every update, `slurm` for Slurm itself.
-    pub user: &'static str,
+    #[serde(deserialize_with = "snapshot::reason_user")]
+    pub user: Word,
     /// When.
     pub at: WlmTime,
 }
@@ -188,7 +191,7 @@ pub(super) fn wlm_time(time: Time) -> WlmTime {
 }
 
 /// slurmctld.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Controller {
     pub(super) stopped: bool,
     refuses_updates: bool,

@@ -4,6 +4,7 @@ use crus_core::check::What;
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag};
 use crus_core::{NodeName, Time};
+use serde::{Deserialize, Serialize};
 
 use super::power::Hardware;
 use super::queue::{Event, Ix};
@@ -17,7 +18,7 @@ const NOT_RESPONDING: &str = "Not responding";
 const REBOOTED: &str = "Node unexpectedly rebooted";
 
 /// Slurm's record of a node.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SlurmNode {
     pub(super) down: bool,
     pub(super) drain: bool,
@@ -48,7 +49,7 @@ pub(super) struct SlurmNode {
 }
 
 /// What the witness was last told of a node.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Witnessed {
     held: bool,
     in_service: bool,

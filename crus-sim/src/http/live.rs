@@ -1,6 +1,7 @@
 //! A cluster whose virtual time follows real time.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +9,14 @@ use crus_core::Time;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::kept::{KeepError, Kept};
 use crate::cluster::{self, Cluster, PowerEvent, SharedCluster};
 
 /// The longest sleep: a timer far away is no use, and too far away is none at all.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// While time passes, the file of a kept cluster is no older than this.
+const KEPT_AGE: Duration = Duration::from_secs(1);
 
 /// A cluster with a pace, seen by several handlers, tests and a pacer at once. Clones are the same one.
 ///
@@ -27,6 +32,7 @@ struct Shared {
     changed: Notify,
     watchers: Mutex<Vec<mpsc::UnboundedSender<PowerEvent>>>,
     calls: Mutex<BTreeMap<String, u64>>,
+    kept: Option<Kept>,
 }
 
 /// How virtual time follows from real time: `virtual_start` was at `real_start`.
@@ -55,6 +61,10 @@ impl Pace {
 impl LiveCluster {
     /// One in which time stands still.
     pub fn new(cluster: SharedCluster) -> Self {
+        LiveCluster::with_file(cluster, None)
+    }
+
+    fn with_file(cluster: SharedCluster, kept: Option<Kept>) -> Self {
         let virtual_start = cluster::lock(&cluster).now();
         let pace = Pace { speed: 0.0, real_start: Instant::now(), virtual_start };
         LiveCluster(Arc::new(Shared {
@@ -63,6 +73,7 @@ impl LiveCluster {
             changed: Notify::new(),
             watchers: Mutex::default(),
             calls: Mutex::default(),
+            kept,
         }))
     }
 
@@ -71,6 +82,31 @@ impl LiveCluster {
         let live = LiveCluster::new(cluster);
         live.set_speed(speed);
         live
+    }
+
+    /// One that outlives its process: it goes on from the file at `path`, from the moment and with the state it
+    /// was kept in. If there is no such file, it is this `cluster`. Paced as by [`paced`](Self::paced).
+    ///
+    /// Over HTTP, nothing is answered before it is kept: whatever somebody changed or was shown is so after a
+    /// restart, too, also when the process was killed. What is changed in this process, by [`with`](Self::with), is kept
+    /// within a second, or with the next answer. Not kept are the facts, the power events and the counted calls. A
+    /// crash of the whole host may lose the file: it is not forced to the disk.
+    ///
+    /// # Errors
+    /// When the file holds no cluster, or cannot be read or written.
+    pub fn kept_in(cluster: SharedCluster, path: &Path, speed: f64) -> Result<Self, KeepError> {
+        let kept = Kept::open(path, &cluster)?;
+        let live = LiveCluster::with_file(cluster, Some(kept));
+        live.set_speed(speed);
+        Ok(live)
+    }
+
+    /// Writes the cluster to its file, if it has one and if it is needed: it is when a caller may have changed
+    /// something, or something has happened.
+    pub(super) fn keep(&self, may_be_changed: bool) {
+        if let Some(kept) = &self.0.kept {
+            kept.write(&self.0.cluster, may_be_changed);
+        }
     }
 
     /// Changes the speed from now on. A negative or impossible one is 0.
@@ -172,7 +208,13 @@ impl LiveCluster {
                 cluster.next_event()
             };
             let pace = *lock(&self.0.pace);
-            let longest = Instant::now() + LONGEST_SLEEP;
+            let mut longest = Instant::now() + LONGEST_SLEEP;
+            if let Some(kept) = self.0.kept.as_ref().filter(|_| pace.speed > 0.0) {
+                if kept.age() >= KEPT_AGE {
+                    kept.write(&self.0.cluster, true);
+                }
+                longest = Instant::now() + KEPT_AGE;
+            }
             let wake = next.and_then(|time| pace.real_at(time)).map_or(longest, |at| at.min(longest));
             // Time or a change: either way the next look finds out what it means.
             drop(tokio::time::timeout_at(wake, self.0.changed.notified()).await);

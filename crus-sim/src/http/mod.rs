@@ -12,6 +12,7 @@ mod answer;
 mod bos;
 mod control;
 mod hsm;
+mod kept;
 mod live;
 
 use std::io;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub use self::kept::KeepError;
 pub use self::live::LiveCluster;
 
 /// How long [`Server::stop`] waits for answers that are under way.
@@ -41,6 +43,7 @@ pub fn router(live: &LiveCluster) -> Router {
         .nest("/v2", bos.clone())
         .nest("/apis/bos/v2", bos)
         .nest("/sim", control::router(live.clone()))
+        .layer(middleware::from_fn_with_state(live.clone(), keep))
         .layer(middleware::from_fn_with_state(live.clone(), count))
 }
 
@@ -54,6 +57,14 @@ async fn count(State(live): State<LiveCluster>, request: Request, next: Next) ->
         live.count(&format!("{} {route}", request.method()));
     }
     next.run(request).await
+}
+
+/// Sees to it that a kept cluster is in its file before anybody hears what was done to it, or what happened.
+async fn keep(State(live): State<LiveCluster>, request: Request, next: Next) -> Response {
+    let may_change = !request.method().is_safe();
+    let response = next.run(request).await;
+    live.keep(may_change);
+    response
 }
 
 /// Why the server did not start.

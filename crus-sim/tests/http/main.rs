@@ -5,6 +5,7 @@
 mod bos;
 mod control;
 mod hsm;
+mod kept;
 
 use std::time::Duration;
 

@@ -10,5 +10,6 @@ mod hsm;
 mod jobs;
 mod ports;
 mod slurm;
+mod snapshot;
 mod store;
 mod support;
