@@ -10,8 +10,8 @@
 //!
 //! # Caveats
 //!
-//! - Slurm's updates are not atomic: with an unknown name in the list, the known ones are changed all the same, and
-//!   the call is refused. Whatever comes back, look at the nodes.
+//! - Slurm's updates are not atomic: at an unknown name the call is refused, with the nodes before it in the list
+//!   changed and those behind it not. Whatever comes back, look at the nodes.
 //! - slurmctld saves its state seconds later: when it crashes meanwhile, a change that it had accepted is lost.
 //! - A suspended job gives its processors back: its node is `IDLE` with `CPUAlloc=0`. Only [`Wlm::jobs`] tells.
 

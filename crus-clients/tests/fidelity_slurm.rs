@@ -279,7 +279,7 @@ const SCENARIOS: [(&str, Scenario<dyn Site>); 12] = scenarios![
     a_resumed_node_is_in_service_once_it_answers,
     a_node_set_down_loses_its_job_and_can_be_resumed,
     resuming_what_is_in_service_is_harmless,
-    a_drain_that_names_an_unknown_node_is_refused_and_drains_the_others,
+    a_drain_is_refused_at_an_unknown_node_with_those_before_it_drained,
     a_controller_that_is_down_is_unreachable,
     a_reboot_shows_as_a_newer_boot_time,
 ];
@@ -401,9 +401,13 @@ async fn resuming_what_is_in_service_is_harmless(site: &dyn Site) {
     assert_eq!(site.slurm().resume(&names(&["nid009999"])).await, error);
 }
 
-async fn a_drain_that_names_an_unknown_node_is_refused_and_drains_the_others(site: &dyn Site) {
-    let result = site.slurm().drain(&names(&["nid000001", "nid009999"]), "rolling-upgrade").await;
-    assert_eq!(result, refused("Invalid node name specified"));
+async fn a_drain_is_refused_at_an_unknown_node_with_those_before_it_drained(site: &dyn Site) {
+    let asked = names(&["nid000000", "nid000002"]);
+    assert_eq!(site.slurm().drain(&asked, "rolling-upgrade").await, refused("Invalid node name specified"));
+    assert_eq!(state(site, "nid000002").await, "IDLE");
+
+    let asked = names(&["nid000001", "nid009999"]);
+    assert_eq!(site.slurm().drain(&asked, "rolling-upgrade").await, refused("Invalid node name specified"));
     assert_eq!(state(site, "nid000001").await, "IDLE+DRAIN");
 }
 
