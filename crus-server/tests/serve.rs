@@ -1,103 +1,25 @@
 //! `crus serve` as a process: its first line, its end, and what is left after either kind of end.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
-use serde_json::{Value, json};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+use support::{Service, crus, path_of, spec, until};
 
 /// Where nobody listens.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
-fn crus() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crus"));
-    command.stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRUS_")) {
-        command.env_remove(name);
-    }
-    command
-}
-
 fn serve(store: &Path) -> Command {
-    let mut command = crus();
-    command.arg("serve").args(["--listen", "127.0.0.1:0", "--hsm-url", NOWHERE, "--bos-url", NOWHERE]);
-    command.args(["--log", "error"]);
-    command.args(["--poll-interval-s", "0.05", "--retry-max-s", "0.1", "--store"]).arg(store);
-    command
+    support::serve(store, NOWHERE, NOWHERE, "0.05")
 }
 
-/// A running service, which dies with the test.
-struct Service {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It may have ended already, as the test wanted.
-        if self.child.kill().is_ok() {
-            self.child.wait().unwrap();
-        }
-    }
-}
-
-impl Service {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut first = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-        let url = first.strip_prefix("listening on ").unwrap_or_else(|| panic!("first line: {first:?}"));
-        Service { url: url.trim_end().to_owned(), child }
-    }
-
-    fn over(store: &Path) -> Self {
-        Service::start(serve(store))
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    fn end(&mut self) -> Option<i32> {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "the service does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    async fn get(&self, path: &str) -> (u16, Value) {
-        answer(reqwest::get(format!("{}{path}", self.url)).await.unwrap()).await
-    }
-
-    async fn post(&self) -> (u16, Value) {
-        let spec = json!({
-            "failed_label": "failed-nodes",
-            "starting_label": "slurm-nodes",
-            "upgrade_step_size": 8,
-            "upgrade_template_id": "new-image",
-            "upgrading_label": "upgrading-nodes",
-            "workload_manager_type": "slurm",
-        });
-        let url = format!("{}/session", self.url);
-        answer(reqwest::Client::new().post(url).json(&spec).send().await.unwrap()).await
-    }
-
-    async fn delete(&self, path: &str) -> (u16, Value) {
-        let url = format!("{}{path}", self.url);
-        answer(reqwest::Client::new().delete(url).send().await.unwrap()).await
-    }
-}
-
-async fn answer(response: reqwest::Response) -> (u16, Value) {
-    (response.status().as_u16(), response.json().await.unwrap())
+fn service_over(store: &Path) -> Service {
+    Service::start(serve(store))
 }
 
 /// Runs a command that must end by itself.
@@ -110,7 +32,7 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 async fn it_says_where_it_listens_answers_and_ends_on_sigterm_and_sigint() {
     let directory = tempfile::tempdir().unwrap();
     for signal in ["TERM", "INT"] {
-        let mut service = Service::over(&directory.path().join("crus.redb"));
+        let mut service = service_over(&directory.path().join("crus.redb"));
         assert!(service.url.starts_with("http://127.0.0.1:"), "{}", service.url);
         assert_eq!(service.get("/session").await, (200, json!([])));
         assert_eq!(service.get("/apis/crus/session").await, (200, json!([])));
@@ -125,21 +47,20 @@ async fn p9_sessions_survive_a_stop_a_kill_and_their_peers_absence() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("crus.redb");
 
-    let mut service = Service::over(&store);
-    let (code, created) = service.post().await;
+    let mut service = service_over(&store);
+    let (code, created) = service.post(&spec(8)).await;
     assert_eq!((code, &created["state"], &created["completed"]), (201, &json!("UPDATING"), &json!(false)));
-    let path = format!("/session/{}", created["upgrade_id"].as_str().unwrap());
+    let path = path_of(&created);
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
 
-    let mut service = Service::over(&store);
+    let service = service_over(&store);
     let (code, found) = service.get(&path).await;
     assert_eq!((code, &found["upgrade_id"]), (200, &created["upgrade_id"]));
-    let (_, second) = service.post().await;
-    service.child.kill().unwrap();
-    service.child.wait().unwrap();
+    let (_, second) = service.post(&spec(8)).await;
+    service.kill();
 
-    let service = Service::over(&store);
+    let service = service_over(&store);
     let (_, all) = service.get("/session").await;
     let ids: Vec<_> = all.as_array().unwrap().iter().map(|session| &session["upgrade_id"]).collect();
     assert_eq!(
@@ -150,11 +71,7 @@ async fn p9_sessions_survive_a_stop_a_kill_and_their_peers_absence() {
 
     let (code, deleting) = service.delete(&path).await;
     assert_eq!((code, &deleting["state"]), (200, &json!("DELETING")));
-    let begun = Instant::now();
-    while service.get(&path).await.0 != 404 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the session does not disappear");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the session gone", async || service.get(&path).await.0 == 404).await;
 }
 
 /// P9: a disk without space is an unmet condition like any other.
@@ -167,17 +84,17 @@ async fn p9_a_full_disk_is_said_so_and_overcome() {
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
     let service = Service::start(command);
     let limit = |size: &str| {
-        let pid = service.child.id().to_string();
+        let pid = service.pid().to_string();
         let set =
             Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={size}:unlimited")]).status();
         assert!(set.unwrap().success());
     };
     limit("1");
-    let (code, problem) = service.post().await;
+    let (code, problem) = service.post(&spec(8)).await;
     assert_eq!(code, 503, "{problem}");
     assert_eq!(service.get("/session").await, (200, json!([])));
     limit("unlimited");
-    assert_eq!(service.post().await.0, 201);
+    assert_eq!(service.post(&spec(8)).await.0, 201);
     assert_eq!(service.get("/session").await.1.as_array().unwrap().len(), 1);
 }
 
@@ -185,7 +102,7 @@ async fn p9_a_full_disk_is_said_so_and_overcome() {
 fn a_store_in_use_a_port_in_use_and_a_missing_directory_are_said_with_a_remedy() {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("crus.redb");
-    let service = Service::over(&store);
+    let service = service_over(&store);
 
     let (code, out, error) = output(&mut serve(&store));
     assert_eq!((code, out.as_str()), (Some(1), ""));

@@ -1,0 +1,128 @@
+//! `crus serve` as a process that dies with the test.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long a test waits for what must come, on the slowest of machines.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary, deaf to whatever is configured around the test.
+pub(crate) fn crus() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crus"));
+    command.stdin(Stdio::null());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRUS_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// `crus serve` on a free port, which looks at what it waits for every `poll_s` seconds.
+pub(crate) fn serve(store: &Path, hsm_url: &str, bos_url: &str, poll_s: &str) -> Command {
+    let mut command = crus();
+    command.arg("serve").args(["--listen", "127.0.0.1:0", "--hsm-url", hsm_url, "--bos-url", bos_url]);
+    command.args(["--log", "error"]);
+    command.args(["--poll-interval-s", poll_s, "--retry-max-s", "0.1", "--store"]).arg(store);
+    command
+}
+
+/// The upgrade of the group `slurm-nodes`, by way of `upgrading-nodes` and `failed-nodes`, into `new-image`.
+pub(crate) fn spec(step_size: u32) -> Value {
+    json!({
+        "failed_label": "failed-nodes",
+        "starting_label": "slurm-nodes",
+        "upgrade_step_size": step_size,
+        "upgrade_template_id": "new-image",
+        "upgrading_label": "upgrading-nodes",
+        "workload_manager_type": "slurm",
+    })
+}
+
+/// Where a session that was answered for is found.
+pub(crate) fn path_of(session: &Value) -> String {
+    format!("/session/{}", session["upgrade_id"].as_str().unwrap())
+}
+
+/// A running service.
+pub(crate) struct Service {
+    child: Child,
+    pub(crate) url: String,
+    client: reqwest::Client,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already, as the test wanted.
+        if self.child.kill().is_ok() {
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+impl Service {
+    /// Starts it, and waits for its first line.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let url = first.strip_prefix("listening on ").unwrap_or_else(|| panic!("first line: {first:?}"));
+        Service { url: url.trim_end().to_owned(), child, client: reqwest::Client::new() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// `kill -9`; it is gone when this returns.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) fn end(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < PATIENCE, "the service does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        self.ask(self.client.get(format!("{}{path}", self.url))).await
+    }
+
+    pub(crate) async fn post(&self, spec: &Value) -> (u16, Value) {
+        self.ask(self.client.post(format!("{}/session", self.url)).json(spec)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
+        self.ask(self.client.delete(format!("{}{path}", self.url))).await
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = request.timeout(PATIENCE).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+}
+
+/// Looks again and again until `met` holds.
+pub(crate) async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !met().await {
+        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
