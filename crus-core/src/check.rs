@@ -261,7 +261,7 @@ impl Audit {
                     if !listed && *failure != Failure::UnknownToHsm && node.step.is_some() {
                         violations.push(broken(accounted, format!("{xname} failed, and is not listed")));
                     }
-                    let mark = messages::failure_reason(self.id, failure);
+                    let mark = messages::failure_mark(self.id, failure);
                     let marked = reason.contains(&mark);
                     let touched = node.step.is_some() && *failure != Failure::DrainTimedOut;
                     let held = view.is_some_and(|view| view.held);

@@ -127,13 +127,19 @@ pub fn drain_reason(id: UpgradeId) -> String {
     format!("rolling-upgrade {id}")
 }
 
-/// The mark of a node that failed: the original's word for it, our id, and what happened.
-pub fn failure_reason(id: UpgradeId, failure: &Failure) -> String {
+/// What marks a node that failed: the original's word for it, and our id.
+pub fn failure_mark(id: UpgradeId, failure: &Failure) -> String {
     let word = match failure {
         Failure::ReturnTimedOut(_) => "upgrading-time-out-wlm-waiting",
         _ => "upgrading-boot-session-failed",
     };
-    one_line(&format!("{word} {id}: {failure}"))
+    format!("{word} {id}")
+}
+
+/// The reason of a node that failed: its mark, and what happened. A workload manager may keep less of it than was
+/// written, so only the mark may be looked for.
+pub fn failure_reason(id: UpgradeId, failure: &Failure) -> String {
+    one_line(&format!("{}: {failure}", failure_mark(id, failure)))
 }
 
 /// The reason of a node that somebody else holds and that failed: theirs, and our mark behind it.
@@ -202,9 +208,14 @@ fn are<T: Display>(names: impl ExactSizeIterator<Item = T>) -> String {
     format!("{} {verb}", list(names))
 }
 
-/// A text that fits on one line of the workload manager's records.
+/// A text that fits on one line of the workload manager's records. Slurm strips double quotes.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect()
+    let plain = |c: char| match c {
+        '"' => '\'',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    text.chars().map(plain).take(REASON_MAX).collect()
 }
 
 #[cfg(test)]

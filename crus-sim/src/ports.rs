@@ -103,13 +103,21 @@ pub struct SimHsm {
     calls: Arc<Calls>,
 }
 
-fn hsm_error(error: &HsmError) -> PortError {
-    let (peer, detail) = (Peer::Hsm, error.to_string());
-    if error.status() < 500 {
-        PortError::Refused { peer, detail }
-    } else {
-        PortError::MayHaveActed { peer, detail }
+/// What an HTTP status means: a peer that failed may have acted, unless it was only asked something.
+fn classed(peer: Peer, status: u16, detail: String, writes: bool) -> PortError {
+    match status {
+        ..500 => PortError::Refused { peer, detail },
+        _ if writes => PortError::MayHaveActed { peer, detail },
+        _ => PortError::Unreachable { peer, detail },
     }
+}
+
+fn read_of_hsm(error: &HsmError) -> PortError {
+    classed(Peer::Hsm, error.status(), error.to_string(), false)
+}
+
+fn write_to_hsm(error: &HsmError) -> PortError {
+    classed(Peer::Hsm, error.status(), error.to_string(), true)
 }
 
 #[async_trait]
@@ -119,7 +127,7 @@ impl Hsm for SimHsm {
         match lock(&self.cluster).group(label.as_str()) {
             Ok(group) => Ok(Some(group.members.clone())),
             Err(HsmError::NoSuchGroup(_)) => Ok(None),
-            Err(error) => Err(hsm_error(&error)),
+            Err(error) => Err(read_of_hsm(&error)),
         }
     }
 
@@ -134,7 +142,7 @@ impl Hsm for SimHsm {
             };
             let unknown = error == HsmError::UnknownComponent;
             if !unknown && error != HsmError::InExclusiveGroup {
-                return Err(hsm_error(&error));
+                return Err(write_to_hsm(&error));
             }
             rejected.push(Rejected { xname, detail: error.to_string(), unknown });
         }
@@ -146,8 +154,8 @@ impl Hsm for SimHsm {
         let mut cluster = lock(&self.cluster);
         for xname in nodes {
             match cluster.remove_member(label.as_str(), &xname.to_string()) {
-                Ok(()) | Err(HsmError::NoSuchMember) => {}
-                Err(error) => return Err(hsm_error(&error)),
+                Ok(()) | Err(HsmError::NoSuchMember | HsmError::NoSuchGroup(_)) => {}
+                Err(error) => return Err(write_to_hsm(&error)),
             }
         }
         Ok(())
@@ -158,7 +166,7 @@ impl Hsm for SimHsm {
         let cluster = lock(&self.cluster);
         let mut facts = Vec::new();
         for &xname in nodes {
-            let found = cluster.component(xname).map_err(|error| hsm_error(&error))?;
+            let found = cluster.component(xname).map_err(|error| read_of_hsm(&error))?;
             facts.extend(found.map(|component| NodeFacts {
                 xname,
                 nid: component.nid,
@@ -179,13 +187,12 @@ pub struct SimBos {
     calls: Arc<Calls>,
 }
 
-fn bos_error(error: &BosError) -> PortError {
-    let (peer, detail) = (Peer::Bos, error.to_string());
-    if error.status() < 500 {
-        PortError::Refused { peer, detail }
-    } else {
-        PortError::MayHaveActed { peer, detail }
-    }
+fn read_of_bos(error: &BosError) -> PortError {
+    classed(Peer::Bos, error.status(), error.to_string(), false)
+}
+
+fn write_to_bos(error: &BosError) -> PortError {
+    classed(Peer::Bos, error.status(), error.to_string(), true)
 }
 
 #[async_trait]
@@ -195,7 +202,7 @@ impl Bos for SimBos {
         match lock(&self.cluster).boot_template(name.as_str()) {
             Ok(_) => Ok(true),
             Err(BosError::NoSuchTemplate(_)) => Ok(false),
-            Err(error) => Err(bos_error(&error)),
+            Err(error) => Err(read_of_bos(&error)),
         }
     }
 
@@ -216,7 +223,7 @@ impl Bos for SimBos {
         };
         match lock(&self.cluster).create_boot_session(session) {
             Ok(_) | Err(BosError::SessionExists(_)) => Ok(()),
-            Err(error) => Err(bos_error(&error)),
+            Err(error) => Err(write_to_bos(&error)),
         }
     }
 
@@ -226,9 +233,9 @@ impl Bos for SimBos {
         let session = match cluster.boot_session(name.as_str()) {
             Ok(session) => session,
             Err(BosError::NoSuchSession(_)) => return Ok(None),
-            Err(error) => return Err(bos_error(&error)),
+            Err(error) => return Err(read_of_bos(&error)),
         };
-        let components = cluster.boot_components_of(name.as_str()).map_err(|error| bos_error(&error))?;
+        let components = cluster.boot_components_of(name.as_str()).map_err(|error| read_of_bos(&error))?;
         Ok(Some(BootSession {
             status: match session.status {
                 SessionStatus::Pending => BootStatus::Pending,

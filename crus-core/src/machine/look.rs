@@ -161,17 +161,18 @@ impl Session {
         if at < now - self.limits.last_look_ms {
             return None;
         }
-        let mark = messages::failure_reason(self.head.id, failure);
+        let mark = messages::failure_mark(self.head.id, failure);
+        let text = messages::failure_reason(self.head.id, failure);
         let reason = seen.reason.as_deref().unwrap_or_default();
         Some(match self.holder_of(seen) {
             // Somebody put it back to work: it is theirs.
             _ if !seen.is_held() && !seen.has(Flag::NotResponding) => Mark::Done,
             Holder::Other(_) if reason.contains(&mark) => Mark::Done,
-            Holder::Other(theirs) => Mark::Reason(messages::added_mark(&theirs, &mark)),
-            Holder::Us if reason == mark && seen.base == BaseState::Down => Mark::Done,
+            Holder::Other(theirs) => Mark::Reason(messages::added_mark(&theirs, &text)),
+            Holder::Us if reason.starts_with(&mark) && seen.base == BaseState::Down => Mark::Done,
             // Taking it down would kill what runs on it.
             Holder::Us if !seen.is_quiet() => return None,
-            Holder::Us => Mark::Down(mark),
+            Holder::Us => Mark::Down(text),
         })
     }
 

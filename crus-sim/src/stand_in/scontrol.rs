@@ -308,13 +308,10 @@ fn read_state(word: &str, value: &str) -> Result<NewState, Output> {
     )))
 }
 
-/// The text without one pair of quotes around it.
+/// The text without a double quote at either end, as Slurm takes it: each by itself, and no other kind.
 fn unquoted(text: &str) -> String {
-    ['"', '\'']
-        .iter()
-        .find_map(|quote| text.strip_prefix(*quote).map(|rest| rest.strip_suffix(*quote).unwrap_or(rest)))
-        .unwrap_or(text)
-        .to_owned()
+    let text = text.strip_prefix('"').unwrap_or(text);
+    text.strip_suffix('"').unwrap_or(text).to_owned()
 }
 
 /// Updates the nodes one after the other, up to the first that is unknown, as slurmctld does.
