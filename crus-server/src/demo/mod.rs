@@ -100,7 +100,7 @@ impl DemoCluster {
         let cluster = Cluster::new(ClusterConfig::demo(), SEED).shared();
         let live = match kept_in {
             None => LiveCluster::paced(cluster, SPEED),
-            Some(_path) => LiveCluster::paced(cluster, SPEED),
+            Some(path) => LiveCluster::kept_in(cluster, path, SPEED)?,
         };
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = crus_sim::http::serve(live.clone(), loopback)

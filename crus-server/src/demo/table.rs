@@ -12,7 +12,7 @@ use crus_sim::Cluster;
 use crus_sim::http::LiveCluster;
 
 /// How wide the table may be, in characters: it is the same in a file as in a terminal.
-const WIDTH: u16 = 110;
+const WIDTH: u16 = 132;
 
 /// One row for the nodes of a step with the same fate.
 pub(super) fn of(session: &Session, live: &LiveCluster) -> Table {
@@ -21,7 +21,8 @@ pub(super) fn of(session: &Session, live: &LiveCluster) -> Table {
         let Some(name) = &node.name else { continue };
         let outcome = match &node.state {
             NodeState::Upgraded => "upgraded".to_owned(),
-            NodeState::Failed(why) => format!("failed: {why}"),
+            // The messages tell the rest.
+            NodeState::Failed(why) => why.to_string().split(':').next().unwrap_or_default().to_owned(),
             other => format!("{other:?}").to_lowercase(),
         };
         let slurm = match live.with(|cluster| seen(cluster, name)) {
