@@ -1,6 +1,6 @@
 //! Sessions on a simulated cluster, in virtual time.
 //!
-//! A [`World`] is a [`Cluster`](crate::Cluster), a store, and the drivers of the sessions in it. It jumps from one
+//! A [`World`] is a [`Cluster`], a store, and the drivers of the sessions in it. It jumps from one
 //! moment at which anything can happen to the next; nothing sleeps and nothing is spawned. After every step it
 //! checks the promises P1–P8 against what really happened, as the cluster tells it. [`World::crash`] kills the
 //! service: the cluster and the store stay, everything else is forgotten.
