@@ -116,10 +116,12 @@ impl Site {
 
     fn service(&self) -> Service {
         let url = self.bos.url();
-        let (hsm, bos) = (format!("{url}/hsm/v2"), format!("{url}/v2"));
-        let mut command = support::serve(&self.store(), &hsm, &bos, "0.3");
-        command.args(["--settle-s", "2", "--call-timeout-s", "20"]).envs(self.lab.env());
-        Service::start(command)
+        Service::start_again(|| {
+            let (hsm, bos) = (format!("{url}/hsm/v2"), format!("{url}/v2"));
+            let mut command = support::serve(&self.store(), &hsm, &bos, "0.3");
+            command.args(["--settle-s", "2", "--call-timeout-s", "20"]).envs(self.lab.env());
+            command
+        })
     }
 
     fn nodes(&self) -> Vec<Record> {
@@ -435,7 +437,14 @@ async fn kill_in(stage: Stage, step: u32, service: Service, store: &Path, path: 
     .await;
     service.kill();
     let id: UpgradeId = path.rsplit('/').next().unwrap().parse().unwrap();
-    let (session, _) = RedbStore::open(store).unwrap().load(id).await.unwrap().unwrap();
+    // A process that was cut off between its fork and the start of its program may hold the store for a moment.
+    let mut opened = None;
+    until("the store let go", async || {
+        opened = RedbStore::open(store).ok();
+        opened.is_some()
+    })
+    .await;
+    let (session, _) = opened.unwrap().load(id).await.unwrap().unwrap();
     assert_eq!((session.head.stage, session.head.step), (stage, step));
 }
 

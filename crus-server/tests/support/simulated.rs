@@ -1,0 +1,132 @@
+//! A simulated cluster on loopback: HSM and BOS over HTTP, Slurm as programs, which are the binary again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crus_core::check::{Fact, NodeView, World};
+use crus_core::ports::SessionStore as _;
+use crus_core::wlm::WlmNode;
+use crus_core::{NodeName, Session, UpgradeId, Xname};
+use crus_server::store::RedbStore;
+use crus_sim::config::{GroupSpec, TemplateSpec};
+use crus_sim::http::{LiveCluster, Server};
+use crus_sim::{Cluster, ClusterConfig, stand_in};
+
+use crate::support;
+
+/// Nodes with HSM's groups and BOS's template as [`support::spec`] names them.
+pub(crate) fn nodes(count: u32) -> ClusterConfig {
+    let nodes = ClusterConfig::nodes(count);
+    let all = GroupSpec { members: nodes.iter().map(|node| node.xname).collect(), ..GroupSpec::default() };
+    ClusterConfig {
+        nodes,
+        groups: BTreeMap::from([
+            ("slurm-nodes".parse().unwrap(), all),
+            ("upgrading-nodes".parse().unwrap(), GroupSpec::default()),
+            ("failed-nodes".parse().unwrap(), GroupSpec::default()),
+        ]),
+        templates: BTreeMap::from([(
+            "new-image".parse().unwrap(),
+            TemplateSpec::of_group("upgrading-nodes"),
+        )]),
+        ..ClusterConfig::default()
+    }
+}
+
+/// A simulated cluster, and a place for the service on it.
+pub(crate) struct Simulated {
+    pub(crate) live: LiveCluster,
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+impl Simulated {
+    /// `speed`: virtual seconds in a real one.
+    pub(crate) async fn start(config: ClusterConfig, seed: u64, speed: f64) -> Simulated {
+        let live = LiveCluster::paced(Cluster::new(config, seed).shared(), speed);
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = crus_sim::http::serve(live.clone(), loopback).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (program, address) = (Path::new(env!("CARGO_BIN_EXE_crus")), server.address().to_string());
+        stand_in::write_programs(folder.path(), program, &["slurm-stand-in"], &address).unwrap();
+        Simulated { live, server, folder }
+    }
+
+    /// Where the service and Slurm's programs are; gone with this.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder().join("crus.redb")
+    }
+
+    /// `crus serve` on this cluster.
+    pub(crate) fn serve(&self) -> Command {
+        let url = self.server.url();
+        let mut command =
+            support::serve(&self.store(), &format!("{url}/hsm/v2"), &format!("{url}/v2"), "0.05");
+        for program in ["scontrol", "squeue"] {
+            command.arg(format!("--{program}")).arg(self.folder().join(program));
+        }
+        command.args(["--settle-s", "1"]);
+        command
+    }
+
+    /// What is stored of a session. Only when no service runs any more: a store has one owner.
+    pub(crate) async fn stored(&self, id: UpgradeId) -> Session {
+        let store = RedbStore::open(&self.store()).unwrap();
+        store.load(id).await.unwrap().unwrap().0
+    }
+
+    /// How many calls have reached HSM, BOS and Slurm: a clock that counts what the service does.
+    pub(crate) fn calls(&self) -> u64 {
+        self.live.calls().values().sum()
+    }
+
+    /// How many of them asked for a change.
+    pub(crate) fn changes(&self) -> u64 {
+        let calls = self.live.calls();
+        let is_change =
+            |call: &str| !["GET", "scontrol show", "squeue"].iter().any(|read| call.starts_with(read));
+        calls.iter().filter(|(call, _)| is_change(call)).map(|(_, count)| count).sum()
+    }
+
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        self.live.with(|cluster| cluster.facts().to_vec())
+    }
+
+    pub(crate) fn members(&self, label: &str) -> BTreeSet<Xname> {
+        self.live.with(|cluster| cluster.group(label).unwrap().members.clone())
+    }
+
+    /// Slurm's names of all nodes.
+    pub(crate) fn names(&self) -> BTreeMap<Xname, NodeName> {
+        self.live.with(|cluster| {
+            let specs = cluster.config().nodes.iter();
+            specs.filter_map(|spec| Some((spec.xname, spec.name.clone()?))).collect()
+        })
+    }
+
+    pub(crate) fn node(&self, name: &NodeName) -> WlmNode {
+        self.live.with(|cluster| {
+            let shown = cluster.show_nodes(std::slice::from_ref(name)).unwrap();
+            WlmNode::from(shown.nodes[0].clone())
+        })
+    }
+
+    /// The world as promises are about it.
+    pub(crate) fn world(&self) -> World {
+        let view = |name: &NodeName| {
+            let node = self.node(name);
+            NodeView { held: node.is_held(), reason: node.reason }
+        };
+        World {
+            nodes: self.names().iter().map(|(&xname, name)| (xname, view(name))).collect(),
+            upgrading: self.members("upgrading-nodes"),
+            failed: self.members("failed-nodes"),
+        }
+    }
+}
