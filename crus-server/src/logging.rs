@@ -1,7 +1,7 @@
 //! Logs: to stderr, as text or as JSON, one event a line.
 //!
-//! What belongs to a session carries the spans `session{upgrade_id}` and, within it, the step, so that the story
-//! of one session can be filtered out.
+//! What belongs to a session is within the span `session{upgrade_id}`, and what its driver says has the `step`, so that
+//! the story of one session, or of one of its steps, can be filtered out.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -73,7 +73,7 @@ pub fn start(format: LogFormat, filter: &LogFilter) -> Result<(), TryInitError> 
         }
         LogFormat::Json => {
             let layer =
-                form::layer().json().flatten_event(true).with_current_span(false).with_writer(io::stderr);
+                form::layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr);
             registry.with(layer.with_filter(filter.0.clone())).try_init()
         }
     }

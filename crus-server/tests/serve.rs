@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Service, crus, path_of, spec, until};
 
 /// Where nobody listens.
@@ -73,6 +73,36 @@ async fn p9_sessions_survive_a_stop_a_kill_and_their_peers_absence() {
     let (code, deleting) = service.delete(&path).await;
     assert_eq!((code, &deleting["state"]), (200, &json!("DELETING")));
     until("the session gone", async || service.get(&path).await.0 == 404).await;
+}
+
+/// Whatever is logged of a session names it: at the level of warnings, too, where its span might be left out.
+#[tokio::test]
+async fn the_story_of_a_session_can_be_filtered_out_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    for level in ["info", "warn"] {
+        let log = directory.path().join(level);
+        let mut command = crus();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--hsm-url", NOWHERE, "--bos-url", NOWHERE]);
+        command
+            .args(["--log", level, "--log-format", "json", "--store"])
+            .arg(directory.path().join("crus.redb"));
+        command.stderr(fs::File::create(&log).unwrap());
+        let mut service = Service::start(command);
+        let (_, created) = service.post(&spec(8)).await;
+        let lines = || {
+            let text = fs::read_to_string(&log).unwrap();
+            let lines = text.lines().filter(|line| line.ends_with('}'));
+            lines.map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+        };
+        let own = || lines().into_iter().filter(|line| line["span"]["upgrade_id"] == created["upgrade_id"]);
+        until("a warning of this session", async || own().any(|line| line["level"] == "WARN")).await;
+        assert_eq!(own().any(|line| line["message"] == "session created"), level == "info");
+        service.signal("TERM");
+        assert_eq!(service.end(), Some(0));
+        for line in lines().iter().filter(|line| line["target"] == "crus_core::driver") {
+            assert!(line["span"]["upgrade_id"].is_string() && line["step"].is_number(), "{line}");
+        }
+    }
 }
 
 /// P9: a disk without space is an unmet condition like any other.

@@ -104,7 +104,7 @@ impl Controller {
             session.limits = shared.limits.clone();
             shared.board.enter(&session, ordered);
             if ordered || !session.is_done() {
-                info!(upgrade_id = %id, "taking up a session");
+                runner::span(id).in_scope(|| info!("taking up the session"));
                 drivers.push(Driver::new(session, revision, shared.ports.clone()));
             }
         }
@@ -142,7 +142,7 @@ impl Shared {
         let now = self.ports.clock.now();
         let session = Session::new(id, spec, crus_api::API_VERSION, self.limits.clone(), now);
         let revision = self.ports.store.create(&session).await?;
-        info!(upgrade_id = %id, "session created");
+        runner::span(id).in_scope(|| info!("session created"));
         let status = self.board.enter(&session, false);
         runner::spawn(&self, id, Some(Driver::new(session, revision, self.ports.clone())));
         Ok(status)
@@ -154,7 +154,7 @@ impl Shared {
             return Ok(known);
         }
         self.ports.store.order_deletion(id).await?;
-        info!(upgrade_id = %id, "deletion ordered");
+        runner::span(id).in_scope(|| info!("deletion ordered"));
         Ok(self.board.order_deletion(id).map(|ordered| {
             if ordered.must_run {
                 runner::spawn(&self, id, None);

@@ -11,7 +11,7 @@ use crus_core::model::UpgradeId;
 use crus_core::ports::StoreError;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
 
@@ -27,7 +27,13 @@ pub(super) fn spawn(shared: &Arc<Shared>, id: UpgradeId, driver: Option<Driver>)
         pause: FIRST_PAUSE,
         shared: Arc::clone(shared),
     };
-    tokio::spawn(runner.run(driver).instrument(info_span!("session", upgrade_id = %id)));
+    tokio::spawn(runner.run(driver).instrument(span(id)));
+}
+
+/// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
+/// with its level, and with it the id of every warning inside: hence that of errors.
+pub(super) fn span(id: UpgradeId) -> Span {
+    error_span!("session", upgrade_id = %id)
 }
 
 struct Runner {
