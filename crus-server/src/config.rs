@@ -91,18 +91,19 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why there is no configuration. Each names the option, where it was set, and what would be right.
+/// Why there is no configuration. Each names the option, where it was set, and what would be right; a cause is told in
+/// the text itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error(
-        "failed to read the configuration file {path}: {source}; check --config and the file's permissions"
+        "failed to read the configuration file {path}: {error}; check --config and the file's permissions"
     )]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is not TOML.
     #[error("failed to read the configuration file {path}: it is not TOML: {detail}")]
@@ -191,7 +192,7 @@ impl Loaded {
                     Source::Environment => setting.variable(),
                     Source::File(_) | Source::Default => setting.key.to_owned(),
                 };
-                return Err(ConfigError::Wrong { option, value: value.to_string(), from, right });
+                return Err(ConfigError::Wrong { option, value: shown(&value), from, right });
             }
             chosen.push((setting, value, from));
         }
@@ -219,9 +220,19 @@ impl Loaded {
     }
 }
 
+/// A value as it may be shown: what a URL holds before its `@` may be a password.
+fn shown(value: &Value) -> String {
+    let hidden = value.as_str().and_then(|text| {
+        let (scheme, rest) = text.split_once("://")?;
+        let (_, host) = rest.rsplit_once('@')?;
+        Some(Value::String(format!("{scheme}://[hidden]@{host}")))
+    });
+    hidden.as_ref().unwrap_or(value).to_string()
+}
+
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
     text.parse::<Table>().map_err(|error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -301,6 +312,8 @@ mod tests {
             load(&[], &[("CRUS_LOG_FORMAT", "xml")]).unwrap_err(),
             "CRUS_LOG_FORMAT has the wrong value \"xml\" in the environment: it must be text or json"
         );
+        let error = load(&["--hsm-url", "https://me:p@ss@hsm/v2"], &[]).unwrap_err();
+        assert!(error.starts_with("--hsm-url has the wrong value \"https://[hidden]@hsm/v2\""), "{error}");
         assert_eq!(
             load(&["--config", &path], &[]).unwrap_err(),
             format!(
@@ -328,7 +341,7 @@ mod tests {
 
     #[test]
     fn the_printed_configuration_is_one_that_can_be_loaded() {
-        let printed = load(&["--scontrol", "ssh ctl scontrol", "--drain-timeout-s", "7.5"], &[]).unwrap();
+        let printed = load(&["--scontrol", "nice scontrol", "--drain-timeout-s", "7.5"], &[]).unwrap();
         let (_file, path) = file(&printed.to_toml());
         let again = load(&["--config", &path], &[]).unwrap();
         assert_eq!(again.config, printed.config);

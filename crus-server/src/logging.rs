@@ -3,11 +3,10 @@
 //! What belongs to a session is within the span `session{upgrade_id}`, and what its driver says has the `step`, so that
 //! the story of one session, or of one of its steps, can be filtered out.
 
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt as form};
@@ -44,15 +43,14 @@ impl Default for LogFilter {
 }
 
 impl FromStr for LogFilter {
-    type Err = tracing_subscriber::filter::ParseError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(LogFilter)
-    }
-}
-
-impl fmt::Display for LogFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        // To `Targets` a word alone that is no level is a part: all of it would be logged, and nothing else.
+        let is_clear = |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
+        if !text.split(',').all(is_clear) {
+            return Err(());
+        }
+        text.parse().map(LogFilter).map_err(|_| ())
     }
 }
 

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crus_clients::http::BaseUrl;
 use crus_core::batch::Order;
 use crus_core::{Limits, NodeNameFormat};
 use toml::Value;
@@ -205,7 +206,8 @@ pub const SETTINGS: &[Setting] = &[
         default: "scontrol",
         heading: PEERS,
         help: "Slurm's scontrol: the program and leading arguments, divided by spaces, or as an array: \
-               [\"/opt/slurm/bin/scontrol\", \"-M\", \"blue\"]",
+               [\"/opt/slurm/bin/scontrol\", \"-M\", \"blue\"]. It must take arguments as they are and run scontrol \
+               itself: not by ssh, which hands them to a shell elsewhere",
         set: |c, v| put(&mut c.scontrol, command(v)),
     },
     Setting {
@@ -387,16 +389,10 @@ fn seconds(value: &Value, range: RangeInclusive<f64>) -> Result<u64, String> {
 }
 
 fn url(value: &Value) -> Result<String, String> {
-    let right = || must_be("a URL that begins with http:// or https:// and has no query, user or password");
-    let text = text(value).ok_or_else(right)?;
-    let uri: http::Uri = text.parse().map_err(|_| right())?;
-    let good = matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-        && uri.query().is_none();
-    if !good {
-        return Err(right());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
+    let good = text(value).filter(|text| text.parse::<BaseUrl>().is_ok());
+    good.map(|text| text.trim_end_matches('/').to_owned()).ok_or_else(|| {
+        must_be("a URL of http:// or https://, a host and a path, without a user, a password, '?' and '#'")
+    })
 }
 
 /// A program and its leading arguments. Nothing here goes through a shell, so nothing is quoted.
@@ -505,7 +501,7 @@ mod tests {
     #[test]
     fn a_command_is_words_or_an_array() {
         let read = |text: &str| command(&Value::String(text.into()));
-        assert_eq!(read("ssh ctl scontrol"), Ok(vec!["ssh".into(), "ctl".into(), "scontrol".into()]));
+        assert_eq!(read("nice -n5  scontrol"), Ok(vec!["nice".into(), "-n5".into(), "scontrol".into()]));
         assert_eq!(
             read("['/my tools/scontrol', \"-M\"]"),
             Ok(vec!["/my tools/scontrol".into(), "-M".into()])
@@ -516,10 +512,23 @@ mod tests {
     }
 
     #[test]
+    fn a_misspelt_level_does_not_silence_the_log() {
+        let read = |text: &str| log_filter(&Value::String(text.into())).is_ok();
+        for good in ["info", "OFF", "warn,crus_clients=debug", "crus_core=trace"] {
+            assert!(read(good), "{good}");
+        }
+        for bad in ["inof", "info,crus_clients", "crus_core=loud", ""] {
+            assert!(!read(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_url_is_of_the_web_and_without_secrets() {
         let read = |text: &str| url(&Value::String(text.into()));
         assert_eq!(read("https://api/apis/bos/v2/").unwrap(), "https://api/apis/bos/v2");
-        for bad in ["", "api/v2", "ftp://api", "https://me:secret@api", "https://api?x=1", "http://"] {
+        for bad in
+            ["", "api/v2", "ftp://api", "https://me:secret@api", "https://api?x=1", "http://api#x", "http://"]
+        {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -148,6 +148,10 @@ fn a_store_in_use_a_port_in_use_and_a_missing_directory_are_said_with_a_remedy()
     let (code, _, error) = output(&mut serve(&directory.path().join("missing/crus.redb")));
     assert_eq!(code, Some(1));
     assert!(error.contains("mkdir -p"), "{error}");
+
+    let (code, _, error) = output(&mut serve(directory.path()));
+    assert_eq!(code, Some(1));
+    assert_eq!(error.matches("Is a directory").count(), 1, "a cause is told once: {error}");
 }
 
 #[test]

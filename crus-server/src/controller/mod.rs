@@ -45,18 +45,18 @@ pub struct Outside {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// The store cannot be read at all.
-    #[error("failed to read the sessions: {0}")]
+    #[error("failed to read the sessions")]
     Store(#[from] StoreError),
     /// One session cannot be read. Going on without it would forget nodes that it holds.
     #[error(
-        "failed to read session {id}: {source}; nodes may be drained for it, so nothing is done without it: \
+        "failed to read session {id}: {error}; nodes may be drained for it, so nothing is done without it: \
          start the version of crus that wrote it, or restore the store from a backup"
     )]
     Session {
         /// Which.
         id: UpgradeId,
         /// Why.
-        source: StoreError,
+        error: StoreError,
     },
 }
 
@@ -96,7 +96,7 @@ impl Controller {
         let shared = &self.shared;
         let mut drivers = Vec::new();
         for id in shared.ports.store.ids().await? {
-            let read = |source| RecoveryError::Session { id, source };
+            let read = |error| RecoveryError::Session { id, error };
             let ordered = shared.ports.store.deletion_ordered(id).await.map_err(read)?;
             let Some((mut session, revision)) = shared.ports.store.load(id).await.map_err(read)? else {
                 continue;

@@ -37,7 +37,7 @@ const NODES: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("nod
 const MESSAGES: TableDefinition<'_, (u128, u32), &str> = TableDefinition::new("messages");
 const ORDERS: TableDefinition<'_, u128, ()> = TableDefinition::new("deletion_orders");
 
-/// Why the store could not be opened, and what to do about it.
+/// Why the store could not be opened, and what to do about it. Each tells its cause itself, before the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory that should hold it is not there, or is no directory.
@@ -53,14 +53,14 @@ pub enum OpenError {
     },
     /// The system would not let us.
     #[error(
-        "failed to open the store {path}: {source}; the service's user must be able to read and write it, and \
+        "failed to open the store {path}: {error}; the service's user must be able to read and write it, and \
          to create files in its directory"
     )]
     Io {
         /// The store's file.
         path: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Another process has it open.
     #[error(
@@ -168,7 +168,7 @@ impl StoreFile {
 
 fn open(path: &Path) -> Result<Database, OpenError> {
     let shown = || path.display().to_string();
-    let io = |source| OpenError::Io { path: shown(), source };
+    let io = |error| OpenError::Io { path: shown(), error };
 
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -190,8 +190,8 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     let opened = Builder::new().set_cache_size(CACHE_BYTES).create(path);
     let database = opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: shown() },
-        DatabaseError::Storage(StorageError::Io(source)) if source.kind() != io::ErrorKind::InvalidData => {
-            io(source)
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            io(error)
         }
         other => not_a_store(other.to_string()),
     })?;
