@@ -21,7 +21,7 @@
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 use crus_core::ports::{Peer, PortError};
@@ -234,8 +234,11 @@ impl Http {
             let header = bearer(token).ok_or_else(|| self.unreachable(ConfigError::Token.to_string()))?;
             request = request.header(AUTHORIZATION, header);
         }
+        let begun = Instant::now();
         let mut response = request.send().await.map_err(|error| self.failed(access, &error))?;
         let status = response.status();
+        let (path, ms) = (response.url().path(), begun.elapsed().as_millis());
+        tracing::debug!(peer = %self.peer, ?access, path, status = status.as_u16(), ms, "answered");
         if status.is_success() {
             let body = self.body(&mut response).await.map_err(|detail| self.lost(access, detail))?;
             return Ok(Reply { peer: self.peer, access, status, body, detail: None });

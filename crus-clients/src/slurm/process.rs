@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
@@ -13,6 +13,9 @@ use super::refusal;
 
 /// How long a killed program may take to be gone. One that the kernel cannot end is left to it.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
+
+/// So many characters of a call's arguments are logged: the names of nodes may be very many.
+const CALL_SHOWN: usize = 160;
 
 /// What a program printed and how it ended.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ impl Caller {
     /// Runs `command` (a program and its leading arguments) with `args`. Never by a shell. Whatever happens, the
     /// program is gone when this returns or is dropped.
     pub(super) async fn run(&self, command: &[String], args: &[&str]) -> Result<Output, RunError> {
+        let begun = Instant::now();
         let (program, leading) = command.split_first().ok_or_else(|| RunError::Start {
             program: args.first().copied().unwrap_or_default().to_owned(),
             reason: "no program is named".to_owned(),
@@ -76,6 +80,13 @@ impl Caller {
 
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let ended = timeout(self.timeout, self.follow(program, &mut child, &mut stdout, &mut stderr)).await;
+        let call: String = args.join(" ").chars().take(CALL_SHOWN).collect();
+        let end = match &ended {
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "not in time".to_owned(),
+        };
+        tracing::debug!(%program, call, end, ms = begun.elapsed().as_millis(), "called");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let error = match ended {
             Ok(Ok(status)) => return Ok(Output { stdout: text(stdout), stderr: text(stderr), status }),
