@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crus_core::Time;
 use crus_core::driver::{Driver, Next};
-use crus_core::model::UpgradeId;
+use crus_core::model::{Session, UpgradeId};
 use crus_core::ports::StoreError;
+use crus_core::progress;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tracing::{Instrument, Span, error, error_span, info, warn};
@@ -25,6 +26,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, id: UpgradeId, driver: Option<Driver>)
         wake: shared.board.wake(id),
         stop: shared.stop.subscribe(),
         pause: FIRST_PAUSE,
+        waits_for: None,
         shared: Arc::clone(shared),
     };
     tokio::spawn(runner.run(driver).instrument(span(id)));
@@ -42,6 +44,8 @@ struct Runner {
     wake: Arc<Notify>,
     stop: watch::Receiver<bool>,
     pause: Duration,
+    /// What was last said to be waited for.
+    waits_for: Option<String>,
 }
 
 /// Why a driver was left.
@@ -97,6 +101,7 @@ impl Runner {
                 Next::At(time) => {
                     // It got as far as it can for now: what failed before is overcome.
                     self.pause = FIRST_PAUSE;
+                    self.tell_wait(driver.session());
                     self.sleep_until(time).await;
                 }
                 Next::Finished if self.shared.board.rest(self.id) => {
@@ -121,6 +126,16 @@ impl Runner {
             self.shared.board.update(&session);
             Driver::new(session, revision, self.shared.ports.clone())
         }))
+    }
+
+    /// Says what is waited for, once for each thing. What is missing is among the messages already.
+    fn tell_wait(&mut self, session: &Session) {
+        let head = &session.head;
+        let waits_for = progress::waits_for(session).filter(|_| head.condition.is_none());
+        if let Some(what) = waits_for.as_ref().filter(|_| waits_for != self.waits_for) {
+            info!(step = head.step, stage = %head.stage, "waiting for {what}");
+        }
+        self.waits_for = waits_for;
     }
 
     fn stops(&self) -> bool {
