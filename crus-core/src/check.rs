@@ -236,7 +236,7 @@ impl Audit {
             let reboots = self.reboots(xname);
             let view = world.nodes.get(&xname);
             let reason = view.filter(|v| v.held).and_then(|v| v.reason.as_deref()).unwrap_or_default();
-            if reason.contains(&messages::drain_reason(self.id)) {
+            if reason == messages::drain_reason(self.id) {
                 violations.push(broken(accounted, format!("{xname} is left drained by us")));
             }
             let listed = world.failed.contains(&xname);
@@ -257,8 +257,10 @@ impl Audit {
                     }
                 }
                 NodeState::Failed(failure) => {
-                    // A node that HSM does not know cannot be in a group.
-                    if !listed && *failure != Failure::UnknownToHsm && node.step.is_some() {
+                    // A node that HSM does not know cannot be in a group; a deleted session does not wait for
+                    // a group that is gone.
+                    let may_miss = *failure == Failure::UnknownToHsm || session.head.deletion.is_some();
+                    if !listed && !may_miss && node.step.is_some() {
                         violations.push(broken(accounted, format!("{xname} failed, and is not listed")));
                     }
                     let mark = messages::failure_mark(self.id, failure);

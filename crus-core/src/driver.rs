@@ -171,7 +171,7 @@ impl Driver {
     /// Makes a call, and tells what came of it.
     async fn perform(&self, effect: Effect) -> Input {
         let at = self.ports.clock.now();
-        debug!(step = self.session.head.step, ?effect, "asking");
+        debug!(step = self.session.head.step, kind = ?effect.kind(), "asking");
         let seen = match &effect {
             Effect::ReadGroup(group) => self
                 .ports
@@ -193,7 +193,10 @@ impl Driver {
                 let nodes = self.ports.wlm.nodes(names).await;
                 nodes.map(|nodes| Input::Nodes { at, asked: names.clone(), nodes })
             }
-            Effect::ReadJobs(names) => self.ports.wlm.jobs(names).await.map(|jobs| Input::Jobs { at, jobs }),
+            Effect::ReadJobs(names) => {
+                let jobs = self.ports.wlm.jobs(names).await;
+                jobs.map(|jobs| Input::Jobs { at, asked: names.clone(), jobs })
+            }
             Effect::ReadBoot(name) => {
                 let session = self.ports.bos.session(name).await;
                 session.map(|session| Input::Boot { at, name: name.clone(), session })

@@ -42,7 +42,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batch::{Batcher as _, Candidate, FreeAt};
 use crate::messages;
-use crate::model::{Boot, Failure, Group, Holder, Kind, Node, NodeState, Phase, SeenGroup, Session, Stage};
+use crate::model::{
+    Boot, Failure, Group, Holder, Kind, Known, Node, NodeState, Phase, SeenGroup, Session, Stage,
+};
 use crate::names::{BootSessionName, NodeName, TemplateName, Xname};
 use crate::ports::{BootSession, NodeFacts, PortError, RebootRequest, Rejected};
 use crate::time::Time;
@@ -171,7 +173,9 @@ pub enum Input {
     Jobs {
         /// When the look began.
         at: Time,
-        /// The jobs.
+        /// The nodes that were asked about.
+        asked: Vec<NodeName>,
+        /// The jobs that hold any of them.
         jobs: Vec<Job>,
     },
     /// The boot session of this name, if BOS knows one.
@@ -204,11 +208,15 @@ pub enum Input {
 /// Takes in what was seen and goes as far as that allows. Returns what changed durably.
 pub fn step(session: &mut Session, now: Time, input: Input) -> Vec<Event> {
     let mut m = Machine { s: session, now, events: Vec::new() };
+    m.mend_clock();
     m.take_in(input);
     while !m.s.is_done() && m.go_on() {}
     m.note_condition();
     m.events
 }
+
+/// How many reasons for which nodes failed are told at a time.
+const REASONS_MAX: usize = 8;
 
 /// A session on its way through one [`step`].
 struct Machine<'a> {
@@ -235,6 +243,33 @@ impl Machine<'_> {
         }
     }
 
+    /// A clock that was set back, or another one than the session was stored by, must not make what was seen wait
+    /// for a time that is past, nor old looks count as new.
+    fn mend_clock(&mut self) {
+        let now = self.now;
+        if now < self.s.known.stepped {
+            self.s.known = Known::default();
+        }
+        self.s.known.stepped = now;
+        let head = &mut self.s.head;
+        if head.stage_since > now {
+            head.stage_since = now;
+            self.events.push(Event::Head);
+        }
+        if let Some(boot) = &mut head.boot
+            && boot.unanswered.is_some_and(|at| at > now)
+        {
+            boot.unanswered = Some(now);
+            self.events.push(Event::Head);
+        }
+        for position in 0..self.s.head.batch.len() {
+            let i = self.s.head.batch[position];
+            if self.s.nodes.get(i).is_some_and(|node| node.since > now) {
+                self.change(i, |_| {});
+            }
+        }
+    }
+
     // ---- before the first step ----------------------------------------------------------------------
 
     /// No node is touched. Once it is the session's turn, its nodes are frozen.
@@ -257,18 +292,22 @@ impl Machine<'_> {
     /// From here on a change to the starting group neither skips nor repeats a node.
     fn freeze(&mut self, members: &BTreeSet<Xname>, facts: &[NodeFacts]) {
         let facts: BTreeMap<Xname, &NodeFacts> = facts.iter().map(|fact| (fact.xname, fact)).collect();
-        let mut names = BTreeSet::new();
         let format = &self.s.limits.node_name_format;
+        let mut sharers: BTreeMap<u32, u32> = BTreeMap::new();
+        for nid in facts.values().filter_map(|fact| fact.nid) {
+            *sharers.entry(nid).or_default() += 1;
+        }
         let nodes = members.iter().map(|&xname| {
             let found = match facts.get(&xname) {
                 None => Err(Failure::UnknownToHsm),
                 Some(fact) if !fact.role.eq_ignore_ascii_case("compute") => {
                     Err(Failure::NotCompute(fact.role.clone()))
                 }
+                // Of nodes that share a NID none can be told from the other in the workload manager.
                 Some(fact) => fact
                     .nid
+                    .filter(|nid| sharers.get(nid) == Some(&1))
                     .and_then(|nid| format.name(nid))
-                    .filter(|name| names.insert(name.clone()))
                     .ok_or(Failure::NoNid),
             };
             let mut node = Node::new(xname, found.as_ref().ok().cloned(), self.now);
@@ -311,20 +350,11 @@ impl Machine<'_> {
         let chosen = self.s.chosen();
         let known = &self.s.known;
         let name = |i: &usize| self.s.nodes[*i].name.as_ref();
-        // A node missing in one look may be missing because the controller is being reconfigured.
-        let gone: Vec<usize> = chosen
-            .iter()
-            .copied()
-            .filter(|i| {
-                let since = name(i).and_then(|name| known.missing.get(name));
-                since.is_some_and(|&since| self.now.since(since) >= self.s.limits.poll_ms)
-            })
-            .collect();
+        let gone: Vec<usize> = chosen.iter().copied().filter(|i| self.s.is_gone(*i)).collect();
         if !gone.is_empty() {
             self.s.head.batch.clone_from(&gone);
             self.events.push(Event::Head);
-            self.fail(&gone, |_| Failure::UnknownToWlm);
-            self.tell_failures(&gone);
+            self.give_up_gone(&gone);
             return true;
         }
         let looks: Option<Vec<(usize, WlmNode)>> = chosen
@@ -361,20 +391,18 @@ impl Machine<'_> {
         let mut late = Vec::new();
         for &i in &draining {
             self.follow_holder(i);
-            let node = &self.s.nodes[i];
-            let missing = node.name.as_ref().and_then(|name| self.s.known.missing.get(name));
-            if missing.is_some_and(|&since| self.now.since(since) >= self.s.limits.poll_ms) {
+            if self.s.is_gone(i) {
                 gone.push(i);
-            } else if self.s.drain_deadline(node).is_some_and(|deadline| self.now >= deadline)
+            } else if self.s.drain_deadline(&self.s.nodes[i]).is_some_and(|deadline| self.now >= deadline)
                 && self.s.seen(i).is_some_and(|seen| !self.s.is_quiet(i, seen))
             {
                 late.push(i);
             }
         }
         if !gone.is_empty() || !late.is_empty() {
-            self.fail(&gone, |_| Failure::UnknownToWlm);
-            self.fail(&late, |_| Failure::DrainTimedOut);
-            self.tell_failures(&[gone, late].concat());
+            self.give_up_gone(&gone);
+            self.fail_each(late.iter().map(|&i| (i, Failure::DrainTimedOut)).collect());
+            self.tell_failures(&late);
             return true;
         }
         if draining.is_empty() && self.s.batch_in(|state| *state == NodeState::Quiesced).is_empty() {
@@ -384,7 +412,7 @@ impl Machine<'_> {
             self.next_step();
             return true;
         }
-        if self.s.last_look(&draining, self.now) != LastLook::Quiet {
+        if !draining.is_empty() && self.s.last_look(&draining, self.now) != LastLook::Quiet {
             return false;
         }
         for i in draining {
@@ -424,6 +452,12 @@ impl Machine<'_> {
             return self.intended();
         }
         let batch = self.s.batch_in(|state| *state == NodeState::Quiesced);
+        let gone: Vec<usize> = batch.iter().copied().filter(|i| self.s.is_gone(*i)).collect();
+        if !gone.is_empty() {
+            self.give_up_gone(&gone);
+            self.enter(Stage::Quiescing);
+            return true;
+        }
         match self.s.last_look(&batch, self.now) {
             LastLook::Busy(busy) => {
                 self.back_to_draining(&busy);
@@ -436,10 +470,9 @@ impl Machine<'_> {
                 }
                 let head = &mut self.s.head;
                 let name = BootSessionName::of(head.id.0, head.step, 0);
-                head.boot = Some(Boot { name, intended: self.now, unanswered: Some(self.now), begun: None });
+                head.boot = Some(Boot { name, intended: self.now, unanswered: None, begun: None });
                 self.s.known.boot = None;
-                self.s.known.intent_is_new = true;
-                self.events.push(Event::Head);
+                self.note_intent();
                 true
             }
             LastLook::Quiet | LastLook::Stale => false,
@@ -481,9 +514,9 @@ impl Machine<'_> {
             if waited < self.s.limits.return_timeout_ms {
                 return false;
             }
-            let states: BTreeMap<usize, String> =
-                late.iter().map(|&i| (i, self.s.describe_return(i))).collect();
-            self.fail(&late, |i| Failure::ReturnTimedOut(states.get(&i).cloned().unwrap_or_default()));
+            let failed =
+                late.iter().map(|&i| (i, Failure::ReturnTimedOut(self.s.describe_return(i)))).collect();
+            self.fail_each(failed);
             self.tell_failures(&late);
         }
         if self.s.head.deletion.is_none() {
@@ -545,10 +578,7 @@ impl Machine<'_> {
             if owed.listing && self.s.is_listed_or_cannot_be(node.xname) {
                 owed.listing = false;
             }
-            let missing = node.name.as_ref().is_none_or(|name| {
-                let since = self.s.known.missing.get(name);
-                since.is_some_and(|&since| self.now.since(since) >= self.s.limits.poll_ms)
-            });
+            let missing = self.s.is_gone(i);
             if owed.marking && (missing || self.s.mark_due(i, self.now) == Some(Mark::Done)) {
                 owed.marking = false;
             }
@@ -567,6 +597,7 @@ impl Machine<'_> {
         self.s.head.stage = stage;
         self.s.head.stage_since = self.now;
         self.s.known.waited = None;
+        self.s.known.told.clear();
         self.events.push(Event::Stage { step: self.s.head.step, stage });
     }
 
@@ -599,9 +630,8 @@ impl Machine<'_> {
     }
 
     /// Fails nodes of the step, and notes what that obliges us to.
-    fn fail(&mut self, nodes: &[usize], failure: impl Fn(usize) -> Failure) {
-        for &i in nodes {
-            let failure = failure(i);
+    fn fail_each(&mut self, failed: Vec<(usize, Failure)>) {
+        for (i, failure) in failed {
             self.change(i, |node| {
                 node.owed.listing = true;
                 match failure {
@@ -613,6 +643,11 @@ impl Machine<'_> {
                 node.state = NodeState::Failed(failure);
             });
         }
+    }
+
+    fn give_up_gone(&mut self, nodes: &[usize]) {
+        self.fail_each(nodes.iter().map(|&i| (i, Failure::UnknownToWlm)).collect());
+        self.tell_failures(nodes);
     }
 
     /// One message for all nodes that failed for the same reason, so that messages grow with what happens
@@ -627,8 +662,13 @@ impl Machine<'_> {
                 None => reasons.push((failure.clone(), vec![node.xname])),
             }
         }
+        let rest = reasons.split_off(reasons.len().min(REASONS_MAX));
         for (failure, xnames) in reasons {
             self.say(messages::failed(self.s.head.step, &xnames, &failure));
+        }
+        let others: Vec<Xname> = rest.into_iter().flat_map(|(_, xnames)| xnames).collect();
+        if !others.is_empty() {
+            self.say(messages::more_failed(self.s.head.step, &others));
         }
     }
 
@@ -645,18 +685,19 @@ impl Machine<'_> {
             let needed = agenda::needed_kinds(self.s, self.now);
             self.s.known.troubles.retain(|kind, _| needed.contains(kind));
         }
-        let condition = if self.s.is_done() { None } else { self.s.unmet() };
+        let unmet = if self.s.is_done() { None } else { self.s.unmet() };
+        let condition = unmet.as_ref().map(|(_, why)| why.clone());
         if condition == self.s.head.condition {
             return;
         }
-        if let Some(why) = &condition {
+        if let Some((what, why)) = unmet {
             let head = &self.s.head;
             let message = match head.phase {
-                Phase::Created if self.s.known.blocked.is_some() => why.clone(),
-                _ => messages::processing_failed(head.step, head.stage, why),
+                Phase::Created if self.s.known.blocked.is_some() => why,
+                _ => messages::processing_failed(head.step, head.stage, &why),
             };
-            // A condition that comes and goes is told once.
-            if self.s.messages.last() != Some(&message) {
+            // A condition that comes and goes, or whose words change with every attempt, is told once a stage.
+            if self.s.known.told.insert(what) && self.s.messages.last() != Some(&message) {
                 self.say(message);
             }
         }
@@ -705,9 +746,9 @@ fn candidates(session: &Session, jobs: &[Job]) -> Vec<(Candidate, usize)> {
 impl Session {
     /// The nodes that the next step takes, by the jobs as they were seen last.
     fn chosen(&self) -> Vec<usize> {
-        let Some((_, jobs)) = &self.known.jobs else { return Vec::new() };
+        let Some(seen) = &self.known.jobs else { return Vec::new() };
         let (mut sorted, positions): (Vec<Candidate>, BTreeMap<Xname, usize>) =
-            candidates(self, jobs).into_iter().map(|(c, i)| (c, (c.xname, i))).unzip();
+            candidates(self, &seen.jobs).into_iter().map(|(c, i)| (c, (c.xname, i))).unzip();
         self.limits.order.sort(&mut sorted);
         let size = usize::try_from(self.head.spec.step_size.get()).unwrap_or(usize::MAX);
         let mut chosen: Vec<usize> =

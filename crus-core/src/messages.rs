@@ -88,6 +88,11 @@ pub(crate) fn deleted() -> String {
     "Upgrade session deleted before completion: moving to cleanup".to_owned()
 }
 
+/// More nodes failed, for more reasons than are told.
+pub(crate) fn more_failed(step: u32, nodes: &[Xname]) -> String {
+    format!("Step {step}: failed for other reasons: {}", list(nodes.iter().copied()))
+}
+
 /// `nodes` failed for the same reason in one go.
 pub(crate) fn failed(step: u32, nodes: &[Xname], failure: &Failure) -> String {
     format!("Step {step}: failed {}: {failure}", list(nodes.iter().copied()))
@@ -124,15 +129,13 @@ pub(crate) fn waits_for_session(other: UpgradeId, shared: &str) -> String {
 
 /// The reason of a node that we drain.
 pub fn drain_reason(id: UpgradeId) -> String {
-    format!("rolling-upgrade {id}")
+    format!("{DRAIN_WORD} {id}")
 }
 
 /// What marks a node that failed: the original's word for it, and our id.
 pub fn failure_mark(id: UpgradeId, failure: &Failure) -> String {
-    let word = match failure {
-        Failure::ReturnTimedOut(_) => "upgrading-time-out-wlm-waiting",
-        _ => "upgrading-boot-session-failed",
-    };
+    let [boot, time_out, _] = FAILURE_WORDS;
+    let word = if matches!(failure, Failure::ReturnTimedOut(_)) { time_out } else { boot };
     format!("{word} {id}")
 }
 
@@ -142,34 +145,38 @@ pub fn failure_reason(id: UpgradeId, failure: &Failure) -> String {
     one_line(&format!("{}: {failure}", failure_mark(id, failure)))
 }
 
-/// The reason of a node that somebody else holds and that failed: theirs, and our mark behind it.
-pub(crate) fn added_mark(theirs: &str, mark: &str) -> String {
-    let room = REASON_MAX.saturating_sub(mark.chars().count() + 2);
-    let theirs: String = theirs.chars().take(room).collect();
-    one_line(&format!("{theirs}; {mark}"))
+/// The reason of a node that somebody else holds and that failed: theirs, whole, and ours behind it, instead of
+/// what an earlier upgrade wrote there.
+pub(crate) fn added_reason(theirs: &str, ours: &str) -> String {
+    let earlier = FAILURE_WORDS.iter().filter_map(|word| theirs.find(&format!("; {word} "))).min();
+    match &theirs[..earlier.unwrap_or(theirs.len())] {
+        "" => ours.to_owned(),
+        theirs => format!("{theirs}; {ours}"),
+    }
 }
 
-/// Whether this reason was left by the session of this id.
-pub fn is_own_reason(reason: &str, id: UpgradeId) -> bool {
-    is_crus_reason(reason) && reason.contains(&id.to_string())
-}
+const DRAIN_WORD: &str = "rolling-upgrade";
+const FAILURE_WORDS: [&str; 3] = [
+    "upgrading-boot-session-failed",
+    "upgrading-time-out-wlm-waiting",
+    "upgrade-session-deleted-before-completion",
+];
 
-/// Whether this reason was left by some upgrade session, ours or an earlier one. What an upgrade drained or
-/// failed is no wish of a person.
+/// Whether this reason was left by some upgrade session, ours or an earlier one: what an upgrade drained or failed
+/// is no wish of a person. A drain to which somebody added words is theirs.
 pub fn is_crus_reason(reason: &str) -> bool {
-    [
-        "rolling-upgrade",
-        "upgrading-boot-session-failed",
-        "upgrading-time-out-wlm-waiting",
-        "upgrade-session-deleted-before-completion",
-    ]
-    .iter()
-    .any(|word| reason.split([' ', ':', ';']).next() == Some(word))
+    let (word, rest) = reason.split_once(' ').unwrap_or((reason, ""));
+    let bare = |id: &str| id.is_empty() || id.parse::<UpgradeId>().is_ok();
+    match word {
+        DRAIN_WORD => bare(rest),
+        _ if FAILURE_WORDS.contains(&word) => bare(rest.split(':').next().unwrap_or_default()),
+        _ => false,
+    }
 }
 
 /// Whether Slurm gave this reason by itself.
 pub fn is_slurm_reason(reason: &str) -> bool {
-    ["Not responding", "Node unexpectedly rebooted"].iter().any(|text| reason.starts_with(text))
+    ["Not responding", "Node unexpectedly rebooted"].contains(&reason)
 }
 
 impl Display for Failure {
@@ -215,7 +222,7 @@ fn one_line(text: &str) -> String {
         c if c.is_control() => ' ',
         c => c,
     };
-    text.chars().map(plain).take(REASON_MAX).collect()
+    text.chars().map(plain).take(REASON_MAX).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -223,20 +230,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_tell_whose_they_are() {
+    fn p6_reasons_tell_whose_they_are() {
         let id = UpgradeId(uuid::Uuid::from_u128(7));
-        let other = UpgradeId(uuid::Uuid::from_u128(8));
-        let failure = Failure::Boot("no\nlink".into());
-        for reason in [drain_reason(id), failure_reason(id, &failure)] {
-            assert!(is_own_reason(&reason, id) && !is_own_reason(&reason, other), "{reason}");
-            assert!(!reason.contains('\n'));
+        let failure = Failure::Boot("no\n\"link\"".into());
+        let failed = failure_reason(id, &failure);
+        assert_eq!(failed, format!("upgrading-boot-session-failed {id}: failed to boot: no 'link'"));
+        for reason in [drain_reason(id), failed.clone(), "rolling-upgrade".into()] {
+            assert!(is_crus_reason(&reason), "{reason}");
         }
-        assert!(is_crus_reason("rolling-upgrade"), "the original left no id");
-        assert!(!is_crus_reason("rolling-upgrades are evil"));
-        assert!(!is_own_reason(&format!("do not touch, see {id}"), id));
-        assert!(is_slurm_reason("Not responding") && !is_slurm_reason("bad dimm"));
-        let long = added_mark(&"x".repeat(500), "mark");
-        assert!(long.ends_with("; mark") && long.chars().count() == REASON_MAX);
+        for theirs in [
+            "rolling-upgrades are evil".to_owned(),
+            format!("{}; bad dimm, do not resume", drain_reason(id)),
+            format!("do not touch, see {id}"),
+            "Not responding to BMC, ticket 4711".to_owned(),
+        ] {
+            assert!(!is_crus_reason(&theirs) && !is_slurm_reason(&theirs), "{theirs}");
+        }
+        assert!(is_slurm_reason("Not responding"));
+        assert_eq!(added_reason("bad dimm", &failed), format!("bad dimm; {failed}"));
+        assert_eq!(added_reason(&format!("bad dimm; {failed}"), &failed), format!("bad dimm; {failed}"));
+        assert_eq!(added_reason("", &failed), failed);
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub struct Limits {
     /// How long a request without an answer may still take effect at the peer, and how long a boot session
     /// must be gone before it is believed to be.
     pub settle_ms: u64,
-    /// How old the last look at nodes and jobs may be when their reboot is asked for (P2).
+    /// How old the last look at nodes may be when the one at their jobs begins, and that one when their reboot is
+    /// asked for (P2).
     pub last_look_ms: u64,
     /// How much later a boot time must be to be another boot. Slurm's jitters by a second.
     pub boot_margin_s: i64,
@@ -147,7 +148,8 @@ pub enum Phase {
 pub struct Boot {
     /// Its name, the key to asking once.
     pub name: BootSessionName,
-    /// When the first request was noted.
+    /// When the first request was noted. It stands in for the boot time of a node that showed none before, though
+    /// it is another clock's.
     pub intended: Time,
     /// When the latest request was noted that may have been carried out without our knowing. `None` once
     /// BOS showed the session, or refused.
@@ -421,6 +423,19 @@ pub struct Trouble {
     pub error: String,
 }
 
+/// The jobs on some nodes as they were looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenJobs {
+    /// When the look began.
+    pub begun: Time,
+    /// When its answer came.
+    pub at: Time,
+    /// The nodes that were asked about.
+    pub asked: BTreeSet<NodeName>,
+    /// The jobs that hold any of them.
+    pub jobs: Vec<Job>,
+}
+
 /// A boot session as it was looked at; `None` when BOS knew none of that name.
 pub type SeenBoot = Option<BootSession>;
 
@@ -445,26 +460,36 @@ pub struct Known {
     pub wlm: BTreeMap<NodeName, (Time, Option<WlmNode>)>,
     /// Since when nodes are unknown to the workload manager.
     pub missing: BTreeMap<NodeName, Time>,
-    /// The jobs, and when they were looked at.
-    pub jobs: Option<(Time, Vec<Job>)>,
-    /// For how long nodes were seen not to be back, and until when. Time in which nobody could look, because
-    /// the service or the workload manager was down, does not count.
+    /// The jobs.
+    pub jobs: Option<SeenJobs>,
+    /// Since when a draining node was seen drained.
+    pub drained: BTreeMap<NodeName, Time>,
+    /// When a failed node was last marked.
+    pub marked: BTreeMap<NodeName, Time>,
+    /// For how long nodes were seen not to be booted, or back, and until when. Time in which nobody could look,
+    /// because the service or the peer was down, does not count.
     pub waited: Option<(Time, u64)>,
     /// The boot session of this step, and when it was looked at.
     pub boot: Option<(Time, SeenBoot)>,
     /// Since when BOS does not show a boot session that it did show.
     pub boot_gone_since: Option<Time>,
-    /// Whether the intent to reboot was noted in this run and not acted upon, so that BOS cannot have
-    /// received it.
-    pub intent_is_new: bool,
+    /// Whether the reboot may be asked for, once: its intent was noted in this run, on a last look, and not acted
+    /// upon.
+    pub may_ask: bool,
+    /// What [`Boot::unanswered`] was before that intent.
+    pub unanswered_before: Option<Time>,
     /// Why BOS left nodes out of its session, as far as HSM's facts tell.
     pub left_out: BTreeMap<Xname, String>,
     /// Nodes that HSM would not put into a group.
-    pub rejected: BTreeMap<Xname, Rejected>,
+    pub rejected: BTreeMap<(Group, Xname), Rejected>,
+    /// The time of the latest step.
+    pub stepped: Time,
     /// When each kind of request was last made: none is repeated within a poll interval.
     pub asked: BTreeMap<Kind, Time>,
     /// The kinds of calls that fail.
     pub troubles: BTreeMap<Kind, Trouble>,
+    /// What was said in this stage to be missing: a kind of call that fails, or a condition in words.
+    pub told: BTreeSet<Result<String, Kind>>,
 }
 
 /// One of the three groups of a session.

@@ -70,7 +70,7 @@ macro_rules! text_name {
 ///
 /// HSM lowers the case of xnames, so this type does too. Ordered by place, not by text: `x1000c0s2b0n0`
 /// comes before `x1000c0s10b0n0`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Xname {
     cabinet: u32,
@@ -123,6 +123,12 @@ impl fmt::Display for Xname {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Xname { cabinet, chassis, slot, board, node } = self;
         write!(f, "x{cabinet}c{chassis}s{slot}b{board}n{node}")
+    }
+}
+
+impl fmt::Debug for Xname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -262,7 +268,7 @@ impl GroupLabel {
             // A path of these would mean another resource.
             && !matches!(text, "." | "..");
         if !good {
-            let rule = "must be 1 to 255 letters, digits, '-', ':', '.' or '_'";
+            let rule = "must be 1 to 255 letters, digits, '-', ':', '.' or '_', and not be '.' or '..'";
             return Err(InvalidName::new("a group label", text, rule));
         }
         Ok(GroupLabel(text.to_ascii_lowercase().into()))

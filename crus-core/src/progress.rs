@@ -85,9 +85,14 @@ pub fn waits_for(session: &Session) -> Option<String> {
     let (nodes, what) = match head.stage {
         Stage::Quiescing => {
             let draining = such(&NodeState::Draining);
+            // The jobs of squeue count as well: a suspended one leaves its node looking idle.
+            let taken = |name: &NodeName| {
+                let jobs = session.known.jobs.iter().flat_map(|seen| &seen.jobs);
+                jobs.flat_map(|job| &job.nodes).any(|taken| taken == name)
+            };
             let busy = |name: &&NodeName| {
                 let seen = session.known.wlm.get(*name).and_then(|(_, seen)| seen.as_ref());
-                seen.is_none_or(|seen| !seen.is_quiet())
+                seen.is_none_or(|seen| !seen.is_quiet()) || taken(name)
             };
             (draining.into_iter().filter(busy).collect(), "the jobs on")
         }

@@ -90,7 +90,9 @@ impl Paper {
                 self.resumed_since_look.retain(|name| !names.contains(name));
                 return Input::Nodes { at, asked: names.clone(), nodes };
             }
-            Effect::ReadJobs(_) => return Input::Jobs { at, jobs: self.jobs.clone() },
+            Effect::ReadJobs(names) => {
+                return Input::Jobs { at, asked: names.clone(), jobs: self.jobs.clone() };
+            }
             Effect::ReadBoot(name) => {
                 let session = self.boots.get(name.as_str()).map(|request| BootSession {
                     status: BootStatus::Complete,

@@ -159,7 +159,12 @@ fn p6_what_slurm_did_by_itself_is_nobodys_wish() {
     let mut config = cluster(3);
     config.held.insert(xname(1), Held::Down("Not responding".into()));
     config.held.insert(xname(2), Held::Down("Node unexpectedly rebooted".into()));
-    config.held.insert(xname(3), Held::Down("upgrading-boot-session-failed 1234: failed to boot: x".into()));
+    config.held.insert(
+        xname(3),
+        Held::Down(
+            "upgrading-boot-session-failed 6a7e55e0-0000-4000-8000-000000000000: failed to boot: x".into(),
+        ),
+    );
     let mut world = world(config);
     let id = world.create(spec(3)).unwrap();
     world.run_to_end(4 * HOUR).unwrap();

@@ -137,8 +137,9 @@ impl Agenda<'_> {
         if !s.batch().all(|node| node.is_settled()) || !pending(s) {
             return;
         }
-        for group in [Group::Upgrading, Group::Failed] {
-            self.tidy(group);
+        let groups = [Group::Upgrading, Group::Failed];
+        for group in groups {
+            self.watch(group);
         }
         match s.known.template {
             Some((at, true)) if at >= s.head.stage_since => {}
@@ -148,6 +149,13 @@ impl Agenda<'_> {
             _ => self.look(NOW, Effect::ReadTemplate(s.head.spec.template.clone())),
         }
         if !self.effects.is_empty() || s.unmet_condition().is_some() {
+            return;
+        }
+        // Only now that the step can begin may the groups lose what earlier upgrades left there.
+        for group in groups {
+            self.tidy(group);
+        }
+        if !self.effects.is_empty() {
             return;
         }
         if !s.is_ready_to_start() {
@@ -165,13 +173,27 @@ impl Agenda<'_> {
         }
     }
 
-    /// Reads a group, takes out what of ours does not belong there, and puts in what does. While it holds
-    /// anything else it is left alone (P8).
+    /// Reads a group; again and again while it is missing or holds anything that is not ours. Tells whether it is as
+    /// it should be.
+    fn watch(&mut self, group: Group) -> bool {
+        let s = self.s;
+        let due = match s.group(group) {
+            None => NOW,
+            Some(seen) if seen.members.is_none() || s.others_in(group).next().is_some() => {
+                self.again(seen.at)
+            }
+            Some(_) => return true,
+        };
+        self.look(due, Effect::ReadGroup(group));
+        false
+    }
+
+    /// Takes out of a group what of ours does not belong there, and puts in what does. While it holds anything else
+    /// it is left alone (P8).
     fn tidy(&mut self, group: Group) {
         let s = self.s;
-        let Some(seen) = s.group(group) else { return self.look(NOW, Effect::ReadGroup(group)) };
-        if seen.members.is_none() || s.others_in(group).next().is_some() {
-            return self.look(self.again(seen.at), Effect::ReadGroup(group));
+        if !self.watch(group) {
+            return;
         }
         let strays = s.strays_in(group);
         let absent = s.absent_from(group);
@@ -206,26 +228,30 @@ impl Agenda<'_> {
     /// The jobs, if they were not looked at since the nodes were.
     fn jobs_after_nodes(&mut self, nodes: &[usize]) {
         let oldest = self.now - self.s.limits.last_look_ms;
-        if self.s.known.jobs.as_ref().is_none_or(|(at, _)| *at < oldest) {
-            let names = nodes.iter().filter_map(|&i| self.s.nodes[i].name.clone()).collect();
+        let names: Vec<NodeName> = nodes.iter().filter_map(|&i| self.s.nodes[i].name.clone()).collect();
+        let seen = self.s.known.jobs.as_ref().filter(|jobs| jobs.at >= oldest);
+        if seen.is_none_or(|jobs| !names.iter().all(|name| jobs.asked.contains(name))) {
             self.look(NOW, Effect::ReadJobs(names));
         }
     }
 
-    /// The last look: the nodes, then their jobs, as fresh as P2 wants them.
-    fn last_look(&mut self, nodes: &[usize]) {
+    /// The last look: the nodes, then their jobs, as fresh as P2 wants them, not before `due`.
+    fn last_look(&mut self, nodes: &[usize], due: Time) {
         let s = self.s;
         let oldest = self.now - s.limits.last_look_ms;
         let mut fresh = true;
         for &i in nodes {
             let Some(name) = s.nodes[i].name.clone() else { continue };
-            let is_fresh = s.seen(i).is_some() && s.known.wlm.get(&name).is_some_and(|(at, _)| *at >= oldest);
-            if !is_fresh {
+            let looked = s.known.wlm.get(&name).map(|(at, _)| *at);
+            if s.known.missing.contains_key(&name) {
                 fresh = false;
-                self.looks.insert(name, NOW);
+                self.looks.insert(name, looked.map_or(due, |at| self.again(at).max(due)));
+            } else if s.seen(i).is_none() || looked.is_none_or(|at| at < oldest) {
+                fresh = false;
+                self.looks.insert(name, due);
             }
         }
-        if fresh {
+        if fresh && due <= self.now {
             self.jobs_after_nodes(nodes);
         }
     }
@@ -234,7 +260,7 @@ impl Agenda<'_> {
         self.tidy(Group::Upgrading);
         if self.s.is_upgrading_group_filled() {
             let nodes = self.s.batch_in(|state| *state == NodeState::Quiesced);
-            self.last_look(&nodes);
+            self.last_look(&nodes, NOW);
         }
     }
 
@@ -244,7 +270,7 @@ impl Agenda<'_> {
         let rebooting = s.batch_in(|state| *state == NodeState::Rebooting);
         let look = s.last_look(&rebooting, self.now);
         let deleting = s.head.deletion.is_some();
-        if s.known.intent_is_new && look == LastLook::Quiet && !deleting {
+        if s.known.may_ask && look == LastLook::Quiet && !deleting {
             return self.ask(Effect::Reboot(RebootRequest {
                 name: boot.name.clone(),
                 template: s.head.spec.template.clone(),
@@ -255,7 +281,8 @@ impl Agenda<'_> {
         self.look(due, Effect::ReadBoot(boot.name.clone()));
         if matches!(s.known.boot, Some((_, None))) && !deleting {
             match look {
-                LastLook::Stale => self.last_look(&rebooting),
+                // For the request that comes after it.
+                LastLook::Stale => self.last_look(&rebooting, paced(s, Kind::Reboot)),
                 LastLook::Busy(busy) => busy.into_iter().for_each(|i| self.look_at(i)),
                 LastLook::Quiet => {}
             }
@@ -322,7 +349,8 @@ impl Agenda<'_> {
                 self.look_at(i);
             }
             let Some(name) = node.name.clone() else { continue };
-            if node.owed.marking {
+            let marked = s.known.marked.get(&name).map_or(NOW, |at| self.again(*at));
+            if node.owed.marking && marked <= self.now {
                 match s.mark_due(i, self.now) {
                     Some(Mark::Down(reason)) => marks.entry((true, reason)).or_default().push(name),
                     Some(Mark::Reason(reason)) => marks.entry((false, reason)).or_default().push(name),
@@ -338,7 +366,9 @@ impl Agenda<'_> {
             }
         }
         for ((down, reason), names) in marks {
-            self.ask(if down { Effect::MarkDown(names, reason) } else { Effect::MarkReason(names, reason) });
+            // Each node is marked at most once a poll; nodes with other reasons need not wait for it.
+            let mark = if down { Effect::MarkDown(names, reason) } else { Effect::MarkReason(names, reason) };
+            self.look(NOW, mark);
         }
         if !to_resume.is_empty() {
             self.ask(Effect::Resume(to_resume));

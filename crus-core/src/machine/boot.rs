@@ -1,13 +1,12 @@
 //! From the intent to reboot to the end of the boot session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::look::LastLook;
 use super::{Event, Machine, Stage, messages, paced, release};
 use crate::model::{Failure, Kind, NodeState};
 use crate::names::Xname;
 use crate::ports::{BootNodeState, BootSession, BootStatus};
-use crate::time::Time;
 
 impl Machine<'_> {
     /// The intent is stored, and BOS has not shown the session yet. It may have been asked for, by us or by
@@ -15,6 +14,11 @@ impl Machine<'_> {
     /// harm.
     pub(super) fn intended(&mut self) -> bool {
         let Some(boot) = self.s.head.boot.clone() else { return false };
+        if self.s.head.deletion.is_some() && self.never_asked() {
+            let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
+            self.release_intended(&rebooting);
+            return true;
+        }
         let found = match &self.s.known.boot {
             None => return false,
             Some((_, Some(_))) => true,
@@ -25,53 +29,74 @@ impl Machine<'_> {
                 boot.begun = Some(self.now);
                 boot.unanswered = None;
             }
-            self.s.known.intent_is_new = false;
+            self.s.known.may_ask = false;
             self.s.known.wlm.clear();
             self.say(messages::boot_begun(self.s.head.step));
             self.enter(Stage::Booting);
             return true;
         }
         // BOS knows no such session. A request that was lost on its way may still arrive.
-        let asked = if self.s.known.intent_is_new {
-            self.s.known.asked.get(&Kind::Reboot).copied()
-        } else {
-            boot.unanswered
-        };
-        let settled = asked.is_none_or(|at| self.now.since(at) >= self.s.limits.settle_ms);
+        let settled = self.never_asked()
+            || boot.unanswered.is_none_or(|at| self.now.since(at) >= self.s.limits.settle_ms);
         let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
         if self.s.head.deletion.is_some() {
             if settled {
-                self.forget_intent();
-                release(self, &rebooting);
-                self.enter(Stage::Cleanup);
+                self.release_intended(&rebooting);
             }
             return settled;
         }
+        // A session that is forgotten may have existed: a node that booted anew was rebooted by it (P3).
+        let newer = |i: &usize| self.s.seen(*i).is_some_and(|seen| self.s.shows_newer_boot(*i, seen));
+        if !self.never_asked() && rebooting.iter().any(newer) {
+            self.fail_each(rebooting.iter().map(|&i| (i, Failure::BootSessionLost)).collect());
+            self.end_boot();
+            return true;
+        }
+        let gone = rebooting.iter().any(|&i| self.s.is_gone(i));
         match self.s.last_look(&rebooting, self.now) {
-            LastLook::Busy(busy) if settled => {
+            look if settled && (gone || matches!(look, LastLook::Busy(_))) => {
                 self.forget_intent();
                 for &i in &rebooting {
                     self.change(i, |node| node.state = NodeState::Quiesced);
                 }
-                self.back_to_draining(&busy);
+                if let LastLook::Busy(busy) = look {
+                    self.back_to_draining(&busy);
+                }
                 true
             }
-            LastLook::Quiet if !self.s.known.intent_is_new && self.now >= paced(self.s, Kind::Reboot) => {
-                if let Some(boot) = &mut self.s.head.boot {
-                    boot.unanswered = Some(self.now);
-                }
-                self.s.known.intent_is_new = true;
-                self.events.push(Event::Head);
+            LastLook::Quiet if !self.s.known.may_ask && self.now >= paced(self.s, Kind::Reboot) => {
+                self.note_intent();
                 false
             }
             _ => false,
         }
     }
 
+    /// The reboot may be asked for once, now; whoever loads the session must take it for asked.
+    pub(super) fn note_intent(&mut self) {
+        if let Some(boot) = &mut self.s.head.boot {
+            self.s.known.unanswered_before = boot.unanswered;
+            boot.unanswered = Some(self.now);
+            self.s.known.may_ask = true;
+            self.events.push(Event::Head);
+        }
+    }
+
+    /// Whether the reboot was certainly not asked for: its first intent was noted in this run, and stands.
+    fn never_asked(&self) -> bool {
+        self.s.known.may_ask && self.s.known.unanswered_before.is_none()
+    }
+
+    fn release_intended(&mut self, rebooting: &[usize]) {
+        self.forget_intent();
+        release(self, rebooting);
+        self.enter(Stage::Cleanup);
+    }
+
     fn forget_intent(&mut self) {
         self.s.head.boot = None;
         self.s.known.boot = None;
-        self.s.known.intent_is_new = false;
+        self.s.known.may_ask = false;
         self.events.push(Event::Head);
     }
 
@@ -86,14 +111,17 @@ impl Machine<'_> {
         self.welcome_back();
         let late = self.s.batch_in(|state| *state == NodeState::Rebooting);
         if !late.is_empty() {
-            let begun = self.s.head.boot.as_ref().and_then(|boot| boot.begun).unwrap_or(Time(0));
-            // Time is up when a look after that moment shows so: BOS may have been out of reach.
-            let looked = self.s.known.boot.as_ref().map_or(Time(0), |(at, _)| *at);
-            if looked < begun + self.s.limits.boot_timeout_ms {
+            let waited = self.s.known.waited.map_or(0, |(_, waited)| waited);
+            if waited < self.s.limits.boot_timeout_ms {
                 return false;
             }
-            self.fail(&late, |_| Failure::BootTimedOut);
+            self.fail_each(late.into_iter().map(|i| (i, Failure::BootTimedOut)).collect());
         }
+        self.end_boot();
+        true
+    }
+
+    fn end_boot(&mut self) {
         self.say(messages::boot_completed(self.s.head.step));
         // Told once for all, though BOS gives nodes up one by one.
         let in_boot = |failure: &Failure| {
@@ -102,7 +130,6 @@ impl Machine<'_> {
         let failed = self.s.batch_in(|state| matches!(state, NodeState::Failed(f) if in_boot(f)));
         self.tell_failures(&failed);
         self.enter(Stage::Booted);
-        true
     }
 
     fn follow_boot(&mut self, session: &BootSession) {
@@ -111,10 +138,12 @@ impl Machine<'_> {
         }
         let complete = session.status == BootStatus::Complete;
         let error = session.error.clone();
+        let states: BTreeMap<Xname, &BootNodeState> =
+            session.nodes.iter().map(|node| (node.xname, &node.state)).collect();
         let mut failed: Vec<(usize, Failure)> = Vec::new();
         for i in self.s.batch_in(|state| *state == NodeState::Rebooting) {
             let xname = self.s.nodes[i].xname;
-            match session.nodes.iter().find(|node| node.xname == xname).map(|node| &node.state) {
+            match states.get(&xname).copied() {
                 Some(BootNodeState::Succeeded) => {
                     self.change(i, |node| node.state = NodeState::Returning);
                 }
@@ -138,11 +167,7 @@ impl Machine<'_> {
                 None => {}
             }
         }
-        let nodes: Vec<usize> = failed.iter().map(|(i, _)| *i).collect();
-        self.fail(&nodes, |i| {
-            let found = failed.iter().find(|(failed, _)| *failed == i);
-            found.map_or(Failure::BootSessionLost, |(_, failure)| failure.clone())
-        });
+        self.fail_each(failed);
     }
 
     /// BOS no longer shows the session that it had: the nodes' results are lost.
@@ -150,7 +175,7 @@ impl Machine<'_> {
         let since = self.s.known.boot_gone_since.unwrap_or(self.now);
         if self.now.since(since) >= self.s.limits.settle_ms {
             let nodes = self.s.batch_in(|state| *state == NodeState::Rebooting);
-            self.fail(&nodes, |_| Failure::BootSessionLost);
+            self.fail_each(nodes.into_iter().map(|i| (i, Failure::BootSessionLost)).collect());
         }
     }
 }
@@ -162,12 +187,13 @@ impl crate::model::Session {
         if session.status == BootStatus::Pending || session.members.is_empty() {
             return Vec::new();
         }
+        let owned: BTreeSet<Xname> = session.nodes.iter().map(|node| node.xname).collect();
         let left_out = |xname: &Xname| {
             !session.members.contains(xname)
-                && !session.nodes.iter().any(|node| node.xname == *xname)
+                && !owned.contains(xname)
                 && !self.known.left_out.contains_key(xname)
         };
         let rebooting = self.batch().filter(|node| node.state == NodeState::Rebooting);
-        rebooting.map(|node| node.xname).filter(left_out).collect::<BTreeSet<_>>().into_iter().collect()
+        rebooting.map(|node| node.xname).filter(left_out).collect()
     }
 }

@@ -1,7 +1,9 @@
 //! Taking in what was seen.
 
+use std::collections::BTreeMap;
+
 use super::{Effect, Event, Input, Machine, messages, release};
-use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, Stage, Trouble};
+use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
 use crate::names::Xname;
 use crate::ports::{NodeFacts, PortError, Rejected};
 use crate::time::Time;
@@ -40,30 +42,35 @@ impl Machine<'_> {
             }
             Input::Nodes { at, asked, nodes } => {
                 known.troubles.remove(&Kind::ReadNodes);
-                let mut nodes: std::collections::BTreeMap<_, _> =
+                let mut nodes: BTreeMap<_, _> =
                     nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+                // What a slow controller says is as old as its answer: there is nothing fresher to be had.
+                let now = self.now;
                 for name in asked {
                     let node = nodes.remove(&name);
                     match node {
                         Some(_) => _ = known.missing.remove(&name),
-                        None => _ = known.missing.entry(name.clone()).or_insert(at),
+                        None => _ = known.missing.entry(name.clone()).or_insert(now),
                     }
-                    known.wlm.insert(name, (at, node));
-                }
-                if self.s.head.stage == Stage::WlmWaiting {
-                    let (last, waited) = known.waited.unwrap_or((at, 0));
-                    let watched = at.since(last).min(2 * self.s.limits.poll_ms);
-                    known.waited = Some((at, waited + watched));
+                    known.wlm.insert(name, (now, node));
                 }
                 if self.s.head.stage != Stage::Starting {
                     // Jobs count for the last look only if they were looked at after the nodes. Times may
                     // be equal, so this cannot be told from them.
                     known.jobs = None;
                 }
+                self.note_drained();
+                // A node that we are not allowed to resume does not come back, and is not to blame.
+                if self.s.head.stage == Stage::WlmWaiting
+                    && !self.s.known.troubles.contains_key(&Kind::Resume)
+                {
+                    self.note_waited(at);
+                }
             }
-            Input::Jobs { at, jobs } => {
+            Input::Jobs { at, asked, jobs } => {
                 known.troubles.remove(&Kind::ReadJobs);
-                known.jobs = Some((at, jobs));
+                let asked = asked.into_iter().collect();
+                known.jobs = Some(SeenJobs { begun: at, at: self.now, asked, jobs });
             }
             Input::Boot { at, name, session } => {
                 known.troubles.remove(&Kind::ReadBoot);
@@ -73,6 +80,9 @@ impl Machine<'_> {
                         None => known.boot_gone_since = known.boot_gone_since.or(Some(at)),
                     }
                     known.boot = Some((at, session));
+                    if self.s.head.stage == Stage::Booting {
+                        self.note_waited(at);
+                    }
                 }
             }
             Input::Asked { effect, rejected, result } => self.asked(&effect, rejected, result),
@@ -89,6 +99,24 @@ impl Machine<'_> {
         }
     }
 
+    /// Counts time in which the nodes were watched.
+    fn note_waited(&mut self, at: Time) {
+        let known = &mut self.s.known;
+        let (last, waited) = known.waited.unwrap_or((at, 0));
+        let watched = at.since(last).min(2 * self.s.limits.poll_ms);
+        known.waited = Some((at, waited + watched));
+    }
+
+    /// Patience with a draining node begins when it is seen drained: not while we cannot reach or change it.
+    fn note_drained(&mut self) {
+        for i in self.s.batch_in(|state| *state == NodeState::Draining) {
+            let drained = self.s.seen(i).is_some_and(|seen| !self.s.wants_drain(i, seen));
+            if let Some(name) = self.s.nodes[i].name.clone().filter(|_| drained) {
+                self.s.known.drained.entry(name).or_insert(self.now);
+            }
+        }
+    }
+
     /// A request was made. What it was about must be looked at anew.
     fn asked(&mut self, effect: &Effect, rejected: Vec<Rejected>, result: Result<(), PortError>) {
         let known = &mut self.s.known;
@@ -100,13 +128,18 @@ impl Machine<'_> {
             | Effect::MarkReason(names, _) => {
                 for name in names {
                     known.wlm.remove(name);
+                    if effect.kind() == Kind::Mark {
+                        known.marked.insert(name.clone(), self.now);
+                    }
                 }
             }
             Effect::AddMembers(group, nodes) => {
                 self.forget_group(*group);
                 let known = &mut self.s.known;
-                known.rejected.retain(|xname, _| !nodes.contains(xname));
-                known.rejected.extend(rejected.into_iter().map(|rejected| (rejected.xname, rejected)));
+                known.rejected.retain(|(of, xname), _| of != group || !nodes.contains(xname));
+                known
+                    .rejected
+                    .extend(rejected.into_iter().map(|rejected| ((*group, rejected.xname), rejected)));
             }
             Effect::RemoveMembers(group, _) => {
                 self.forget_group(*group);
@@ -116,15 +149,18 @@ impl Machine<'_> {
                 }
             }
             Effect::Reboot(request) => {
+                // Before it is asked for again, everything is looked at again.
                 known.boot = None;
-                known.intent_is_new = false;
+                known.wlm.clear();
+                known.jobs = None;
+                known.may_ask = false;
                 let refused =
                     matches!(result, Err(PortError::Refused { .. } | PortError::Unreachable { .. }));
                 if let Some(Boot { name, unanswered, .. }) = &mut self.s.head.boot
                     && *name == request.name
                     && refused
                 {
-                    *unanswered = None;
+                    *unanswered = self.s.known.unanswered_before;
                     self.events.push(Event::Head);
                 }
             }
@@ -169,8 +205,9 @@ impl Machine<'_> {
 
     /// Why BOS left nodes out of its session without a word.
     fn explain(&mut self, nodes: &[Xname], facts: &[NodeFacts]) {
+        let facts: BTreeMap<Xname, &NodeFacts> = facts.iter().map(|fact| (fact.xname, fact)).collect();
         for &xname in nodes {
-            let why = match facts.iter().find(|fact| fact.xname == xname) {
+            let why = match facts.get(&xname) {
                 Some(fact) if fact.locked => "locked in the Hardware State Manager".to_owned(),
                 Some(fact) if !fact.enabled => "disabled in the Hardware State Manager".to_owned(),
                 Some(fact) => {

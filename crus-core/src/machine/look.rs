@@ -1,8 +1,10 @@
 //! What may be concluded from what was seen.
 
+use std::collections::BTreeSet;
+
 use crate::messages;
-use crate::model::{Failure, Group, Holder, Node, NodeState, Phase, SeenGroup, Session, Stage};
-use crate::names::Xname;
+use crate::model::{Failure, Group, Holder, Kind, Node, NodeState, Phase, SeenGroup, Session, Stage};
+use crate::names::{NodeName, Xname};
 use crate::time::Time;
 use crate::wlm::{BaseState, Flag, WlmNode};
 
@@ -56,21 +58,18 @@ impl Session {
     /// Who keeps this node from jobs, if anybody does. What Slurm or an earlier upgrade did is nobody's
     /// wish.
     pub(super) fn holder_of(&self, seen: &WlmNode) -> Holder {
-        match &seen.reason {
-            Some(reason)
-                if seen.is_held()
-                    && !messages::is_crus_reason(reason)
-                    && !messages::is_slurm_reason(reason) =>
-            {
-                Holder::Other(reason.clone())
-            }
-            _ => Holder::Us,
-        }
+        let reason = seen.reason.as_deref().unwrap_or_default();
+        let somebody_did = match reason {
+            // Slurm takes a node down without a word; it never drains or fails one so.
+            "" => seen.has(Flag::Drain) || seen.has(Flag::Fail),
+            _ => seen.is_held() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason),
+        };
+        if somebody_did { Holder::Other(reason.to_owned()) } else { Holder::Us }
     }
 
     /// Whether the node must still be drained, or drained again.
     pub(super) fn wants_drain(&self, i: usize, seen: &WlmNode) -> bool {
-        let ours = seen.reason.as_deref().is_some_and(|r| messages::is_own_reason(r, self.head.id));
+        let ours = seen.reason.as_deref() == Some(&messages::drain_reason(self.head.id));
         self.nodes[i].holder == Holder::Us
             && self.holder_of(seen) == Holder::Us
             && !(seen.has(Flag::Drain) && ours)
@@ -90,15 +89,28 @@ impl Session {
 
     /// When a draining node has drained for too long.
     pub(super) fn drain_deadline(&self, node: &Node) -> Option<Time> {
-        self.limits.drain_timeout_ms.map(|timeout| node.since + timeout)
+        let drained = self.known.drained.get(node.name.as_ref()?)?;
+        self.limits.drain_timeout_ms.map(|timeout| *drained + timeout)
+    }
+
+    /// Whether the workload manager does not know the node: in one look it may be missing because the controller
+    /// is being reconfigured, so it takes two, a poll interval apart.
+    pub(super) fn is_gone(&self, i: usize) -> bool {
+        let Some(name) = self.nodes.get(i).and_then(|node| node.name.as_ref()) else { return true };
+        let since = self.known.missing.get(name);
+        let looked = self.known.wlm.get(name).map(|(at, _)| *at);
+        since.zip(looked).is_some_and(|(since, looked)| looked.since(*since) >= self.limits.poll_ms)
     }
 
     /// Judges the latest look at nodes and jobs.
     pub(super) fn last_look(&self, nodes: &[usize], now: Time) -> LastLook {
-        let oldest = now - self.limits.last_look_ms;
+        let fresh = |at: Time, then: Time| at >= then - self.limits.last_look_ms;
+        let jobs = self.known.jobs.as_ref().filter(|jobs| fresh(jobs.at, now));
+        // The nodes were looked at right before their jobs, however long that took.
+        let then = jobs.map_or(now, |jobs| jobs.begun);
         let mut busy = Vec::new();
         for &i in nodes {
-            match self.seen_at(i).filter(|(at, _)| *at >= oldest) {
+            match self.seen_at(i).filter(|(at, _)| fresh(*at, then)) {
                 None => return LastLook::Stale,
                 Some((_, seen)) if !self.is_quiet(i, seen) => busy.push(i),
                 Some(_) => {}
@@ -107,15 +119,13 @@ impl Session {
         if !busy.is_empty() {
             return LastLook::Busy(busy);
         }
-        let Some((_, jobs)) = self.known.jobs.as_ref().filter(|(at, _)| *at >= oldest) else {
+        let names = || nodes.iter().filter_map(|&i| self.nodes[i].name.as_ref());
+        let Some(jobs) = jobs.filter(|jobs| names().all(|name| jobs.asked.contains(name))) else {
             return LastLook::Stale;
         };
-        for job in jobs {
-            let holds = |&i: &usize| self.nodes[i].name.as_ref().is_some_and(|name| job.nodes.contains(name));
-            busy.extend(nodes.iter().copied().filter(holds));
-        }
-        busy.sort_unstable();
-        busy.dedup();
+        let taken: BTreeSet<&NodeName> = jobs.jobs.iter().flat_map(|job| &job.nodes).collect();
+        let is_taken = |i: &usize| self.nodes[*i].name.as_ref().is_some_and(|name| taken.contains(name));
+        busy.extend(nodes.iter().copied().filter(is_taken));
         if busy.is_empty() { LastLook::Quiet } else { LastLook::Busy(busy) }
     }
 
@@ -168,7 +178,7 @@ impl Session {
             // Somebody put it back to work: it is theirs.
             _ if !seen.is_held() && !seen.has(Flag::NotResponding) => Mark::Done,
             Holder::Other(_) if reason.contains(&mark) => Mark::Done,
-            Holder::Other(theirs) => Mark::Reason(messages::added_mark(&theirs, &text)),
+            Holder::Other(theirs) => Mark::Reason(messages::added_reason(&theirs, &text)),
             Holder::Us if reason.starts_with(&mark) && seen.base == BaseState::Down => Mark::Done,
             // Taking it down would kill what runs on it.
             Holder::Us if !seen.is_quiet() => return None,
@@ -221,7 +231,8 @@ impl Session {
         let Some(members) = self.group(group).and_then(|seen| seen.members.as_ref()) else {
             return Vec::new();
         };
-        let known_to_hsm = |xname| self.known.rejected.get(&xname).is_none_or(|rejected| !rejected.unknown);
+        let known_to_hsm =
+            |xname| self.known.rejected.get(&(group, xname)).is_none_or(|rejected| !rejected.unknown);
         let absent = |node: &&Node| {
             self.belongs(node, group) && !members.contains(&node.xname) && known_to_hsm(node.xname)
         };
@@ -238,13 +249,15 @@ impl Session {
 
     /// Whether a failed node is in the failed group, or there is no way to put it there.
     pub(super) fn is_listed_or_cannot_be(&self, xname: Xname) -> bool {
-        if self.known.rejected.get(&xname).is_some_and(|rejected| rejected.unknown) {
+        // Once the operator took the session away, nobody will mend what keeps the node out of the group.
+        let deleting = self.head.deletion.is_some();
+        let rejected = self.known.rejected.get(&(Group::Failed, xname));
+        if rejected.is_some_and(|rejected| rejected.unknown || deleting) {
             return true;
         }
         match self.group(Group::Failed).map(|seen| &seen.members) {
             None => false,
-            // The operator took the session and the group away: nobody will look there.
-            Some(None) => self.head.deletion.is_some(),
+            Some(None) => deleting,
             Some(Some(members)) => members.contains(&xname),
         }
     }
@@ -272,14 +285,17 @@ impl Session {
             .into_iter()
             .all(|group| self.group(group).is_some() && self.strays_in(group).is_empty())
             && self.known.template.is_some_and(|(at, exists)| exists && at >= since)
-            && self.known.jobs.as_ref().is_some_and(|(at, _)| *at >= since)
+            && self.known.jobs.as_ref().is_some_and(|jobs| jobs.at >= since)
     }
 
     /// What keeps the session from going on, in words (P9): a condition that is not met, or a call that it
-    /// needs and that fails.
-    pub(super) fn unmet(&self) -> Option<String> {
-        let trouble = || self.known.troubles.values().next().map(|trouble| trouble.error.clone());
-        self.unmet_condition().or_else(trouble)
+    /// needs and that fails; with what it is, whatever its words.
+    pub(super) fn unmet(&self) -> Option<(Result<String, Kind>, String)> {
+        let trouble = || {
+            let (kind, trouble) = self.known.troubles.first_key_value()?;
+            Some((Err(*kind), trouble.error.clone()))
+        };
+        self.unmet_condition().map(|why| (Ok(why.clone()), why)).or_else(trouble)
     }
 
     /// The condition that is not met, as far as the world could be read.
@@ -300,7 +316,7 @@ impl Session {
                 return Some(messages::group_holds_others(label, &spec.starting, self.others_in(group)));
             }
             let absent = self.absent_from(group);
-            if let Some(rejected) = absent.iter().find_map(|xname| self.known.rejected.get(xname))
+            if let Some(rejected) = absent.iter().find_map(|xname| self.known.rejected.get(&(group, *xname)))
                 && !rejected.unknown
             {
                 return Some(messages::members_rejected(label, rejected.xname, &rejected.detail));

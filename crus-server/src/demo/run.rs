@@ -166,7 +166,7 @@ impl Screen {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         // The template is fixed and tried by every run on a terminal; without it the plain bar does.
-        if let Ok(style) = ProgressStyle::with_template("{bar:32.green} {pos}/{len} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:16.green} {pos}/{len} {wide_msg}") {
             bar.set_style(style);
         }
         Screen { bar }

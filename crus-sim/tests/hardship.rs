@@ -1,0 +1,333 @@
+//! Slow, forgetful, forbidding and meddled-with peers: what a review of the machine found, each a scenario.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+#[expect(dead_code, reason = "the other scenarios use the rest")]
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::*;
+use crus_core::Limits;
+use crus_core::model::{Failure, NodeState};
+use crus_sim::cluster::slurm::Update;
+use crus_sim::config::{BootBehaviour, GroupSpec, Held, NodeSpec, Span};
+use crus_sim::faults::{Fault, Plan};
+use crus_sim::workload::{Drawn, Workload};
+use crus_sim::world::World;
+
+fn all_upgraded(world: &World, id: crus_core::UpgradeId) -> bool {
+    states(world, id).iter().all(|state| *state == NodeState::Upgraded)
+}
+
+fn with_drain_timeout() -> Limits {
+    Limits { drain_timeout_ms: Some(HOUR), ..Limits::default() }
+}
+
+// ---- P2, P3: reboots ----------------------------------------------------------------------------------------
+
+#[test]
+fn p2_a_reboot_that_is_asked_for_again_follows_a_new_last_look() {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.bos.set_plan(Plan::none().at("reboot", 1, Fault::Unreachable));
+    world.run_until(HOUR, |world| !world.bos.injected().is_empty()).unwrap();
+    world.run_for(1_000).unwrap();
+    world.cluster().update(&[name(1)], &Update::resume()).unwrap();
+    world.cluster().submit(job(2, &[1], 120));
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!(all_upgraded(&world, id));
+}
+
+#[test]
+fn p3_nodes_that_booted_in_a_session_bos_forgot_are_not_rebooted_again() {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+    let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+    assert_eq!(boot.begun, None, "asked for, not seen");
+    // The service dies here; the nodes boot; somebody tidies up in BOS.
+    let later = world.now() + HOUR / 2;
+    world.cluster().advance_to(later);
+    world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+    world.crash().unwrap();
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!(states(&world, id).iter().all(|s| *s == NodeState::Failed(Failure::BootSessionLost)));
+    assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
+}
+
+#[test]
+fn p7_an_intent_that_was_never_asked_for_is_released_though_bos_is_down() {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| world.session(id).unwrap().head.boot.is_some()).unwrap();
+    world.cluster().set_bos_down(true);
+    world.delete(id).unwrap();
+    world.run_for(MINUTE).unwrap();
+    assert!(world.session(id).is_none());
+    assert!((1..=2).all(|n| in_service(&world, n)));
+}
+
+// ---- P9: patience counts only what is the nodes' fault --------------------------------------------------------
+
+#[test]
+fn p9_a_slow_controller_is_waited_for_at_the_usual_pace() {
+    for ms in [5_000, 11_000, 25_000] {
+        let mut world = world(cluster(2));
+        let id = world.create(spec(2)).unwrap();
+        world.wlm.set_plan(Plan::random(SEED, 1000, &[Fault::Slow { ms }]));
+        let start = world.now();
+        world.run_to_end(24 * HOUR).unwrap_or_else(|error| panic!("{ms} ms a call: {error}"));
+        assert!(all_upgraded(&world, id), "{ms} ms a call");
+        let polls = world.now().since(start) / Limits::default().poll_ms;
+        let calls = world.calls().to(crus_core::ports::Peer::Wlm);
+        assert!(calls <= polls + 10, "{ms} ms a call: {calls} calls in {polls} polls");
+    }
+}
+
+#[test]
+fn p9_drains_that_are_refused_are_not_the_nodes_fault() {
+    let mut world = World::new(cluster(4), SEED, with_drain_timeout());
+    let id = world.create(spec(2)).unwrap();
+    world.cluster().refuse_updates(true);
+    world.run_for(3 * HOUR).unwrap();
+    world.cluster().refuse_updates(false);
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!(all_upgraded(&world, id));
+}
+
+#[test]
+fn p9_a_service_that_was_away_before_it_drained_does_not_time_nodes_out() {
+    let mut world = World::new(cluster(2), SEED, with_drain_timeout());
+    let id = world.create(spec(2)).unwrap();
+    until_said(&mut world, id, "Quiesce requested");
+    let later = world.now() + 2 * HOUR;
+    world.cluster().advance_to(later);
+    world.crash().unwrap();
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!(all_upgraded(&world, id));
+}
+
+#[test]
+fn p9_resumes_that_are_refused_or_a_bos_that_is_away_fail_no_healthy_node() {
+    type Switch = fn(&World, bool);
+    let outages: [(&str, Switch); 2] = [
+        ("updates refused", |world, on| world.cluster().refuse_updates(on)),
+        ("BOS down", |world, on| world.cluster().set_bos_down(on)),
+    ];
+    for (what, switch) in outages {
+        let mut world = world(cluster(2));
+        let id = world.create(spec(2)).unwrap();
+        until_said(&mut world, id, "Began the boot session");
+        switch(&world, true);
+        world.run_for(3 * HOUR).unwrap();
+        switch(&world, false);
+        world.run_to_end(12 * HOUR).unwrap();
+        assert!(all_upgraded(&world, id), "{what}: {:?}", states(&world, id));
+    }
+}
+
+#[test]
+fn p4_a_quiet_rest_goes_on_when_the_busy_one_is_given_back() {
+    let mut config = cluster(2);
+    config.nodes.push(NodeSpec::new(xname(9), 9));
+    let mut world = World::new(config, SEED, with_drain_timeout());
+    let id = world.create(spec(2)).unwrap();
+    until_said(&mut world, id, "Quiesce requested");
+    world.by_hand(|cluster| _ = cluster.add_member("up", &xname(9).to_string()).unwrap()).unwrap();
+    until_said(&mut world, id, "holds nodes that are not of");
+    world.run_for(5 * MINUTE).unwrap();
+    world.cluster().update(&[name(2)], &Update::resume()).unwrap();
+    world.cluster().submit(job(2, &[2], 300));
+    world.run_for(MINUTE).unwrap();
+    world.by_hand(|cluster| cluster.remove_member("up", &xname(9).to_string()).unwrap()).unwrap();
+    world.run_to_end(48 * HOUR).unwrap();
+    assert_eq!(states(&world, id), [NodeState::Upgraded, NodeState::Failed(Failure::DrainTimedOut)]);
+}
+
+// ---- P6: whose reason it is -----------------------------------------------------------------------------------
+
+#[test]
+fn p6_words_added_to_our_reason_make_it_theirs() {
+    let mut world = world(with_jobs(cluster(2), vec![job(1, &[1, 2], 60)]));
+    let id = world.create(spec(2)).unwrap();
+    until_said(&mut world, id, "Quiesce requested");
+    world.run_for(MINUTE).unwrap();
+    let theirs = format!("{}; bad dimm, do not resume, ada", reason(&world, 1));
+    world.cluster().update(&[name(1)], &Update::drain(&theirs)).unwrap();
+    world.run_to_end(6 * HOUR).unwrap();
+    assert!(all_upgraded(&world, id));
+    assert_eq!(reason(&world, 1), theirs);
+    assert!(!in_service(&world, 1) && in_service(&world, 2));
+}
+
+#[test]
+fn p6_a_reason_that_only_begins_like_slurms_is_somebodys() {
+    let mut config = cluster(1);
+    config.held.insert(xname(1), Held::Drained("Not responding to BMC, ticket 4711".into()));
+    let mut world = world(config);
+    let id = world.create(spec(1)).unwrap();
+    world.run_to_end(6 * HOUR).unwrap();
+    assert!(all_upgraded(&world, id) && !in_service(&world, 1));
+}
+
+#[test]
+fn p4_p6_whatever_bos_says_the_mark_is_set_once_and_the_owners_reason_stays_whole() {
+    for error in ["e".repeat(300), "cfs failed\n".into(), "no template \"foo\"".into(), " ".into()] {
+        let mut config = cluster(2);
+        config.held.insert(xname(1), Held::Drained("bad dimm".into()));
+        config.nodes.iter_mut().for_each(|n| n.boot = BootBehaviour::OnHold { error: error.clone() });
+        let mut world = world(config);
+        let id = world.create(spec(2)).unwrap();
+        world.run_to_end(48 * HOUR).unwrap_or_else(|stuck| panic!("{error:?}: {stuck}"));
+        let mark = format!("upgrading-boot-session-failed {id}");
+        assert!(reason(&world, 1).starts_with(&format!("bad dimm; {mark}")), "{error:?}");
+        assert!(reason(&world, 2).starts_with(&mark), "{error:?}");
+        let calls = world.calls();
+        assert_eq!((calls.of("wlm.down"), calls.of("wlm.set_reason")), (1, 1), "{error:?}");
+    }
+}
+
+// ---- many failures, deletion ----------------------------------------------------------------------------------
+
+#[test]
+fn p4_many_nodes_with_reasons_of_their_own_are_marked_at_once_and_told_in_few_words() {
+    let mut config = cluster(40);
+    for (i, node) in config.nodes.iter_mut().enumerate() {
+        node.boot = BootBehaviour::OnHold { error: format!("no such node {i}") };
+    }
+    let mut world = world(config);
+    let id = world.create(spec(40)).unwrap();
+    until_said(&mut world, id, "failed: marking the nodes");
+    let from = world.now();
+    world.run_to_end(HOUR).unwrap();
+    assert!(world.now().since(from) <= Limits::default().poll_ms);
+    assert!(messages(&world, id).len() < 20, "{:#?}", messages(&world, id));
+}
+
+#[test]
+fn p7_deletion_ends_though_the_failed_group_will_not_take_a_node() {
+    let mut config = cluster(2);
+    config.nodes[1].boot = BootBehaviour::OnHold { error: "x".into() };
+    config.groups.get_mut(&label("failed")).unwrap().exclusive_group = Some("colours".into());
+    let blue = GroupSpec {
+        exclusive_group: Some("colours".into()),
+        members: vec![xname(2)],
+        ..GroupSpec::default()
+    };
+    config.groups.insert(label("blue"), blue);
+    let mut world = world(config);
+    let id = world.create(spec(2)).unwrap();
+    until_said(&mut world, id, "Began the boot session");
+    world.delete(id).unwrap();
+    world.run_for(12 * HOUR).unwrap();
+    assert!(world.session(id).is_none());
+    assert!(reason(&world, 2).starts_with("upgrading-boot-session-failed"));
+}
+
+// ---- anything at once -----------------------------------------------------------------------------------------
+
+/// Draws whole numbers: the worlds below must follow from their seed alone.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, bound: u64) -> u64 {
+        // Knuth's MMIX generator; its upper half is good enough here.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault::Refused,
+    Fault::Unreachable,
+    Fault::ReplyLost,
+    Fault::Stale,
+    Fault::Slow { ms: 4_000 },
+    Fault::Restarted { ms: 60_000 },
+];
+
+/// P1–P8 are checked by the world after every step. P9: once faults stop, it ends.
+#[test]
+fn whatever_fails_on_the_way_no_promise_breaks_and_the_session_ends() {
+    for seed in 0..150 {
+        random_world(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+fn random_world(seed: u64) -> Result<(), crus_sim::world::Stuck> {
+    let mut draw = Draw(seed);
+    let size = 4 + draw.below(12) as u32;
+    let mut config = cluster(size);
+    let length = Span::new(5 * MINUTE, HOUR);
+    config.workload = Workload::Drawn(Drawn { length, unlimited_per_mille: 0, ..Drawn::default() });
+    config.slurm.epilog = Span::new(0, 30_000);
+    for node in &mut config.nodes {
+        node.boot = match draw.below(16) {
+            0 => BootBehaviour::Fails,
+            1 => BootBehaviour::Hangs,
+            2 => BootBehaviour::NeverRegisters,
+            3 => BootBehaviour::DidNotReboot,
+            4 => BootBehaviour::OnHold { error: "no power service".into() },
+            _ => BootBehaviour::Normal,
+        };
+        match draw.below(20) {
+            0 => node.locked = true,
+            1 => node.enabled = false,
+            2 => node.role = "Management".into(),
+            3 => node.nid = None,
+            _ => {}
+        }
+    }
+    config.held.insert(xname(1), Held::Drained("bad dimm".into()));
+    let limits =
+        Limits { drain_timeout_ms: (draw.below(2) == 0).then_some(20 * MINUTE), ..Limits::default() };
+    let mut world = World::new(config, seed, limits);
+    let per_mille = [0, 30, 100, 250][draw.below(4) as usize];
+    world.hsm.set_plan(Plan::random(seed, per_mille, &FAULTS));
+    world.bos.set_plan(Plan::random(seed + 1, per_mille, &FAULTS));
+    world.wlm.set_plan(Plan::random(seed + 2, per_mille, &FAULTS));
+    let id = world.create(spec(1 + draw.below(5) as u32))?;
+    let delete_at = draw.below(120);
+    for turn in 0..80 {
+        if world.session(id).is_none_or(crus_core::Session::is_done) {
+            break;
+        }
+        if turn == delete_at {
+            world.delete(id)?;
+        }
+        world.run_for([2_000, 30_000, 10 * MINUTE].map(|most| draw.below(most))[turn as usize % 3])?;
+        match draw.below(12) {
+            0..=2 => world.crash()?,
+            3 => world.cluster().restart_slurmctld(5_000),
+            4 => {
+                world.store().fail(Some("disk full"));
+                world.run_for(20_000)?;
+                world.store().fail(None);
+            }
+            5 => {
+                let n = 1 + draw.below(u64::from(size)) as u32;
+                // Whether it was a member or not.
+                world.by_hand(|cluster| drop(cluster.remove_member("up", &xname(n).to_string())))?;
+            }
+            _ => {}
+        }
+    }
+    for plan in [&world.hsm as &dyn SetPlan, &world.bos, &world.wlm] {
+        plan.calm();
+    }
+    world.run_to_end(14 * 24 * HOUR)?;
+    let left: BTreeSet<_> = world.members(&label("up"));
+    assert!(left.is_empty(), "seed {seed}: left in the upgrading group: {left:?}");
+    Ok(())
+}
+
+/// Whatever port it is.
+trait SetPlan {
+    fn calm(&self);
+}
+
+impl<P> SetPlan for crus_sim::faults::Faulty<P> {
+    fn calm(&self) {
+        self.set_plan(Plan::none());
+    }
+}
