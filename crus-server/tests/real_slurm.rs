@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crus_core::check::What;
-use crus_core::messages;
 use crus_core::model::Stage;
 use crus_core::ports::SessionStore as _;
 use crus_core::{NodeName, UpgradeId, Xname};
@@ -152,10 +151,13 @@ impl Site {
 
     /// P2: no job was killed, requeued or cut short. Waits for those that still run.
     async fn assert_no_job_harmed(&self, submitted: &BTreeSet<String>) -> Vec<Record> {
+        assert_eq!(*lock(&self.wrongs), [""; 0], "at power cuts");
         until("all jobs ended", async || {
-            self.jobs()
-                .iter()
-                .all(|job| !["PENDING", "RUNNING", "COMPLETING"].contains(&job.field("JobState")))
+            let jobs = self.jobs();
+            // One that was requeued waits for minutes.
+            let requeued = jobs.iter().find(|job| job.field("Restarts") != "0");
+            assert!(requeued.is_none(), "{}", requeued.unwrap().0);
+            jobs.iter().all(|job| !["PENDING", "RUNNING", "COMPLETING"].contains(&job.field("JobState")))
         })
         .await;
         let jobs = self.jobs();
@@ -165,7 +167,6 @@ impl Site {
             let end = (job.field("JobState"), job.field("ExitCode"), job.field("Restarts"));
             assert_eq!(end, ("COMPLETED", "0:0", "0"), "{}", job.0);
         }
-        assert_eq!(*lock(&self.wrongs), [""; 0], "at power cuts");
         jobs
     }
 
@@ -395,7 +396,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
     );
 
     // P3, P4, P5, P6
-    let id: UpgradeId = created["upgrade_id"].as_str().unwrap().parse().unwrap();
+    let id = created["upgrade_id"].as_str().unwrap();
     let cuts = site.power_cuts();
     for node in site.nodes() {
         let name = node.field("NodeName").to_owned();
@@ -404,7 +405,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
         if name == nid(FAILING) {
             assert!(node.is("DOWN"), "{}", node.0);
             assert!(reason.starts_with("upgrading-boot-session-failed"), "{}", node.0);
-            assert!(messages::is_own_reason(reason, id), "{}", node.0);
+            assert!(reason.contains(id), "{}", node.0);
             continue;
         }
         // Local times of one form: their order is the order of time.
