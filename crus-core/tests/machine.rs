@@ -396,3 +396,189 @@ fn assert_told(
         assert!(events.contains(&Event::Message(i)), "message {i} untold");
     }
 }
+
+// ---- what a review found --------------------------------------------------------------------------------------
+
+impl Paper {
+    /// One round, as the driver does it. Returns the effect, if one was due; otherwise time jumps.
+    fn round(&mut self, session: &mut Session) -> Option<Effect> {
+        machine::step(session, self.now, Input::Tick);
+        assert_eq!(check::session(session), [], "{session:#?}");
+        let effect = machine::outstanding(session, self.now).into_iter().next();
+        match &effect {
+            Some(effect) => {
+                let input = self.answer(effect.clone());
+                machine::step(session, self.now, input);
+            }
+            None => self.now = machine::next_wake(session, self.now).unwrap_or(self.now),
+        }
+        effect
+    }
+
+    fn until(&mut self, session: &mut Session, holds: impl Fn(&Session) -> bool) {
+        for _ in 0..10_000 {
+            if holds(session) {
+                return;
+            }
+            self.round(session);
+        }
+        panic!("never: {:?}", session.head);
+    }
+
+    fn is_left_drained(&self, n: u32) -> bool {
+        self.nodes[&name(n)].reason.as_deref() == Some(&crus_core::messages::drain_reason(id()))
+    }
+}
+
+#[test]
+fn p4_one_look_without_a_node_decides_nothing() {
+    let mut paper = Paper::new(2);
+    let mut session = session(2);
+    paper.until(&mut session, |s| s.head.stage == Stage::Quiescing);
+    paper.jobs = vec![Job { id: "1".into(), user: "ada".into(), nodes: vec![name(1)], end: None }];
+    for _ in 0..20 {
+        paper.round(&mut session);
+    }
+    // slurmctld is reconfigured: in one look the node is missing.
+    let node = paper.nodes.remove(&name(2)).unwrap();
+    while !matches!(paper.round(&mut session), Some(Effect::ReadNodes(_))) {}
+    paper.nodes.insert(name(2), node);
+    paper.jobs.clear();
+    paper.run(&mut session);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
+    assert!(!paper.is_left_drained(2));
+}
+
+#[test]
+fn p4_a_node_that_is_gone_at_the_last_look_fails_without_a_spin() {
+    let mut paper = Paper::new(2);
+    let mut session = session(2);
+    paper.until(&mut session, |s| s.head.stage == Stage::Quiescing);
+    // Somebody else's node in the group holds the step up before the last look.
+    paper.groups.get_mut(&Group::Upgrading).unwrap().as_mut().unwrap().insert(xname(77));
+    paper.until(&mut session, |s| s.head.stage == Stage::Quiesced);
+    for _ in 0..20 {
+        paper.round(&mut session);
+    }
+    paper.nodes.remove(&name(2));
+    paper.groups.get_mut(&Group::Upgrading).unwrap().as_mut().unwrap().remove(&xname(77));
+    paper.run(&mut session);
+    let states: Vec<_> = session.nodes.iter().map(|node| &node.state).collect();
+    assert_eq!(states, [&NodeState::Upgraded, &NodeState::Failed(Failure::UnknownToWlm)]);
+}
+
+#[test]
+fn p2_jobs_count_for_the_nodes_they_were_asked_about() {
+    let mut paper = Paper::new(2);
+    let mut session = session(2);
+    paper.until(&mut session, |s| s.head.stage == Stage::Quiesced);
+    // At the last look node 2 has been resumed by somebody: it goes back to draining alone.
+    paper.nodes.get_mut(&name(2)).unwrap().flags.clear();
+    paper.now = paper.now + 60_000;
+    paper.until(&mut session, |s| s.head.stage == Stage::Quiescing);
+    let mut asked = Vec::new();
+    loop {
+        match paper.round(&mut session) {
+            Some(Effect::ReadJobs(names)) => asked = names,
+            Some(Effect::Reboot(_)) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(asked, [name(1), name(2)]);
+}
+
+/// What BOS received and did not answer may still come true: until it cannot any more, nodes are not released.
+#[test]
+fn p7_an_unanswered_request_is_not_forgotten_by_a_later_one_or_a_crash() {
+    for crash in [false, true] {
+        let mut paper = Paper::new(1);
+        let mut session = session(1);
+        paper.until(&mut session, |s| s.head.boot.is_some());
+        let lost = PortError::MayHaveActed { peer: Peer::Bos, detail: "time-out".into() };
+        let refused = PortError::Unreachable { peer: Peer::Bos, detail: "refused".into() };
+        let first = paper.now;
+        let mut answers = vec![refused, lost];
+        while let Some(error) = answers.pop() {
+            let mut request = None;
+            while request.is_none() {
+                machine::step(&mut session, paper.now, Input::Tick);
+                match machine::outstanding(&session, paper.now).into_iter().next() {
+                    Some(effect @ Effect::Reboot(_)) => request = Some(effect),
+                    _ => _ = paper.round(&mut session),
+                }
+            }
+            let effect = request.unwrap();
+            machine::step(
+                &mut session,
+                paper.now,
+                Input::Asked { effect, rejected: Vec::new(), result: Err(error) },
+            );
+            if crash {
+                session.known = Default::default();
+                break;
+            }
+        }
+        machine::step(&mut session, paper.now, Input::Delete);
+        paper.until(&mut session, |s| s.nodes[0].state == NodeState::Released);
+        let after = paper.now.since(first);
+        assert!(after >= session.limits.settle_ms, "crash {crash}: released after {after} ms");
+    }
+}
+
+#[test]
+fn a_clock_behind_the_stored_times_does_not_make_it_spin() {
+    let mut paper = Paper::new(2);
+    let mut session = session(2);
+    paper.until(&mut session, |s| s.head.stage == Stage::WlmWaiting);
+    session.known = Default::default();
+    paper.now = paper.now - 600_000;
+    for _ in 0..200 {
+        paper.round(&mut session);
+    }
+    assert!(session.is_done(), "{:?}", session.head);
+}
+
+#[test]
+fn p5_nodes_that_share_a_nid_are_not_told_apart_so_none_is_touched() {
+    let mut paper = Paper::new(2);
+    paper.names.insert(xname(3), name(1));
+    paper.groups.insert(Group::Starting, Some((1..=3).map(xname).collect()));
+    let mut session = session(3);
+    paper.run(&mut session);
+    let states: Vec<_> = session.nodes.iter().map(|node| node.state.clone()).collect();
+    let shared = NodeState::Failed(Failure::NoNid);
+    assert_eq!(states, [shared.clone(), NodeState::Upgraded, shared]);
+    assert_eq!(paper.reboots.keys().copied().collect::<Vec<_>>(), [xname(2)]);
+}
+
+#[test]
+fn p6_a_drain_with_a_blank_reason_is_somebodys() {
+    let mut paper = Paper::new(1);
+    paper.nodes.get_mut(&name(1)).unwrap().flags.insert(Flag::Drain);
+    let mut session = session(1);
+    paper.run(&mut session);
+    assert_eq!(session.nodes[0].state, NodeState::Upgraded);
+    assert!(paper.nodes[&name(1)].is_held());
+}
+
+/// Fault 14 of the original by another door: a peer whose words change with every attempt.
+#[test]
+fn p9_messages_do_not_grow_with_the_words_of_a_peer() {
+    let mut paper = Paper::new(1);
+    let mut session = session(1);
+    for attempt in 0..500 {
+        machine::step(&mut session, paper.now, Input::Tick);
+        match machine::outstanding(&session, paper.now).into_iter().next() {
+            Some(effect @ Effect::ReadTemplate(_)) => {
+                let detail = format!("request {attempt} failed");
+                let error = PortError::Unreachable { peer: Peer::Bos, detail };
+                machine::step(&mut session, paper.now, Input::Failed { effect, error });
+            }
+            _ => _ = paper.round(&mut session),
+        }
+    }
+    assert_eq!(session.messages.len(), 1, "{:#?}", session.messages);
+    let condition = session.head.condition.clone().unwrap();
+    assert!(!session.messages[0].contains(&condition), "the condition shows the latest words: {condition}");
+    paper.run(&mut session);
+}
