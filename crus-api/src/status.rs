@@ -46,7 +46,8 @@ impl SessionStatus {
         let head = &session.head;
         SessionStatus {
             api_version: head.api_version.clone(),
-            completed: session.is_done(),
+            // An upgrade that was cut short did not complete, though nothing is left to do for it.
+            completed: session.is_done() && head.deletion.is_none(),
             failed_label: head.spec.failed.clone(),
             kind: Kind::ComputeUpgradeSession,
             messages: session.messages.clone(),
@@ -149,7 +150,7 @@ mod tests {
             let mut session = in_phase(phase);
             session.known.blocked = Some((Time(1), "Waiting for session x".into()));
             session.head.deletion = Some(Time(2));
-            assert_eq!(shown(&session), (SessionState::Deleting, phase == Phase::Done));
+            assert_eq!(shown(&session), (SessionState::Deleting, false));
         }
     }
 

@@ -123,7 +123,7 @@ impl Upgrade {
         let told = session["messages"].as_array().and_then(|messages| messages.last()?.as_str());
         hits.push(told.unwrap_or("(nothing)").to_owned());
         self.service.kill();
-        self.service = Service::start_again(|| self.site.serve());
+        self.service = Service::start(self.site.serve());
         self
     }
 

@@ -1,6 +1,6 @@
 //! The running service upgrades a real Slurm on this host. HSM and BOS are the simulator's HTTP faces; a reboot by
 //! that BOS ends the node's real slurmd and starts it anew.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;
@@ -115,12 +115,10 @@ impl Site {
 
     fn service(&self) -> Service {
         let url = self.bos.url();
-        Service::start_again(|| {
-            let (hsm, bos) = (format!("{url}/hsm/v2"), format!("{url}/v2"));
-            let mut command = support::serve(&self.store(), &hsm, &bos, "0.3");
-            command.args(["--settle-s", "2", "--call-timeout-s", "20"]).envs(self.lab.env());
-            command
-        })
+        let (hsm, bos) = (format!("{url}/hsm/v2"), format!("{url}/v2"));
+        let mut command = support::serve(&self.store(), &hsm, &bos, "0.3");
+        command.args(["--settle-s", "2", "--call-timeout-s", "20"]).envs(self.lab.env());
+        Service::start(command)
     }
 
     fn nodes(&self) -> Vec<Record> {

@@ -1,7 +1,6 @@
 //! `crus serve` as a process: its first line, its end, and what is left after either kind of end.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::fs;

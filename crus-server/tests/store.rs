@@ -281,3 +281,15 @@ async fn damaged_values_are_named_and_do_not_hide_other_sessions() {
     );
     assert_eq!(load(&store, sound.head.id).await.0, sound);
 }
+
+/// A service that is killed while it starts a program leaves its lock with it for a moment: whoever starts it again
+/// need not know.
+#[test]
+fn a_lock_that_is_about_to_go_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("crus.redb");
+    let held = RedbStore::open(&path).unwrap();
+    let waiting = std::thread::spawn(move || RedbStore::open(&path).map(drop));
+    drop(held);
+    waiting.join().unwrap().unwrap();
+}

@@ -151,7 +151,10 @@ fn a_label_is_one_that_hsm_takes() {
             [".", "..", " x", "x y", "x/y", "x,y", "x\n", "größe", "ſ", "\u{212a}", "*", &"l".repeat(256)]
         {
             let told = reason(name, json!(bad));
-            assert_eq!(told, "must be 1 to 255 letters, digits, '-', ':', '.' or '_'", "{bad}");
+            assert_eq!(
+                told, "must be 1 to 255 letters, digits, '-', ':', '.' or '_', and not be '.' or '..'",
+                "{bad}"
+            );
         }
     }
 }

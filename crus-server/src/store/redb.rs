@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use crus_core::machine::Event;
@@ -25,6 +27,10 @@ use uuid::Uuid;
 
 /// The version of the stored form that this code writes. It changes when older code could not read it.
 const FORMAT: u64 = 1;
+
+/// How long a lock on the file is waited for, and how often it is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// redb's own default would let it grow to a gibibyte; the hot part of a session is some hundred KiB.
 const CACHE_BYTES: usize = 4 << 20;
@@ -187,8 +193,7 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     }
 
     let not_a_store = |detail: String| OpenError::NotAStore { path: shown(), detail };
-    let opened = Builder::new().set_cache_size(CACHE_BYTES).create(path);
-    let database = opened.map_err(|error| match error {
+    let database = create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: shown() },
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
             io(error)
@@ -208,6 +213,20 @@ fn open(path: &Path) -> Result<Database, OpenError> {
                 Trouble::Told(error) => not_a_store(error.to_string()),
             })?;
             Ok(database)
+        }
+    }
+}
+
+/// Opens the database, or makes it. A service that was killed may leave its lock with a program that it was just
+/// starting, until that program runs: such a lock is waited for.
+fn create(path: &Path) -> Result<Database, DatabaseError> {
+    let started = Instant::now();
+    loop {
+        match Builder::new().set_cache_size(CACHE_BYTES).create(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if started.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
         }
     }
 }
