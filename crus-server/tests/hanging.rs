@@ -1,5 +1,5 @@
 //! Requests are answered while a call to a peer hangs.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/simulated.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]

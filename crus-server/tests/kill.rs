@@ -1,6 +1,6 @@
 //! The service is killed at any moment, and again: what it had begun is brought to its right end. The cluster is
 //! simulated; the service, its store, its clients and the programs they start are processes of their own.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/simulated.rs"]
 mod simulated;

@@ -16,5 +16,7 @@ fn a_thousand_nodes_cost_few_calls_and_no_fixed_pauses() {
     // Four facts a step are waited for; each is seen within one poll.
     let polls = cost.own_ms / crus_core::Limits::default().poll_ms;
     let steps = u64::from(thousand::NODES / thousand::STEP_SIZE);
-    assert!(polls <= 4 * steps, "{polls} polls beyond what was waited for in {steps} steps");
+    assert!(polls <= 4 * steps, "{polls} polls beyond what was waited for, in {} ms", cost.took_ms);
+    // BOS is asked for the template, for the reboot, and once a poll in the five minutes of a boot.
+    assert!(cost.bos <= steps * (2 + 30 + 2), "{} BOS calls: {:?}", cost.bos, cost.calls);
 }
