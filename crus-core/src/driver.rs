@@ -240,3 +240,128 @@ impl Driver {
         Input::Asked { effect, rejected, result }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::num::NonZeroU32;
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll, Waker};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::model::{Limits, Spec, UpgradeId};
+    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer};
+
+    /// Mocks answer at once.
+    fn at_once<F: Future>(future: F) -> F::Output {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => output,
+            Poll::Pending => panic!("a mock waits"),
+        }
+    }
+
+    /// A store that takes so many saves, and fails from then on.
+    struct Failing(Mutex<u32>);
+
+    #[async_trait]
+    impl SessionStore for Failing {
+        async fn create(&self, _: &Session) -> Result<Revision, StoreError> {
+            Ok(Revision(0))
+        }
+        async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+            Ok(Vec::new())
+        }
+        async fn load(&self, _: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+            Ok(None)
+        }
+        async fn save(&self, _: &Session, _: &[Event], revision: Revision) -> Result<Revision, StoreError> {
+            let mut left = self.0.lock().unwrap();
+            *left = left.checked_sub(1).ok_or_else(|| StoreError::Failed("no space left".into()))?;
+            Ok(Revision(revision.0 + 1))
+        }
+        async fn remove(&self, _: UpgradeId) -> Result<(), StoreError> {
+            Ok(())
+        }
+        async fn order_deletion(&self, _: UpgradeId) -> Result<(), StoreError> {
+            Ok(())
+        }
+        async fn deletion_ordered(&self, _: UpgradeId) -> Result<bool, StoreError> {
+            Ok(false)
+        }
+    }
+
+    struct Noon;
+
+    impl Clock for Noon {
+        fn now(&self) -> Time {
+            Time(43_200_000)
+        }
+    }
+
+    fn driver(hsm: MockHsm, bos: MockBos, wlm: MockWlm, saves: u32) -> Driver {
+        let spec = Spec {
+            starting: "all".parse().unwrap(),
+            upgrading: "up".parse().unwrap(),
+            failed: "failed".parse().unwrap(),
+            step_size: NonZeroU32::MIN,
+            template: "image".parse().unwrap(),
+        };
+        let id = UpgradeId(uuid::Uuid::from_u128(1));
+        let session = Session::new(id, spec, "1", Limits::default(), Noon.now());
+        let ports = Ports {
+            hsm: Arc::new(hsm),
+            bos: Arc::new(bos),
+            wlm: Arc::new(wlm),
+            store: Arc::new(Failing(Mutex::new(saves))),
+            clock: Arc::new(Noon),
+            claims: Arc::default(),
+            observer: Arc::new(()),
+        };
+        Driver::new(session, Revision(0), ports)
+    }
+
+    /// P3: what a call relies on is stored before it is made. Mocks panic at any call that is not expected here.
+    #[test]
+    fn p3_nothing_is_asked_of_a_peer_while_a_change_cannot_be_stored() {
+        let xname = "x1000c0s0b0n0".parse().unwrap();
+        let mut hsm = MockHsm::new();
+        hsm.expect_group().once().returning(move |_| Ok(Some([xname].into())));
+        hsm.expect_facts().once().returning(move |_| {
+            let role = "Compute".to_owned();
+            let arch = "X86".to_owned();
+            Ok(vec![NodeFacts { xname, nid: Some(1), role, enabled: true, locked: false, arch }])
+        });
+        let mut driver = driver(hsm, MockBos::new(), MockWlm::new(), 0);
+        let end = loop {
+            match at_once(driver.advance()) {
+                Ok(Next::Now) => {}
+                end => break end,
+            }
+        };
+        assert_eq!(end, Err(StoreError::Failed("no space left".into())), "the frozen nodes cannot be stored");
+        for _ in 0..3 {
+            assert!(at_once(driver.advance()).is_err(), "and nothing is done before they are");
+        }
+    }
+
+    /// P9: a look that fails is said, and made again after a pause.
+    #[test]
+    fn p9_a_peer_that_is_away_is_said_and_left_alone_for_a_while() {
+        let mut hsm = MockHsm::new();
+        let away = || Err(PortError::Unreachable { peer: Peer::Hsm, detail: "no route".into() });
+        hsm.expect_group().once().returning(move |_| away());
+        let mut driver = driver(hsm, MockBos::new(), MockWlm::new(), 10);
+        let pause = loop {
+            match at_once(driver.advance()).unwrap() {
+                Next::Now => {}
+                next => break next,
+            }
+        };
+        assert_eq!(pause, Next::At(Noon.now() + Limits::default().poll_ms));
+        let said = "Processing step 0 in stage STARTING failed - the Hardware State Manager is unreachable: no route";
+        assert_eq!(driver.session().messages, [said]);
+    }
+}
