@@ -90,6 +90,26 @@ fn the_demo_ends_well_and_shows_what_happened_to_which_node() {
     assert_eq!(answer["messages"].as_array().unwrap().last().unwrap(), "Upgrade Session Completed");
 }
 
+#[test]
+fn p3_a_demo_that_is_killed_goes_on_with_the_same_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = || {
+        let mut command = Command::new(CRUS);
+        command.args(["demo", "--store"]).arg(folder.path().join("crus.redb"));
+        command
+    };
+    let mut first = demo().stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("Began the boot session for step 1")));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let output = demo().output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("Going on with session"), "{text}");
+    assert!(text.contains("Upgrade Session Completed"), "{text}");
+}
+
 #[tokio::test]
 async fn p3_p4_killed_in_the_middle_the_demo_goes_on_and_ends_right() {
     let folder = tempfile::tempdir().unwrap();
