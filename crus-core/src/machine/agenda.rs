@@ -279,7 +279,7 @@ impl Agenda<'_> {
         }
         let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
         self.look(due, Effect::ReadBoot(boot.name.clone()));
-        if matches!(s.known.boot, Some((_, None))) && !deleting {
+        if matches!(s.known.boot, Some((_, None))) {
             match look {
                 // For the request that comes after it.
                 LastLook::Stale => self.last_look(&rebooting, paced(s, Kind::Reboot)),

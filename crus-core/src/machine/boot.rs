@@ -39,18 +39,20 @@ impl Machine<'_> {
         let settled = self.never_asked()
             || boot.unanswered.is_none_or(|at| self.now.since(at) >= self.s.limits.settle_ms);
         let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
-        if self.s.head.deletion.is_some() {
-            if settled {
-                self.release_intended(&rebooting);
-            }
-            return settled;
-        }
         // A session that is forgotten may have existed: a node that booted anew was rebooted by it (P3).
         let newer = |i: &usize| self.s.seen(*i).is_some_and(|seen| self.s.shows_newer_boot(*i, seen));
         if !self.never_asked() && rebooting.iter().any(newer) {
             self.fail_each(rebooting.iter().map(|&i| (i, Failure::BootSessionLost)).collect());
             self.end_boot();
             return true;
+        }
+        if self.s.head.deletion.is_some() {
+            let seen = |i: &usize| self.s.seen(*i).is_some() || self.s.is_gone(*i);
+            let release = settled && rebooting.iter().all(seen);
+            if release {
+                self.release_intended(&rebooting);
+            }
+            return release;
         }
         let gone = rebooting.iter().any(|&i| self.s.is_gone(i));
         match self.s.last_look(&rebooting, self.now) {
