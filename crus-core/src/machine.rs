@@ -39,6 +39,8 @@ mod boot;
 mod input;
 mod look;
 
+use std::collections::BTreeSet;
+
 use crate::messages;
 use crate::model::{
     Boot, Failure, Group, Holder, Kind, Known, Node, NodeState, Phase, SeenGroup, Session, Stage,
@@ -71,6 +73,39 @@ pub enum Event {
     Node(usize),
     /// The message at this position is new.
     Message(usize),
+}
+
+/// Which parts of a session must be stored: what some events say has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Whether the head changed.
+    pub head: bool,
+    /// The positions of the nodes that changed.
+    pub nodes: BTreeSet<usize>,
+    /// The positions of the messages that are new.
+    pub messages: BTreeSet<usize>,
+}
+
+impl Changes {
+    /// Everything of a session.
+    pub fn all(session: &Session) -> Self {
+        let messages = (0..session.messages.len()).collect();
+        Changes { head: true, nodes: (0..session.nodes.len()).collect(), messages }
+    }
+
+    /// What these events say.
+    pub fn of(session: &Session, events: &[Event]) -> Self {
+        let mut changes = Changes::default();
+        for event in events {
+            match event {
+                Event::Head | Event::Phase(_) | Event::Stage { .. } => changes.head = true,
+                Event::Frozen => changes.nodes.extend(0..session.nodes.len()),
+                Event::Node(i) => _ = changes.nodes.insert(*i),
+                Event::Message(i) => _ = changes.messages.insert(*i),
+            }
+        }
+        changes
+    }
 }
 
 /// Something to be asked of the world. Asking again is harmless.

@@ -58,13 +58,14 @@ pub struct Limits {
     pub poll_ms: u64,
     /// The longest pause between two attempts at something that fails.
     pub retry_max_ms: u64,
-    /// How long the nodes of a step may take to drain before those that still run jobs are given back.
+    /// How long a node may take to run nothing, once it was seen drained, before it is given back.
     /// `None`: as long as their jobs run.
     pub drain_timeout_ms: Option<u64>,
-    /// How long a boot session may take. BOS itself tries three times, twenty minutes each, before it gives
+    /// How long a boot session may be watched. Time in which BOS could not be reached does not count, and a restart
+    /// of the service begins anew. BOS itself tries three times, twenty minutes each, before it gives
     /// a node up: a shorter time than that fails nodes that BOS would still bring up.
     pub boot_timeout_ms: u64,
-    /// How long a node may take to be back in service once BOS is done.
+    /// How long a node may be watched on its way back into service once BOS is done; counted likewise.
     pub return_timeout_ms: u64,
     /// How long a request without an answer may still take effect at the peer, and how long a boot session
     /// must be gone before it is believed to be.

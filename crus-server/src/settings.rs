@@ -248,8 +248,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         default: NONE,
         heading: PACE,
-        help: "How long the nodes of a step may take to drain before those that still run jobs are given back \
-               and failed; none: as long as their jobs run",
+        help: "How long a node may go on running jobs, once it was seen drained, before it is given back and \
+               failed; none: as long as its jobs run",
         set: |c, v| {
             put(&mut c.limits.drain_timeout_ms, optional(v, |v| seconds(v, 0.01..=LONGEST_S * 365.0)))
         },
@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         default: "5400",
         heading: PACE,
-        help: "How long a boot session may take. BOS's own defaults try three times, 20 minutes each: a shorter \
+        help: "How long a boot session may take, not counting time in which BOS could not be reached. BOS's own defaults try three times, 20 minutes each: a shorter \
                time fails nodes that it would still bring up",
         set: |c, v| put(&mut c.limits.boot_timeout_ms, seconds(v, 0.01..=LONGEST_S)),
     },
@@ -268,7 +268,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         default: "600",
         heading: PACE,
-        help: "How long a node may take to be back in service once BOS is done with it",
+        help: "How long a node may take to be back in service once BOS is done with it, not counting time in which \
+               Slurm could not be reached",
         set: |c, v| put(&mut c.limits.return_timeout_ms, seconds(v, 0.01..=LONGEST_S)),
     },
     Setting {
@@ -285,8 +286,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         default: "20",
         heading: PACE,
-        help: "How old the last look at nodes and jobs may be when their reboot is asked for. Must leave time for \
-               one call of scontrol and one of squeue",
+        help: "How old a look at nodes may be when the one at their jobs begins, and that one when their reboot is \
+               asked for. What the calls themselves take does not count",
         set: |c, v| put(&mut c.limits.last_look_ms, seconds(v, 0.1..=600.0)),
     },
     Setting {

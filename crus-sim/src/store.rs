@@ -3,11 +3,11 @@
 //! What was not among the events of a save is not written, so a machine that forgets to tell a change loses it
 //! here as it would in production. A "crash" is to drop everything but the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use crus_core::machine::Event;
+use crus_core::machine::{Changes, Event};
 use crus_core::model::{Head, Known, Limits, Node, Session, UpgradeId};
 use crus_core::ports::{Revision, SessionStore, StoreError};
 use serde::Serialize;
@@ -78,29 +78,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn all(session: &Session) -> Result<Self, StoreError> {
-        Parts::encode(session, true, 0..session.nodes.len(), 0..session.messages.len())
-    }
-
-    fn changed(session: &Session, events: &[Event]) -> Result<Self, StoreError> {
-        let (mut head, mut nodes, mut messages) = (false, BTreeSet::new(), BTreeSet::new());
-        for event in events {
-            match event {
-                Event::Head | Event::Phase(_) | Event::Stage { .. } => head = true,
-                Event::Frozen => nodes.extend(0..session.nodes.len()),
-                Event::Node(index) => drop(nodes.insert(*index)),
-                Event::Message(index) => drop(messages.insert(*index)),
-            }
-        }
-        Parts::encode(session, head, nodes, messages)
-    }
-
-    fn encode(
-        session: &Session,
-        head: bool,
-        nodes: impl IntoIterator<Item = usize>,
-        messages: impl IntoIterator<Item = usize>,
-    ) -> Result<Self, StoreError> {
+    fn of(session: &Session, changes: Changes) -> Result<Self, StoreError> {
+        let Changes { head, nodes, messages } = changes;
         let missing =
             |what: &str, index: usize| StoreError::Failed(format!("the session has no {what} {index}"));
         let node = |index: usize| {
@@ -164,7 +143,7 @@ fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
 #[async_trait]
 impl SessionStore for MemoryStore {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        let parts = Parts::all(session)?;
+        let parts = Parts::of(session, Changes::all(session))?;
         let mut inner = self.open()?;
         let id = session.head.id;
         if inner.sessions.contains_key(&id) {
@@ -199,7 +178,7 @@ impl SessionStore for MemoryStore {
         events: &[Event],
         revision: Revision,
     ) -> Result<Revision, StoreError> {
-        let parts = Parts::changed(session, events)?;
+        let parts = Parts::of(session, Changes::of(session, events))?;
         let mut inner = self.open()?;
         let Inner { sessions, written, .. } = &mut *inner;
         let id = session.head.id;

@@ -4,7 +4,6 @@
 //! its nodes and its messages each have a table, with JSON for values. Every write is one transaction, on
 //! disk when the call returns. The file is locked: two services cannot share it.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use crus_core::machine::Event;
+use crus_core::machine::{Changes, Event};
 use crus_core::model::{Known, Limits, Node, Session, UpgradeId};
 use crus_core::ports::{Revision, SessionStore, StoreError};
 use redb::{
@@ -276,37 +275,8 @@ struct Parts {
 }
 
 impl Parts {
-    /// Everything.
-    fn all(session: &Session) -> Result<Self, StoreError> {
-        Parts::encode(session, true, 0..session.nodes.len(), 0..session.messages.len())
-    }
-
-    /// What these events say has changed.
-    fn changed(session: &Session, events: &[Event]) -> Result<Self, StoreError> {
-        let mut head = false;
-        let mut nodes = BTreeSet::new();
-        let mut messages = BTreeSet::new();
-        for event in events {
-            match event {
-                Event::Head | Event::Phase(_) | Event::Stage { .. } => head = true,
-                Event::Frozen => nodes.extend(0..session.nodes.len()),
-                Event::Node(index) => {
-                    nodes.insert(*index);
-                }
-                Event::Message(index) => {
-                    messages.insert(*index);
-                }
-            }
-        }
-        Parts::encode(session, head, nodes, messages)
-    }
-
-    fn encode(
-        session: &Session,
-        head: bool,
-        nodes: impl IntoIterator<Item = usize>,
-        messages: impl IntoIterator<Item = usize>,
-    ) -> Result<Self, StoreError> {
+    fn of(session: &Session, changes: Changes) -> Result<Self, StoreError> {
+        let Changes { head, nodes, messages } = changes;
         let missing = |what: &str, index| {
             StoreError::Failed(format!("session {} has no {what} {index} to store", session.head.id))
         };
@@ -390,7 +360,7 @@ fn keys_of(id: u128) -> std::ops::RangeInclusive<(u128, u32)> {
 impl SessionStore for RedbStore {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
         let id = session.head.id;
-        let parts = Parts::all(session)?;
+        let parts = Parts::of(session, Changes::all(session))?;
         self.run(move |database| {
             let key = id.0.as_u128();
             let writing = database.begin_write()?;
@@ -460,7 +430,7 @@ impl SessionStore for RedbStore {
         revision: Revision,
     ) -> Result<Revision, StoreError> {
         let id = session.head.id;
-        let parts = Parts::changed(session, events)?;
+        let parts = Parts::of(session, Changes::of(session, events))?;
         self.run(move |database| {
             let key = id.0.as_u128();
             let next = Revision(revision.0 + 1);
