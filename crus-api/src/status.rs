@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use crus_core::model::Phase;
-use crus_core::{GroupLabel, Session, TemplateName, UpgradeId};
+use crus_core::model::{Head, Phase};
+use crus_core::{GroupLabel, Message, TemplateName, UpgradeId};
 use serde::{Deserialize, Serialize};
 
 /// The status of a session: the contract's `SessionStatus`.
@@ -42,17 +42,16 @@ pub struct SessionStatus {
 
 impl SessionStatus {
     /// The session as it is now.
-    pub fn of(session: &Session) -> Self {
-        let head = &session.head;
+    pub fn of(head: &Head, messages: &[Message]) -> Self {
         SessionStatus {
             api_version: head.api_version.clone(),
             // An upgrade that was cut short did not complete, though nothing is left to do for it.
-            completed: session.is_done() && head.deletion.is_none(),
+            completed: head.is_done() && head.deletion.is_none(),
             failed_label: head.spec.failed.clone(),
             kind: Kind::ComputeUpgradeSession,
-            messages: session.messages.clone(),
+            messages: messages.iter().map(ToString::to_string).collect(),
             starting_label: head.spec.starting.clone(),
-            state: SessionState::of(session),
+            state: SessionState::of(head),
             upgrade_id: head.id,
             upgrade_step_size: head.spec.step_size,
             upgrade_template_id: head.spec.template.clone(),
@@ -78,10 +77,10 @@ pub enum SessionState {
 
 impl SessionState {
     /// The state of the session.
-    pub fn of(session: &Session) -> Self {
-        match session.head.phase {
-            _ if session.head.deletion.is_some() => SessionState::Deleting,
-            Phase::Created if session.known.blocked.is_some() => SessionState::Created,
+    pub fn of(head: &Head) -> Self {
+        match head.phase {
+            _ if head.deletion.is_some() => SessionState::Deleting,
+            Phase::Created if head.queued => SessionState::Created,
             Phase::Created | Phase::Rolling => SessionState::Updating,
             Phase::Done => SessionState::Ready,
         }
@@ -106,7 +105,7 @@ pub enum WorkloadManager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crus_core::{Limits, Spec, Time};
+    use crus_core::{Limits, Session, Spec, Time};
 
     fn session() -> Session {
         let spec = Spec {
@@ -126,7 +125,7 @@ mod tests {
     }
 
     fn shown(session: &Session) -> (SessionState, bool) {
-        let status = SessionStatus::of(session);
+        let status = SessionStatus::of(&session.head, &session.messages);
         (status.state, status.completed)
     }
 
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn a_session_that_waits_for_another_one_is_created() {
         let mut session = session();
-        session.known.blocked = Some((Time(1), "Waiting for session x".into()));
+        session.head.queued = true;
         assert_eq!(shown(&session), (SessionState::Created, false));
     }
 
@@ -148,7 +147,7 @@ mod tests {
     fn a_session_to_be_deleted_is_deleting_whatever_else_it_is() {
         for phase in [Phase::Created, Phase::Rolling, Phase::Done] {
             let mut session = in_phase(phase);
-            session.known.blocked = Some((Time(1), "Waiting for session x".into()));
+            session.head.queued = true;
             session.head.deletion = Some(Time(2));
             assert_eq!(shown(&session), (SessionState::Deleting, false));
         }
@@ -157,8 +156,8 @@ mod tests {
     #[test]
     fn a_status_holds_what_the_session_does_and_can_be_read_back() {
         let mut session = session();
-        session.messages = vec!["one".into(), "two".into()];
-        let status = SessionStatus::of(&session);
+        session.messages = ["one", "two"].map(|text| Message::new(text, Time(1))).into();
+        let status = SessionStatus::of(&session.head, &session.messages);
         let text = serde_json::to_string(&status).unwrap();
         let whole = concat!(
             r#"{"api_version":"1.2.3","completed":false,"failed_label":"failed","#,

@@ -1,101 +1,151 @@
-//! Who works on which nodes and groups: sessions that share any run one after the other.
+//! Who works on which nodes and groups: sessions that share any run one after the other, in the order of their
+//! creation.
+//!
+//! A store keeps a [`Claim`] for each session that is not done, and lets [`claim`] decide. Deciding and storing
+//! are one step there, so that two sessions on two replicas cannot both get what they share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use crate::messages;
 use crate::model::{Phase, Session, Spec, UpgradeId};
-use crate::names::Xname;
-use crate::time::Time;
+use crate::names::{GroupLabel, Xname};
 
-/// The sessions of one process that are not done, and what each works on.
+/// What a session works on, or will.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its place in the order of creation, as the store has it.
+    #[serde(default)]
+    pub order: u64,
+    /// Its starting group.
+    pub starting: GroupLabel,
+    /// Its upgrading group.
+    pub upgrading: GroupLabel,
+    /// Its failed group.
+    pub failed: GroupLabel,
+    /// Whether its turn has come.
+    pub granted: bool,
+    /// Its nodes; while it waits, those it asked for last.
+    #[serde(with = "folded")]
+    pub nodes: BTreeSet<Xname>,
+}
+
+impl Claim {
+    /// The claim of a session as it is stored: `order` is its place in the order of creation.
+    pub fn of(session: &Session, order: u64) -> Self {
+        let Spec { starting, upgrading, failed, .. } = session.head.spec.clone();
+        let granted = session.head.phase == Phase::Rolling;
+        let nodes = session.nodes.iter().map(|node| node.xname).collect();
+        Claim { order, starting, upgrading, failed, granted, nodes }
+    }
+
+    /// What two sessions share, if anything. They may not share a group that either of them changes.
+    fn shared_with(&self, other: &Claim) -> Option<String> {
+        let changed = |claim: &Claim| [claim.upgrading.clone(), claim.failed.clone()];
+        let used = |claim: &Claim| [claim.starting.clone(), claim.upgrading.clone(), claim.failed.clone()];
+        let group = (changed(self).into_iter().find(|label| used(other).contains(label)))
+            .or_else(|| changed(other).into_iter().find(|label| used(self).contains(label)));
+        if let Some(label) = group {
+            return Some(format!("the group '{label}'"));
+        }
+        let (few, many) =
+            if self.nodes.len() < other.nodes.len() { (self, other) } else { (other, self) };
+        let xname = few.nodes.iter().find(|xname| many.nodes.contains(xname));
+        xname.map(|xname| format!("the node {xname}"))
+    }
+}
+
+/// Grants a session its nodes, unless another one that works, or was created earlier, shares any of them or a
+/// group with it. Whatever comes of it is noted in the session's claim; `true` beside the answer when that changed
+/// it, and it must be stored.
 ///
-/// # Assumptions
-/// Every session that is not done is entered before any of them is run: a session that was not entered
-/// blocks nobody.
-#[derive(Debug, Default)]
-pub struct Claims(Mutex<BTreeMap<UpgradeId, Claim>>);
-
-#[derive(Debug)]
-struct Claim {
-    created: Time,
-    spec: Spec,
-    /// `None` while it waits for its turn.
-    nodes: Option<BTreeSet<Xname>>,
-}
-
-impl Claims {
-    /// Enters a session, with its nodes if they are frozen already.
-    pub fn enter(&self, session: &Session) {
-        let frozen = session.head.phase == Phase::Rolling;
-        let nodes = frozen.then(|| session.nodes.iter().map(|node| node.xname).collect());
-        let claim = Claim { created: session.head.created, spec: session.head.spec.clone(), nodes };
-        self.lock().insert(session.head.id, claim);
-    }
-
-    /// Grants a session its nodes, unless another one works on any of them or on a group of this session, or
-    /// was created earlier and will use a group of it.
-    ///
-    /// # Errors
-    /// What the session waits for, in words.
-    pub fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<(), String> {
-        let mut claims = self.lock();
-        let Some(own) = claims.get(&id) else { return Err(format!("session {id} was not entered")) };
-        let ahead = claims.iter().filter(|(other, claim)| {
-            **other != id && (claim.nodes.is_some() || (claim.created, **other) < (own.created, id))
-        });
-        let blocked = ahead
-            .filter_map(|(other, claim)| Some((claim.created, *other, shared(&own.spec, nodes, claim)?)))
-            .min();
-        if let Some((_, other, what)) = blocked {
-            return Err(messages::waits_for_session(other, &what));
-        }
-        if let Some(own) = claims.get_mut(&id) {
-            own.nodes = Some(nodes.iter().copied().collect());
-        }
-        Ok(())
-    }
-
-    /// A session is done: it blocks nobody any more.
-    pub fn leave(&self, id: UpgradeId) {
-        self.lock().remove(&id);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<UpgradeId, Claim>> {
-        // Every change is one insertion or removal: a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// # Errors
+/// In the answer: what the session waits for, in words.
+pub fn claim(
+    id: UpgradeId,
+    nodes: &[Xname],
+    claims: &mut BTreeMap<UpgradeId, Claim>,
+) -> (Result<(), String>, bool) {
+    let Some(stored) = claims.get(&id) else {
+        return (Err(messages::has_no_claim(id)), false);
+    };
+    let mut own = Claim { nodes: nodes.iter().copied().collect(), ..stored.clone() };
+    let ahead = claims.iter().filter(|(other, claim)| {
+        **other != id && (claim.granted || (claim.order, **other) < (own.order, id))
+    });
+    let first = ahead.filter_map(|(other, claim)| Some((claim.order, *other, own.shared_with(claim)?))).min();
+    own.granted = first.is_none();
+    let changed = own != *stored;
+    claims.insert(id, own);
+    match first {
+        Some((_, other, shared)) => (Err(messages::waits_for_session(other, &shared)), changed),
+        None => (Ok(()), changed),
     }
 }
 
-/// What two sessions share, if anything. They may not share a group that either of them changes.
-fn shared(spec: &Spec, nodes: &[Xname], other: &Claim) -> Option<String> {
-    let changed = |spec: &Spec| [spec.upgrading.clone(), spec.failed.clone()];
-    let used = |spec: &Spec| [spec.starting.clone(), spec.upgrading.clone(), spec.failed.clone()];
-    let group = (changed(spec).into_iter().find(|label| used(&other.spec).contains(label)))
-        .or_else(|| changed(&other.spec).into_iter().find(|label| used(spec).contains(label)));
-    if let Some(label) = group {
-        return Some(format!("the group '{label}'"));
+/// Nodes as one text, so that 100,000 of them fit into one record of any store: of each xname only what differs
+/// from the one before, `x1000c0s0b0n0 n1 b1n0 n1 s1b0n0`.
+mod folded {
+    use std::collections::BTreeSet;
+    use std::fmt::Write as _;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::names::Xname;
+
+    pub(super) fn serialize<S: Serializer>(nodes: &BTreeSet<Xname>, to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        let mut before: Option<String> = None;
+        for xname in nodes {
+            let full = xname.to_string();
+            let same = before.as_deref().map_or(0, |before| same_parts(before, &full));
+            let space = if text.is_empty() { "" } else { " " };
+            // Writing to a string cannot fail.
+            _ = write!(text, "{space}{}", &full[same..]);
+            before = Some(full);
+        }
+        to.serialize_str(&text)
     }
-    let theirs = other.nodes.as_ref()?;
-    nodes.iter().find(|xname| theirs.contains(xname)).map(|xname| format!("the node {xname}"))
+
+    /// How many bytes of two xnames are parts that both share.
+    fn same_parts(one: &str, two: &str) -> usize {
+        let same = one.bytes().zip(two.bytes()).take_while(|(a, b)| a == b).count();
+        // A number that goes on in either of them is not the same number.
+        let ends = |text: &str| !text.as_bytes().get(same).is_some_and(u8::is_ascii_digit);
+        if ends(one) && ends(two) {
+            return same;
+        }
+        two[..same].rfind(|c: char| c.is_ascii_alphabetic()).unwrap_or(0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Xname>, D::Error> {
+        let text = String::deserialize(from)?;
+        let mut before = String::new();
+        let mut nodes = BTreeSet::new();
+        for word in text.split_ascii_whitespace() {
+            let letter = word.chars().next().unwrap_or_default();
+            let kept = before.find(letter).unwrap_or(before.len());
+            before.truncate(kept);
+            before.push_str(word);
+            nodes.insert(before.parse().map_err(D::Error::custom)?);
+        }
+        Ok(nodes)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::Limits;
+    use proptest::prelude::*;
 
-    fn session(n: u128, created: u64, groups: [&str; 3]) -> Session {
+    use super::*;
+
+    fn entry(n: u128, order: u64, groups: [&str; 3]) -> (UpgradeId, Claim) {
         let [starting, upgrading, failed] = groups.map(|label| label.parse().unwrap());
-        let spec = Spec {
-            starting,
-            upgrading,
-            failed,
-            step_size: std::num::NonZeroU32::MIN,
-            template: "image".parse().unwrap(),
-        };
-        let id = UpgradeId(uuid::Uuid::from_u128(n));
-        Session::new(id, spec, "1", Limits::default(), Time(created))
+        let nodes = BTreeSet::new();
+        let claim = Claim { order, starting, upgrading, failed, granted: false, nodes };
+        (UpgradeId(uuid::Uuid::from_u128(n)), claim)
     }
 
     fn nodes(names: &[&str]) -> Vec<Xname> {
@@ -104,35 +154,71 @@ mod tests {
 
     #[test]
     fn sessions_that_share_a_group_or_a_node_take_turns_in_order_of_creation() {
-        let claims = Claims::default();
-        let first = session(9, 1, ["a", "up", "failed"]);
-        let second = session(5, 2, ["b", "up", "failed-b"]);
-        let apart = session(3, 3, ["c", "up-c", "failed-c"]);
-        let overlapping = session(2, 4, ["d", "up-d", "failed-d"]);
-        for session in [&first, &second, &apart, &overlapping] {
-            claims.enter(session);
-        }
+        let (first, one) = entry(9, 1, ["a", "up", "failed"]);
+        let (second, two) = entry(5, 2, ["b", "up", "failed-b"]);
+        let (apart, three) = entry(3, 3, ["c", "up-c", "failed-c"]);
+        let (overlapping, four) = entry(2, 4, ["d", "up-d", "failed-d"]);
+        let mut claims = BTreeMap::from([(first, one), (second, two), (apart, three), (overlapping, four)]);
         let ab = nodes(&["x1c0s0b0n0", "x1c0s1b0n0"]);
         let c = nodes(&["x1c0s2b0n0"]);
-        let why = claims.claim(second.head.id, &ab).unwrap_err();
-        assert_eq!(why, format!("Waiting for session {}, which uses the group 'up'", first.head.id));
-        assert_eq!(claims.claim(first.head.id, &ab), Ok(()));
-        assert_eq!(claims.claim(apart.head.id, &c), Ok(()));
-        let why = claims.claim(overlapping.head.id, &c).unwrap_err();
-        assert_eq!(why, format!("Waiting for session {}, which uses the node x1c0s2b0n0", apart.head.id));
-        claims.leave(first.head.id);
-        claims.leave(apart.head.id);
-        assert_eq!(claims.claim(second.head.id, &ab), Ok(()));
-        assert_eq!(claims.claim(overlapping.head.id, &c), Ok(()));
+        let why = claim(second, &ab, &mut claims).0.unwrap_err();
+        assert_eq!(why, format!("Waiting for session {first}, which uses the group 'up'"));
+        assert_eq!(claim(first, &ab, &mut claims), (Ok(()), true));
+        assert_eq!(claim(first, &ab, &mut claims), (Ok(()), false), "asking again changes nothing");
+        assert_eq!(claim(apart, &c, &mut claims), (Ok(()), true));
+        let why = claim(overlapping, &c, &mut claims).0.unwrap_err();
+        assert_eq!(why, format!("Waiting for session {apart}, which uses the node x1c0s2b0n0"));
+        claims.remove(&first);
+        claims.remove(&apart);
+        assert_eq!(claim(second, &ab, &mut claims).0, Ok(()));
+        assert_eq!(claim(overlapping, &c, &mut claims).0, Ok(()));
+    }
+
+    #[test]
+    fn nobody_overtakes_an_earlier_session_that_waits_for_the_same_nodes() {
+        let (first, one) = entry(1, 1, ["a", "up", "failed"]);
+        let (second, two) = entry(2, 2, ["b", "up", "failed-b"]);
+        let (third, three) = entry(3, 3, ["c", "up-c", "failed-c"]);
+        let mut claims = BTreeMap::from([(first, one), (second, two), (third, three)]);
+        let b = nodes(&["x1c0s1b0n0"]);
+        claim(first, &nodes(&["x1c0s0b0n0"]), &mut claims).0.unwrap();
+        claim(second, &b, &mut claims).0.unwrap_err();
+        let why = claim(third, &b, &mut claims).0.unwrap_err();
+        assert_eq!(why, format!("Waiting for session {second}, which uses the node x1c0s1b0n0"));
     }
 
     #[test]
     fn a_group_that_another_session_empties_cannot_be_a_starting_group() {
-        let claims = Claims::default();
-        let first = session(1, 1, ["a", "up", "failed"]);
-        let rerun = session(2, 2, ["failed", "up-b", "failed-b"]);
-        claims.enter(&first);
-        claims.enter(&rerun);
-        assert!(claims.claim(rerun.head.id, &[]).unwrap_err().contains("the group 'failed'"));
+        let (first, one) = entry(1, 1, ["a", "up", "failed"]);
+        let (rerun, two) = entry(2, 2, ["failed", "up-b", "failed-b"]);
+        let mut claims = BTreeMap::from([(first, one), (rerun, two)]);
+        assert!(claim(rerun, &[], &mut claims).0.unwrap_err().contains("the group 'failed'"));
+    }
+
+    #[test]
+    fn a_hundred_thousand_nodes_fit_into_one_request_to_etcd() {
+        let (_, mut claim) = entry(1, 1, ["a", "up", "failed"]);
+        for n in 0..100_000 {
+            let (cabinet, rest) = (1000 + n / 256, n % 256);
+            let text = format!("x{cabinet}c{}s{}b{}n{}", rest / 32, rest / 4 % 8, rest / 2 % 2, rest % 2);
+            claim.nodes.insert(text.parse().unwrap());
+        }
+        assert_eq!(claim.nodes.len(), 100_000);
+        let stored = serde_json::to_string(&claim).unwrap();
+        assert!(stored.len() < 1 << 20, "{} bytes", stored.len());
+        assert_eq!(serde_json::from_str::<Claim>(&stored).unwrap(), claim);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_folded_unfolds(
+            places in proptest::collection::btree_set((0..30u32, 0..12u32, 0..12u32, 0..12u32, 0..12u32), 0..60)
+        ) {
+            let (_, mut claim) = entry(1, 1, ["a", "up", "failed"]);
+            let name = |(x, c, s, b, n)| format!("x{x}c{c}s{s}b{b}n{n}").parse::<Xname>().unwrap();
+            claim.nodes = places.into_iter().map(name).collect();
+            let stored = serde_json::to_string(&claim).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Claim>(&stored).unwrap(), claim);
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! - [`machine`]: what happens to a node, top to bottom. [`machine::outstanding`] says what should be asked
 //!   of the world now; [`machine::step`] takes in what was observed.
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
+//! - [`claims`]: which sessions must wait for each other. [`stored`]: how a session is kept.
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
 //! - [`check`]: the promises P1–P9, checked.
 //!
@@ -38,9 +39,10 @@ pub mod model;
 pub mod names;
 pub mod ports;
 pub mod progress;
+pub mod stored;
 pub mod time;
 pub mod wlm;
 
-pub use model::{Limits, Session, Spec, UpgradeId};
+pub use model::{Limits, Message, Session, Spec, UpgradeId};
 pub use names::{GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
 pub use time::Time;

@@ -38,6 +38,7 @@ mod begin;
 mod boot;
 mod input;
 mod look;
+mod say;
 
 use std::collections::BTreeSet;
 
@@ -51,6 +52,7 @@ use crate::time::Time;
 use crate::wlm::{Job, WlmNode};
 
 pub use agenda::{next_wake, outstanding};
+pub use say::MESSAGES_MAX;
 use look::{LastLook, Mark, Way};
 
 /// A durable change of a session: what must be stored, and what can be told to people.
@@ -71,8 +73,10 @@ pub enum Event {
     Frozen,
     /// The node at this position changed.
     Node(usize),
-    /// The message at this position is new.
+    /// The message at this position, the last one, is new, or was said again.
     Message(usize),
+    /// Old messages were folded: none is where it was.
+    MessagesFolded,
 }
 
 /// Which parts of a session must be stored: what some events say has changed.
@@ -82,15 +86,17 @@ pub struct Changes {
     pub head: bool,
     /// The positions of the nodes that changed.
     pub nodes: BTreeSet<usize>,
-    /// The positions of the messages that are new.
+    /// The positions of the messages that changed or are new.
     pub messages: BTreeSet<usize>,
+    /// Whether messages that are stored beyond the last one must be removed.
+    pub messages_folded: bool,
 }
 
 impl Changes {
     /// Everything of a session.
     pub fn all(session: &Session) -> Self {
         let messages = (0..session.messages.len()).collect();
-        Changes { head: true, nodes: (0..session.nodes.len()).collect(), messages }
+        Changes { head: true, nodes: (0..session.nodes.len()).collect(), messages, messages_folded: false }
     }
 
     /// What these events say.
@@ -102,6 +108,10 @@ impl Changes {
                 Event::Frozen => changes.nodes.extend(0..session.nodes.len()),
                 Event::Node(i) => _ = changes.nodes.insert(*i),
                 Event::Message(i) => _ = changes.messages.insert(*i),
+                Event::MessagesFolded => {
+                    changes.messages = (0..session.messages.len()).collect();
+                    changes.messages_folded = true;
+                }
             }
         }
         changes
@@ -537,6 +547,7 @@ impl Machine<'_> {
         self.s.head.phase = Phase::Done;
         self.s.head.ended = Some(self.now);
         self.s.head.condition = None;
+        self.s.head.queued = false;
         self.events.push(Event::Phase(Phase::Done));
     }
 
@@ -648,11 +659,6 @@ impl Machine<'_> {
         }
     }
 
-    fn say(&mut self, message: String) {
-        self.s.messages.push(message);
-        self.events.push(Event::Message(self.s.messages.len() - 1));
-    }
-
     /// Says what is missing, once, when something is (P9).
     fn note_condition(&mut self) {
         // A call that failed may turn out to have worked: its trouble is over once everything was looked at
@@ -662,22 +668,24 @@ impl Machine<'_> {
             self.s.known.troubles.retain(|kind, _| needed.contains(kind));
         }
         let unmet = if self.s.is_done() { None } else { self.s.unmet() };
-        let condition = unmet.as_ref().map(|(_, why)| why.clone());
+        let queued = self.s.head.phase == Phase::Created && self.s.known.blocked.is_some();
+        let condition = unmet.as_ref().map(|(_, why)| say::bounded(why.clone()));
         if condition == self.s.head.condition {
             return;
         }
         if let Some((what, why)) = unmet {
             let head = &self.s.head;
             let message = match head.phase {
-                Phase::Created if self.s.known.blocked.is_some() => why,
+                Phase::Created if queued => why,
                 _ => messages::processing_failed(head.step, head.stage, &why),
             };
             // A condition that comes and goes, or whose words change with every attempt, is told once a stage.
-            if self.s.known.told.insert(what) && self.s.messages.last() != Some(&message) {
+            if self.s.known.told.insert(what) && self.s.messages.last().is_none_or(|last| last.text != message) {
                 self.say(message);
             }
         }
         self.s.head.condition = condition;
+        self.s.head.queued = queued;
         self.events.push(Event::Head);
     }
 }

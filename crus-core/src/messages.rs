@@ -125,6 +125,34 @@ pub(crate) fn waits_for_session(other: UpgradeId, shared: &str) -> String {
     format!("Waiting for session {other}, which uses {shared}")
 }
 
+/// A session that no store knows asks for its turn.
+pub(crate) fn has_no_claim(id: UpgradeId) -> String {
+    format!("Waiting for session {id} to be stored")
+}
+
+// ---- old messages ----------------------------------------------------------------------------------------
+
+/// Stands for messages that were too many to be kept.
+pub(crate) fn left_out() -> String {
+    "Older messages left out".to_owned()
+}
+
+/// A message with `…` for the numbers of its steps: what is left is the same in each step.
+pub(crate) fn without_step(message: &str) -> String {
+    let mut shape = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(at) = ["step ", "Step "].iter().filter_map(|word| rest.find(word)).min() {
+        let (before, number) = rest.split_at(at + "step ".len());
+        let tail = number.trim_start_matches(|c: char| c.is_ascii_digit());
+        shape.push_str(before);
+        if tail.len() < number.len() {
+            shape.push('…');
+        }
+        rest = tail;
+    }
+    shape + rest
+}
+
 // ---- reasons in the workload manager ---------------------------------------------------------------------
 
 /// The reason of a node that we drain.

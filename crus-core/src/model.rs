@@ -319,6 +319,7 @@ pub struct Head {
     /// Since when.
     pub stage_since: Time,
     /// The nodes of this step, by their positions; before step 0 those that failed right away.
+    #[serde(with = "positions")]
     pub batch: Vec<usize>,
     /// The boot session of this step, once intended.
     pub boot: Option<Boot>,
@@ -326,8 +327,91 @@ pub struct Head {
     pub deletion: Option<Time>,
     /// The condition that is not met, in words, while there is one (P9).
     pub condition: Option<String>,
+    /// Whether that condition is a session that shares a group or a node with this one and goes first.
+    #[serde(default)]
+    pub queued: bool,
     /// When it ended.
     pub ended: Option<Time>,
+}
+
+impl Head {
+    /// Whether the session has ended.
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+}
+
+/// Something that was said, for people: once, or so many times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredMessage")]
+pub struct Message {
+    /// What was said. Where old messages were folded into one, `…` stands for the steps in which they differed.
+    pub text: String,
+    /// How often.
+    #[serde(skip_serializing_if = "is_one")]
+    pub times: u32,
+    /// When it was said last.
+    pub last: Time,
+}
+
+impl Message {
+    /// Something said once.
+    pub fn new(text: impl Into<String>, at: Time) -> Self {
+        Message { text: text.into(), times: 1, last: at }
+    }
+}
+
+/// `text`, or `text (12 times, last 10:31:07)`, in UTC.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Message { text, times, last } = self;
+        match times {
+            1 => f.write_str(text),
+            _ => write!(f, "{text} ({times} times, last {})", last.time_of_day()),
+        }
+    }
+}
+
+/// A message as it is stored: the first format held texts alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredMessage {
+    Text(String),
+    Message {
+        text: String,
+        #[serde(default = "one")]
+        times: u32,
+        last: Time,
+    },
+}
+
+impl From<StoredMessage> for Message {
+    fn from(stored: StoredMessage) -> Self {
+        match stored {
+            StoredMessage::Text(text) => Message { text, times: 1, last: Time(0) },
+            StoredMessage::Message { text, times, last } => Message { text, times, last },
+        }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(times: &u32) -> bool {
+    *times == 1
+}
+
+/// A session without its nodes, and what is ordered for it: what answers and lists need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Everything but nodes and messages.
+    pub head: Head,
+    /// What happened, in order, for people.
+    pub messages: Vec<Message>,
+    /// Whether its deletion was ordered.
+    pub deletion_ordered: bool,
 }
 
 /// An upgrade session.
@@ -339,7 +423,7 @@ pub struct Session {
     /// position never changes.
     pub nodes: Vec<Node>,
     /// What happened, in order, for people.
-    pub messages: Vec<String>,
+    pub messages: Vec<Message>,
     /// Paces and patience; the running service's own, not stored.
     #[serde(skip)]
     pub limits: Limits,
@@ -365,6 +449,7 @@ impl Session {
                 boot: None,
                 deletion: None,
                 condition: None,
+                queued: false,
                 ended: None,
             },
             nodes: Vec::new(),
@@ -376,7 +461,7 @@ impl Session {
 
     /// Whether it has ended.
     pub fn is_done(&self) -> bool {
-        self.head.phase == Phase::Done
+        self.head.is_done()
     }
 
     /// The nodes in flight: all of them are of the current step.
@@ -531,4 +616,54 @@ pub enum Kind {
     Change(Group),
     /// Rebooting nodes.
     Reboot,
+}
+
+/// Positions as ranges, `0-3,7`: a step of many thousand nodes stays a small record.
+mod positions {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// The most positions that a stored list may stand for.
+    const MAX: usize = 1 << 24;
+
+    pub(super) fn serialize<S: Serializer>(positions: &[usize], to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        for run in positions.chunk_by(|one, next| one + 1 == *next) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let comma = if text.is_empty() { "" } else { "," };
+            text += &match first == last {
+                true => format!("{comma}{first}"),
+                false => format!("{comma}{first}-{last}"),
+            };
+        }
+        to.serialize_str(&text)
+    }
+
+    /// The first format listed them one by one.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Ranges(String),
+        Each(Vec<usize>),
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<usize>, D::Error> {
+        let text = match Stored::deserialize(from)? {
+            Stored::Each(positions) => return Ok(positions),
+            Stored::Ranges(text) => text,
+        };
+        let mut positions = Vec::new();
+        for range in text.split(',').filter(|range| !range.is_empty()) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let number = |text: &str| {
+                text.parse::<usize>().map_err(|_| D::Error::custom(format!("{range:?} is no range of positions")))
+            };
+            let (first, last) = (number(first)?, number(last)?);
+            if last.saturating_sub(first) >= MAX - positions.len().min(MAX - 1) {
+                return Err(D::Error::custom("more positions than a session can have"));
+            }
+            positions.extend(first..=last);
+        }
+        Ok(positions)
+    }
 }

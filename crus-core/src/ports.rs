@@ -18,7 +18,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::machine::Event;
-use crate::model::{Session, UpgradeId};
+use crate::model::{Session, Summary, UpgradeId};
 use crate::names::{BootSessionName, GroupLabel, NodeName, TemplateName, Xname};
 use crate::time::Time;
 use crate::wlm::{Job, WlmNode};
@@ -244,6 +244,9 @@ pub enum StoreError {
     /// Somebody else saved the session, or deleted it: what we hold is not what is stored.
     #[error("session {0} was changed by somebody else")]
     Conflict(UpgradeId),
+    /// This process may not act for the session: it never owned it, or does not any more.
+    #[error("session {0} is not ours to run")]
+    NotOwner(UpgradeId),
     /// The store could not be read or written.
     #[error("the store failed: {0}")]
     Failed(String),
@@ -253,9 +256,13 @@ pub enum StoreError {
 }
 
 /// Where sessions live. Every write is complete and durable when the call returns, or has not happened.
+///
+/// Several processes, *replicas*, may share a store. A session is run by the one that owns it, and ownership is
+/// bound to a lease: who does not renew it in time loses all sessions, and knows so by its own clock before
+/// another can own them. A store of one process gives it every session.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
-    /// Adds a session that is not there yet.
+    /// Adds a session that is not there yet, last in the order of creation.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when there is one of this id.
@@ -264,13 +271,19 @@ pub trait SessionStore: Send + Sync + 'static {
     /// All ids, in no order.
     async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError>;
 
+    /// One session without its nodes; `None` when there is none of this id.
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError>;
+
     /// One session; `None` when there is none of this id.
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError>;
 
-    /// Stores what `events` say has changed since `revision`.
+    /// Stores what `events` say has changed since `revision`. With the end of a session its [claim] is dropped.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when what is stored is not of this revision.
+    /// [`StoreError::Conflict`] when what is stored is not of this revision; [`StoreError::NotOwner`] when
+    /// another replica may own the session.
+    ///
+    /// [claim]: SessionStore::claim
     async fn save(
         &self,
         session: &Session,
@@ -287,6 +300,54 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Whether the session's deletion was asked for.
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError>;
+
+    /// Asks for a session's turn to work on these nodes, as [`claims::claim`](crate::claims::claim) decides it among
+    /// all sessions that are not done. Whatever comes of it is stored.
+    ///
+    /// # Errors
+    /// In the answer: what the session waits for, in words.
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError>;
+
+    /// Takes a session to run it, unless another replica owns it; tells whether it is ours now. One that is not
+    /// there is nobody's.
+    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError>;
+
+    /// Whether this process may act for the session at this moment. Asks nobody: by what is known here and by the
+    /// clock.
+    fn owns(&self, id: UpgradeId) -> bool;
+
+    /// Ready once this process does not own the session any more.
+    async fn disowned(&self, id: UpgradeId);
+
+    /// Gives a session up, so that another replica can own it at once. One that is not ours is fine.
+    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError>;
+
+    /// What changes in the store from now on.
+    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError>;
+}
+
+/// What changes in a store, ourselves included, as it becomes known.
+#[async_trait]
+pub trait Changes: Send + 'static {
+    /// The next change; waits for it.
+    ///
+    /// # Errors
+    /// When the store cannot be followed any more: begin again with [`SessionStore::changes`], and look at
+    /// everything.
+    async fn next(&mut self) -> Result<Change, StoreError>;
+}
+
+/// A change in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A session is new, or its head or messages changed. Single nodes are not told.
+    Session(UpgradeId),
+    /// A session's deletion was ordered.
+    DeletionOrdered(UpgradeId),
+    /// Nobody owns a session any more.
+    Unowned(UpgradeId),
+    /// A session was removed.
+    Removed(UpgradeId),
 }
 
 /// The time. Only drivers ask; the machine is told.

@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub u64);
 
 impl Time {
+    /// The time of day in UTC, as `10:31:07`.
+    pub fn time_of_day(self) -> String {
+        let seconds = self.0 / 1000 % 86_400;
+        format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    }
+
     /// Milliseconds from `earlier` to `self`; 0 when the clock went backwards.
     pub fn since(self, earlier: Time) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -214,7 +214,7 @@ fn five_nodes_in_steps_of_three_say_what_the_original_said() {
     }
     expected
         .extend(["No nodes in step 2: moving to CLEANUP".to_owned(), "Upgrade Session Completed".to_owned()]);
-    assert_eq!(session.messages, expected);
+    assert_eq!(texts(&session), expected);
     assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
     assert!(paper.nodes.values().all(WlmNode::is_in_service));
     assert_eq!(paper.groups[&Group::Upgrading], Some(BTreeSet::new()));
@@ -378,9 +378,13 @@ proptest! {
     }
 }
 
+fn texts(session: &Session) -> Vec<String> {
+    session.messages.iter().map(ToString::to_string).collect()
+}
+
 /// Every durable change is told: a store that writes what the events say misses nothing.
 fn assert_told(
-    before: (crus_core::model::Head, Vec<crus_core::model::Node>, Vec<String>),
+    before: (crus_core::model::Head, Vec<crus_core::model::Node>, Vec<crus_core::Message>),
     after: &Session,
     events: &[Event],
 ) {
@@ -579,6 +583,6 @@ fn p9_messages_do_not_grow_with_the_words_of_a_peer() {
     }
     assert_eq!(session.messages.len(), 1, "{:#?}", session.messages);
     let condition = session.head.condition.clone().unwrap();
-    assert!(!session.messages[0].contains(&condition), "the condition shows the latest words: {condition}");
+    assert!(!session.messages[0].text.contains(&condition), "the condition shows the latest words: {condition}");
     paper.run(&mut session);
 }

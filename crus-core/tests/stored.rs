@@ -5,7 +5,7 @@
 use crus_core::model::{Boot, Failure, Holder, NodeState, Owed, Phase, Stage};
 use crus_core::names::BootSessionName;
 use crus_core::time::WlmTime;
-use crus_core::{Limits, Session, Spec, Time, UpgradeId};
+use crus_core::{Limits, Message, Session, Spec, Time, UpgradeId};
 
 /// A session in the middle of a step, with a node in every state.
 fn session() -> Session {
@@ -74,15 +74,25 @@ fn session() -> Session {
     head.deletion = Some(Time(4_000));
     head.condition = Some("there is no group 'up'".into());
     head.ended = Some(Time(5_000));
-    session.messages = vec!["Quiesce requested in step 3: moving to QUIESCING".into()];
+    session.messages = vec![Message::new("Quiesce requested in step 3: moving to QUIESCING", Time(0))];
     session
 }
 
 #[test]
-fn the_first_form_is_read_and_written_as_it_was() {
-    let stored = include_str!("stored/session-1.json");
-    let read: Session = serde_json::from_str(stored).unwrap();
+fn the_first_form_is_read() {
+    let read: Session = serde_json::from_str(include_str!("stored/session-1.json")).unwrap();
     assert_eq!(read, session());
+}
+
+#[test]
+fn the_second_form_is_read_and_written_as_it_was() {
+    let stored = include_str!("stored/session-2.json");
+    let read: Session = serde_json::from_str(stored).unwrap();
+    let mut expected = session();
+    expected.head.queued = true;
+    expected.messages[0].times = 12;
+    expected.messages.push(Message::new("Began the boot session for step 3: moving to BOOTING", Time(3_002)));
+    assert_eq!(read, expected);
     let written: serde_json::Value = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
     assert_eq!(written, serde_json::from_str::<serde_json::Value>(stored).unwrap());
 }

@@ -1,38 +1,55 @@
-//! Sessions in memory, kept as a real store keeps them: serialised, in parts, with a revision.
+//! Sessions in memory, kept as a real store keeps them: serialised, in parts, with a revision, owned by replicas.
 //!
 //! What was not among the events of a save is not written, so a machine that forgets to tell a change loses it
 //! here as it would in production. A "crash" is to drop everything but the store.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
-use crus_core::machine::{Changes, Event};
-use crus_core::model::{Head, Known, Limits, Node, Session, UpgradeId};
-use crus_core::ports::{Revision, SessionStore, StoreError};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use crus_core::Xname;
+use crus_core::claims::{self, Claim};
+use crus_core::machine::Event;
+use crus_core::model::{Session, Summary, UpgradeId};
+use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
+use crus_core::stored::{self, Parts};
 
-/// A store that lives as long as the process.
-#[derive(Debug, Default)]
+/// One replica's handle on a store that lives as long as the process.
+#[derive(Debug)]
 pub struct MemoryStore {
-    inner: Mutex<Inner>,
+    replica: u64,
+    inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     sessions: BTreeMap<UpgradeId, Stored>,
+    claims: BTreeMap<UpgradeId, Claim>,
+    created: u64,
+    owners: BTreeMap<UpgradeId, u64>,
+    replicas: u64,
     failing: Option<String>,
     written: Written,
+    followers: Vec<Arc<Mutex<Follower>>>,
+    /// Who waits for a session not to be theirs any more.
+    disowned: Vec<Waker>,
 }
 
 #[derive(Debug, Default)]
 struct Stored {
     revision: u64,
-    head: String,
-    nodes: Vec<String>,
-    messages: Vec<String>,
+    head: Vec<u8>,
+    nodes: Vec<Vec<u8>>,
+    messages: Vec<Vec<u8>>,
     deletion_ordered: bool,
+}
+
+#[derive(Debug, Default)]
+struct Follower {
+    changes: VecDeque<Change>,
+    waker: Option<Waker>,
 }
 
 /// What was written since the start.
@@ -46,7 +63,31 @@ pub struct Written {
     pub bytes: u64,
 }
 
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore { replica: 0, inner: Arc::default() }
+    }
+}
+
 impl MemoryStore {
+    /// Another replica's handle on the same store.
+    #[must_use]
+    pub fn another_replica(&self) -> Self {
+        let mut inner = self.lock();
+        inner.replicas += 1;
+        MemoryStore { replica: inner.replicas, inner: Arc::clone(&self.inner) }
+    }
+
+    /// This replica's lease ends: it loses all of its sessions.
+    pub fn expire(&self) {
+        let mut inner = self.lock();
+        let lost: Vec<UpgradeId> =
+            inner.owners.iter().filter(|(_, owner)| **owner == self.replica).map(|(id, _)| *id).collect();
+        for id in lost {
+            inner.disown(id);
+        }
+    }
+
     /// What was written since the start.
     pub fn written(&self) -> Written {
         self.lock().written
@@ -70,88 +111,83 @@ impl MemoryStore {
     }
 }
 
-/// The parts of a session that an event list names.
-struct Parts {
-    head: Option<String>,
-    nodes: Vec<(usize, String)>,
-    messages: Vec<(usize, String)>,
-}
-
-impl Parts {
-    fn of(session: &Session, changes: Changes) -> Result<Self, StoreError> {
-        let Changes { head, nodes, messages } = changes;
-        let missing =
-            |what: &str, index: usize| StoreError::Failed(format!("the session has no {what} {index}"));
-        let node = |index: usize| {
-            let node = session.nodes.get(index).ok_or_else(|| missing("node", index))?;
-            Ok((index, to_json(node)?))
-        };
-        let message = |index: usize| {
-            let message = session.messages.get(index).ok_or_else(|| missing("message", index))?;
-            Ok((index, message.clone()))
-        };
-        Ok(Parts {
-            head: head.then(|| to_json(&session.head)).transpose()?,
-            nodes: nodes.into_iter().map(node).collect::<Result<_, StoreError>>()?,
-            messages: messages.into_iter().map(message).collect::<Result<_, StoreError>>()?,
-        })
+impl Inner {
+    fn tell(&self, change: Change) {
+        for follower in &self.followers {
+            let mut follower = follower.lock().unwrap_or_else(PoisonError::into_inner);
+            follower.changes.push_back(change);
+            if let Some(waker) = follower.waker.take() {
+                waker.wake();
+            }
+        }
     }
 
+    fn disown(&mut self, id: UpgradeId) {
+        if self.owners.remove(&id).is_some() {
+            self.tell(Change::Unowned(id));
+            self.disowned.drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+impl Stored {
     /// Writes all or nothing.
-    fn write(self, stored: &mut Stored, written: &mut Written) -> Result<(), StoreError> {
-        for (what, parts, there) in
-            [("node", &self.nodes, stored.nodes.len()), ("message", &self.messages, stored.messages.len())]
+    fn write(&mut self, parts: Parts, written: &mut Written) -> Result<(), StoreError> {
+        for (what, new, there) in
+            [("node", &parts.nodes, self.nodes.len()), ("message", &parts.messages, self.messages.len())]
         {
-            let new = parts.iter().map(|(index, _)| *index).filter(|index| *index >= there);
-            if let Some((index, _)) = new.zip(there..).find(|(index, expected)| index != expected) {
-                return Err(StoreError::Failed(format!("{what} {index} would leave a gap")));
+            let beyond = new.iter().map(|(i, _)| *i as usize).filter(|i| *i >= there);
+            if let Some((i, _)) = beyond.zip(there..).find(|(i, expected)| i != expected) {
+                return Err(StoreError::Failed(format!("{what} {i} would leave a gap")));
             }
         }
         written.writes += 1;
-        let texts = self.head.iter().chain(self.nodes.iter().chain(&self.messages).map(|(_, text)| text));
-        for text in texts {
+        let values =
+            parts.head.iter().chain(parts.nodes.iter().chain(&parts.messages).map(|(_, value)| value));
+        for value in values {
             written.parts += 1;
-            written.bytes += text.len() as u64;
+            written.bytes += value.len() as u64;
         }
-        if let Some(head) = self.head {
-            stored.head = head;
+        if let Some(head) = parts.head {
+            self.head = head;
         }
-        put(&mut stored.nodes, self.nodes);
-        put(&mut stored.messages, self.messages);
+        put(&mut self.nodes, parts.nodes);
+        put(&mut self.messages, parts.messages);
+        if let Some(end) = parts.messages_end {
+            self.messages.truncate(end as usize);
+        }
         Ok(())
     }
 }
 
 /// Replaces or appends.
-fn put(stored: &mut Vec<String>, parts: Vec<(usize, String)>) {
-    for (index, text) in parts {
-        match stored.get_mut(index) {
-            Some(place) => *place = text,
-            None => stored.push(text),
+fn put(stored: &mut Vec<Vec<u8>>, parts: Vec<(u32, Vec<u8>)>) {
+    for (i, value) in parts {
+        match stored.get_mut(i as usize) {
+            Some(place) => *place = value,
+            None => stored.push(value),
         }
     }
-}
-
-fn to_json(part: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(part).map_err(|error| StoreError::Failed(error.to_string()))
-}
-
-fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
 #[async_trait]
 impl SessionStore for MemoryStore {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        let parts = Parts::of(session, Changes::all(session))?;
+        let parts = Parts::all(session)?;
         let mut inner = self.open()?;
         let id = session.head.id;
         if inner.sessions.contains_key(&id) {
             return Err(StoreError::Conflict(id));
         }
         let mut stored = Stored { revision: 1, ..Stored::default() };
-        parts.write(&mut stored, &mut inner.written)?;
+        stored.write(parts, &mut inner.written)?;
+        inner.created += 1;
+        if !session.is_done() {
+            let claim = Claim::of(session, inner.created);
+            inner.claims.insert(id, claim);
+        }
         inner.sessions.insert(id, stored);
+        inner.tell(Change::Session(id));
         Ok(Revision(1))
     }
 
@@ -159,16 +195,21 @@ impl SessionStore for MemoryStore {
         Ok(self.open()?.sessions.keys().copied().collect())
     }
 
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        let inner = self.open()?;
+        let Some(stored) = inner.sessions.get(&id) else { return Ok(None) };
+        Ok(Some(Summary {
+            head: stored::head(id, &stored.head)?,
+            messages: stored::messages(id, (0..).zip(&stored.messages))?,
+            deletion_ordered: stored.deletion_ordered,
+        }))
+    }
+
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
         let inner = self.open()?;
         let Some(stored) = inner.sessions.get(&id) else { return Ok(None) };
-        let session = Session {
-            head: from_json::<Head>(&stored.head)?,
-            nodes: stored.nodes.iter().map(|text| from_json::<Node>(text)).collect::<Result<_, _>>()?,
-            messages: stored.messages.clone(),
-            limits: Limits::default(),
-            known: Known::default(),
-        };
+        let (nodes, messages) = ((0..).zip(&stored.nodes), (0..).zip(&stored.messages));
+        let session = stored::session(id, &stored.head, nodes, messages)?;
         Ok(Some((session, Revision(stored.revision))))
     }
 
@@ -178,21 +219,38 @@ impl SessionStore for MemoryStore {
         events: &[Event],
         revision: Revision,
     ) -> Result<Revision, StoreError> {
-        let parts = Parts::of(session, Changes::of(session, events))?;
+        let parts = Parts::of(session, events)?;
         let mut inner = self.open()?;
-        let Inner { sessions, written, .. } = &mut *inner;
         let id = session.head.id;
-        let stored = sessions.get_mut(&id).filter(|stored| stored.revision == revision.0);
-        let stored = stored.ok_or(StoreError::Conflict(id))?;
-        parts.write(stored, written)?;
+        let Inner { sessions, written, claims, owners, .. } = &mut *inner;
+        let stored = sessions.get_mut(&id).ok_or(StoreError::Conflict(id))?;
+        if owners.get(&id) != Some(&self.replica) {
+            return Err(StoreError::NotOwner(id));
+        }
+        if stored.revision != revision.0 {
+            return Err(StoreError::Conflict(id));
+        }
+        let tells = parts.head.is_some() || !parts.messages.is_empty();
+        stored.write(parts, written)?;
         stored.revision += 1;
-        Ok(Revision(stored.revision))
+        let revision = Revision(stored.revision);
+        if session.is_done() {
+            claims.remove(&id);
+        }
+        if tells {
+            inner.tell(Change::Session(id));
+        }
+        Ok(revision)
     }
 
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
         let mut inner = self.open()?;
         inner.written.writes += 1;
-        inner.sessions.remove(&id);
+        inner.claims.remove(&id);
+        if inner.sessions.remove(&id).is_some() {
+            inner.tell(Change::Removed(id));
+        }
+        inner.disown(id);
         Ok(())
     }
 
@@ -202,11 +260,71 @@ impl SessionStore for MemoryStore {
         // An order for a session that is gone would stay for ever.
         if let Some(stored) = inner.sessions.get_mut(&id) {
             stored.deletion_ordered = true;
+            inner.tell(Change::DeletionOrdered(id));
         }
         Ok(())
     }
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         Ok(self.open()?.sessions.get(&id).is_some_and(|stored| stored.deletion_ordered))
+    }
+
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+        let mut inner = self.open()?;
+        let (answer, changed) = claims::claim(id, nodes, &mut inner.claims);
+        inner.written.writes += u64::from(changed);
+        Ok(answer)
+    }
+
+    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        let mut inner = self.open()?;
+        if !inner.sessions.contains_key(&id) {
+            return Ok(false);
+        }
+        Ok(*inner.owners.entry(id).or_insert(self.replica) == self.replica)
+    }
+
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.lock().owners.get(&id) == Some(&self.replica)
+    }
+
+    async fn disowned(&self, id: UpgradeId) {
+        let lost = |context: &mut Context<'_>| {
+            let mut inner = self.lock();
+            if inner.owners.get(&id) != Some(&self.replica) {
+                return Poll::Ready(());
+            }
+            inner.disowned.push(context.waker().clone());
+            Poll::Pending
+        };
+        poll_fn(lost).await;
+    }
+
+    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
+        let mut inner = self.open()?;
+        if inner.owners.get(&id) == Some(&self.replica) {
+            inner.disown(id);
+        }
+        Ok(())
+    }
+
+    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        let follower = Arc::<Mutex<Follower>>::default();
+        self.open()?.followers.push(Arc::clone(&follower));
+        Ok(Box::new(Following(follower)))
+    }
+}
+
+struct Following(Arc<Mutex<Follower>>);
+
+#[async_trait]
+impl Changes for Following {
+    async fn next(&mut self) -> Result<Change, StoreError> {
+        let next = |context: &mut Context<'_>| {
+            let mut follower = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            follower.waker = Some(context.waker().clone());
+            follower.changes.pop_front().map_or(Poll::Pending, |change| Poll::Ready(Ok(change)))
+        };
+        poll_fn(next).await
     }
 }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crus_core::check::{Audit, Fact, NodeView, Violation, What, World as Truth};
-use crus_core::claims::Claims;
 use crus_core::driver::{Driver, Next, Ports};
 use crus_core::model::Node;
 use crus_core::ports::{SessionStore, StoreError, Wlm as _};
@@ -90,7 +89,6 @@ impl World {
             wlm: Arc::new(wlm.clone()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
             clock: Arc::new(sim.clock.clone()),
-            claims: Arc::default(),
             observer: Arc::new(()),
         };
         World {
@@ -122,6 +120,7 @@ impl World {
         let now = self.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
         let revision = at_once(self.ports.store.create(&session))?.map_err(failed)?;
+        at_once(self.ports.store.own(id))?.map_err(failed)?;
         let own = self.members(&session.head.spec.starting);
         self.audits.insert(id, Audit::new(&session, own));
         let driver = Driver::new(session, revision, self.ports.clone());
@@ -151,7 +150,6 @@ impl World {
     /// When the store fails.
     pub fn crash(&mut self) -> Result<(), Stuck> {
         self.running.clear();
-        self.ports.claims = Arc::new(Claims::default());
         for id in at_once(self.ports.store.ids())?.map_err(failed)? {
             self.load(id)?;
         }
@@ -162,6 +160,7 @@ impl World {
         let Some((mut session, revision)) = at_once(self.ports.store.load(id))?.map_err(failed)? else {
             return Ok(());
         };
+        at_once(self.ports.store.own(id))?.map_err(failed)?;
         session.limits = self.limits.clone();
         let mut driver = Driver::new(session, revision, self.ports.clone());
         if at_once(self.ports.store.deletion_ordered(id))?.map_err(failed)? {

@@ -58,7 +58,7 @@ impl Memory {
 }
 
 fn status(session: &Session) -> Arc<SessionStatus> {
-    Arc::new(SessionStatus::of(session))
+    Arc::new(SessionStatus::of(&session.head, &session.messages))
 }
 
 #[async_trait]

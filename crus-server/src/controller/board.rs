@@ -122,7 +122,7 @@ impl Board {
 }
 
 fn status(session: &Session, deletion_ordered: bool) -> SessionStatus {
-    let status = SessionStatus::of(session);
+    let status = SessionStatus::of(&session.head, &session.messages);
     if deletion_ordered { SessionStatus { state: SessionState::Deleting, ..status } } else { status }
 }
 

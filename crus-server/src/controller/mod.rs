@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crus_api::{ServiceError, SessionStatus, Sessions};
-use crus_core::claims::Claims;
 use crus_core::driver::{Driver, Ports};
 use crus_core::model::{Limits, Session, Spec, UpgradeId};
 use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
@@ -84,8 +83,7 @@ impl Controller {
     pub async fn start(outside: Outside, limits: Limits, max_sessions: usize) -> Result<Self, RecoveryError> {
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock } = outside;
-        let claims = Arc::<Claims>::default();
-        let ports = Ports { hsm, bos, wlm, store, clock, claims, observer: board.clone() };
+        let ports = Ports { hsm, bos, wlm, store, clock, observer: board.clone() };
         let shared = Shared { ports, limits, max_sessions, board, stop: watch::Sender::new(false) };
         let controller = Controller { shared: Arc::new(shared) };
         controller.recover().await?;

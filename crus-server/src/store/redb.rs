@@ -1,9 +1,10 @@
 //! Sessions in one local file, with [redb].
 //!
-//! A session is stored in parts, so that a change to one node of many thousands is a small write: its head,
-//! its nodes and its messages each have a table, with JSON for values. Every write is one transaction, on
+//! A session is stored in parts, so that a change to one node of many thousands is a small write: heads, nodes,
+//! messages and claims each have a table, with JSON for values. Every write is one transaction, on
 //! disk when the call returns. The file is locked: two services cannot share it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,19 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use crus_core::machine::{Changes, Event};
-use crus_core::model::{Known, Limits, Node, Session, UpgradeId};
-use crus_core::ports::{Revision, SessionStore, StoreError};
+use crus_core::claims::{self, Claim};
+use crus_core::machine::Event;
+use crus_core::model::{Message, Session, Summary, UpgradeId};
+use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
+use crus_core::stored::{self, FORMAT, Parts};
+use crus_core::{Time, Xname};
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
     TableHandle,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
-
-/// The version of the stored form that this code writes. It changes when older code could not read it.
-const FORMAT: u64 = 1;
 
 /// How long a lock on the file is waited for, and how often it is tried.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -36,10 +35,13 @@ const CACHE_BYTES: usize = 4 << 20;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
+/// How many sessions were ever created: the place of the latest in the order of creation.
+const CREATED_KEY: &str = "created";
 const REVISIONS: TableDefinition<'_, u128, u64> = TableDefinition::new("revisions");
 const HEADS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("heads");
 const NODES: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("nodes");
-const MESSAGES: TableDefinition<'_, (u128, u32), &str> = TableDefinition::new("messages");
+const MESSAGES: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("messages_2");
+const CLAIMS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("claims");
 const ORDERS: TableDefinition<'_, u128, ()> = TableDefinition::new("deletion_orders");
 
 /// Why the store could not be opened, and what to do about it. Each tells its cause itself, before the remedy.
@@ -204,13 +206,14 @@ fn open(path: &Path) -> Result<Database, OpenError> {
         if length == 0 { None } else { format_of(&database).map_err(|e| not_a_store(e.to_string()))? };
     match found {
         Some(FORMAT) => Ok(database),
+        Some(1) => {
+            migrate(&database).map_err(|trouble| not_a_store(format!("of format 1: {trouble}")))?;
+            Ok(database)
+        }
         Some(found) if found > FORMAT => Err(OpenError::Newer { path: shown(), found }),
         Some(found) => Err(not_a_store(format!("format {found}"))),
         None => {
-            lay_out(&database).map_err(|trouble| match trouble {
-                Trouble::Redb(error) => not_a_store(error.to_string()),
-                Trouble::Told(error) => not_a_store(error.to_string()),
-            })?;
+            lay_out(&database).map_err(|trouble| not_a_store(trouble.to_string()))?;
             Ok(database)
         }
     }
@@ -249,7 +252,42 @@ fn lay_out(database: &Database) -> Result<(), Trouble> {
     writing.open_table(HEADS)?;
     writing.open_table(NODES)?;
     writing.open_table(MESSAGES)?;
+    writing.open_table(CLAIMS)?;
     writing.open_table(ORDERS)?;
+    writing.commit()?;
+    Ok(())
+}
+
+/// From the first format: messages were texts in a table of their own, and there were no claims. All or nothing.
+fn migrate(database: &Database) -> Result<(), Trouble> {
+    const OLD_MESSAGES: TableDefinition<'_, (u128, u32), &str> = TableDefinition::new("messages");
+    let writing = database.begin_write()?;
+    {
+        let mut messages = writing.open_table(MESSAGES)?;
+        for row in writing.open_table(OLD_MESSAGES)?.iter()? {
+            let (key, text) = row?;
+            let message = stored::encode(&Message::new(text.value(), Time(0))).map_err(Trouble::Told)?;
+            messages.insert(key.value(), message.as_slice())?;
+        }
+        writing.open_table(CLAIMS)?;
+        let mut sessions = Vec::new();
+        let (heads, nodes) = (writing.open_table(HEADS)?, writing.open_table(NODES)?);
+        for row in writing.open_table(REVISIONS)?.iter()? {
+            let id = UpgradeId(Uuid::from_u128(row?.0.value()));
+            let (head, nodes) = (head_of(&heads, id)?, rows(&nodes, id.0.as_u128())?);
+            let none: [(u32, Vec<u8>); 0] = [];
+            let session = stored::session(id, &head, nodes, none).map_err(Trouble::Told)?;
+            if !session.is_done() {
+                sessions.push(session);
+            }
+        }
+        sessions.sort_by_key(|session| (session.head.created, session.head.id));
+        for session in &sessions {
+            enter_claim(&writing, session)?;
+        }
+        writing.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+    }
+    writing.delete_table(OLD_MESSAGES)?;
     writing.commit()?;
     Ok(())
 }
@@ -260,95 +298,58 @@ enum Trouble {
     Told(StoreError),
 }
 
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trouble::Redb(error) => error.fmt(f),
+            Trouble::Told(error) => error.fmt(f),
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for Trouble {
     fn from(error: E) -> Self {
         Trouble::Redb(Box::new(error.into()))
     }
 }
 
-/// The parts of a session that a write is about, encoded.
-#[derive(Default)]
-struct Parts {
-    head: Option<Vec<u8>>,
-    nodes: Vec<(u32, Vec<u8>)>,
-    messages: Vec<(u32, String)>,
+fn write(parts: &Parts, writing: &redb::WriteTransaction, id: u128) -> Result<(), Trouble> {
+    if let Some(head) = &parts.head {
+        writing.open_table(HEADS)?.insert(id, head.as_slice())?;
+    }
+    put(&mut writing.open_table(NODES)?, id, &parts.nodes)?;
+    let mut messages = writing.open_table(MESSAGES)?;
+    put(&mut messages, id, &parts.messages)?;
+    if let Some(end) = parts.messages_end {
+        messages.retain_in((id, end)..=(id, u32::MAX), |_, _| false)?;
+    }
+    Ok(())
 }
 
-impl Parts {
-    fn of(session: &Session, changes: Changes) -> Result<Self, StoreError> {
-        let Changes { head, nodes, messages } = changes;
-        let missing = |what: &str, index| {
-            StoreError::Failed(format!("session {} has no {what} {index} to store", session.head.id))
-        };
-        let mut parts = Parts { head: head.then(|| encode(&session.head)).transpose()?, ..Parts::default() };
-        for index in nodes {
-            let node = session.nodes.get(index).ok_or_else(|| missing("node", index))?;
-            parts.nodes.push((position(index)?, encode(node)?));
-        }
-        for index in messages {
-            let message = session.messages.get(index).ok_or_else(|| missing("message", index))?;
-            parts.messages.push((position(index)?, message.clone()));
-        }
-        Ok(parts)
-    }
-
-    fn write(&self, writing: &redb::WriteTransaction, id: u128) -> Result<(), Trouble> {
-        if let Some(head) = &self.head {
-            writing.open_table(HEADS)?.insert(id, head.as_slice())?;
-        }
-        let nodes = self.nodes.iter().map(|(index, node)| (*index, node.as_slice()));
-        put(&mut writing.open_table(NODES)?, id, nodes)?;
-        let messages = self.messages.iter().map(|(index, message)| (*index, message.as_str()));
-        put(&mut writing.open_table(MESSAGES)?, id, messages)
-    }
-}
-
-/// Replaces or appends values, in the order of their indices. What would leave a gap is refused: the session could not
-/// be read again.
-fn put<'a, V: redb::Value + 'static>(
-    table: &mut Table<'_, (u128, u32), V>,
-    id: u128,
-    values: impl Iterator<Item = (u32, V::SelfType<'a>)>,
-) -> Result<(), Trouble> {
-    for (index, value) in values {
-        let is_new = table.insert((id, index), value)?.is_none();
-        if is_new && index > 0 && table.get((id, index - 1))?.is_none() {
-            let text = format!("{} {index} would leave a gap", table.name());
+/// Replaces or appends values, in the order of their positions. What would leave a gap is refused: the session could
+/// not be read again.
+fn put(table: &mut Table<'_, (u128, u32), &[u8]>, id: u128, values: &[(u32, Vec<u8>)]) -> Result<(), Trouble> {
+    for (i, value) in values {
+        let is_new = table.insert((id, *i), value.as_slice())?.is_none();
+        if is_new && *i > 0 && table.get((id, i - 1))?.is_none() {
+            let text = format!("{} {i} would leave a gap", table.name());
             return Err(Trouble::Told(StoreError::Failed(text)));
         }
     }
     Ok(())
 }
 
-fn position(index: usize) -> Result<u32, StoreError> {
-    u32::try_from(index).map_err(|_| StoreError::Failed(format!("index {index} is too large to store")))
-}
-
-fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|error| StoreError::Failed(error.to_string()))
-}
-
-fn decode<T: DeserializeOwned>(what: &str, id: UpgradeId, value: &[u8]) -> Result<T, Trouble> {
-    serde_json::from_slice(value)
-        .map_err(|error| Trouble::Told(StoreError::Unreadable(format!("{what} of session {id}: {error}"))))
-}
-
-/// The values of one session, which must be without a gap.
-fn in_order<T>(
-    what: &str,
-    id: UpgradeId,
-    rows: impl Iterator<Item = Result<(u32, T), Trouble>>,
-) -> Result<Vec<T>, Trouble> {
-    let mut values = Vec::new();
-    for row in rows {
-        let (index, value) = row?;
-        if usize::try_from(index) != Ok(values.len()) {
-            let text = format!("{what} {} of session {id} is missing", values.len());
-            return Err(Trouble::Told(StoreError::Unreadable(text)));
-        }
-        values.push(value);
+/// The rows of one session.
+fn rows(
+    table: &impl ReadableTable<(u128, u32), &'static [u8]>,
+    id: u128,
+) -> Result<Vec<(u32, Vec<u8>)>, Trouble> {
+    let mut rows = Vec::new();
+    for row in table.range(keys_of(id))? {
+        let (key, value) = row?;
+        rows.push((key.value().1, value.value().to_vec()));
     }
-    Ok(values)
+    Ok(rows)
 }
 
 /// The keys of everything that belongs to one session.
@@ -356,11 +357,28 @@ fn keys_of(id: u128) -> std::ops::RangeInclusive<(u128, u32)> {
     (id, 0)..=(id, u32::MAX)
 }
 
+fn head_of(table: &impl ReadableTable<u128, &'static [u8]>, id: UpgradeId) -> Result<Vec<u8>, Trouble> {
+    let head = table.get(id.0.as_u128())?.map(|head| head.value().to_vec());
+    let missing = || StoreError::Unreadable(format!("the head of session {id} is missing"));
+    head.ok_or_else(|| Trouble::Told(missing()))
+}
+
+/// Enters a session that is not done, last in the order of creation, which never gives a place twice.
+fn enter_claim(writing: &redb::WriteTransaction, session: &Session) -> Result<(), Trouble> {
+    let mut meta = writing.open_table(META)?;
+    let order = meta.get(CREATED_KEY)?.map_or(0, |created| created.value()) + 1;
+    meta.insert(CREATED_KEY, order)?;
+    let claim = stored::encode(&Claim::of(session, order)).map_err(Trouble::Told)?;
+    writing.open_table(CLAIMS)?.insert(session.head.id.0.as_u128(), claim.as_slice())?;
+    Ok(())
+}
+
 #[async_trait]
 impl SessionStore for RedbStore {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
         let id = session.head.id;
-        let parts = Parts::of(session, Changes::all(session))?;
+        let parts = Parts::all(session)?;
+        let session = session.clone();
         self.run(move |database| {
             let key = id.0.as_u128();
             let writing = database.begin_write()?;
@@ -370,7 +388,10 @@ impl SessionStore for RedbStore {
                     return Err(Trouble::Told(StoreError::Conflict(id)));
                 }
                 revisions.insert(key, 1)?;
-                parts.write(&writing, key)?;
+                write(&parts, &writing, key)?;
+                if !session.is_done() {
+                    enter_claim(&writing, &session)?;
+                }
             }
             writing.commit()?;
             Ok(Revision(1))
@@ -390,6 +411,25 @@ impl SessionStore for RedbStore {
         .await
     }
 
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let reading = database.begin_read()?;
+            if reading.open_table(REVISIONS)?.get(key)?.is_none() {
+                return Ok(None);
+            }
+            let head = head_of(&reading.open_table(HEADS)?, id)?;
+            let messages = rows(&reading.open_table(MESSAGES)?, key)?;
+            let deletion_ordered = reading.open_table(ORDERS)?.get(key)?.is_some();
+            let told = (|| {
+                let (head, messages) = (stored::head(id, &head)?, stored::messages(id, messages)?);
+                Ok(Some(Summary { head, messages, deletion_ordered }))
+            })();
+            told.map_err(Trouble::Told)
+        })
+        .await
+    }
+
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
         self.run(move |database| {
             let key = id.0.as_u128();
@@ -397,27 +437,10 @@ impl SessionStore for RedbStore {
             let Some(revision) = reading.open_table(REVISIONS)?.get(key)?.map(|found| found.value()) else {
                 return Ok(None);
             };
-            let Some(head) = reading.open_table(HEADS)?.get(key)? else {
-                let text = format!("the head of session {id} is missing");
-                return Err(Trouble::Told(StoreError::Unreadable(text)));
-            };
-            let nodes = reading.open_table(NODES)?;
-            let nodes = nodes.range(keys_of(key))?.map(|row| {
-                let (key, value) = row?;
-                Ok((key.value().1, decode::<Node>("a node", id, value.value())?))
-            });
-            let messages = reading.open_table(MESSAGES)?;
-            let messages = messages.range(keys_of(key))?.map(|row| {
-                let (key, value) = row?;
-                Ok((key.value().1, value.value().to_owned()))
-            });
-            let session = Session {
-                head: decode("the head", id, head.value())?,
-                nodes: in_order("node", id, nodes)?,
-                messages: in_order("message", id, messages)?,
-                limits: Limits::default(),
-                known: Known::default(),
-            };
+            let head = head_of(&reading.open_table(HEADS)?, id)?;
+            let nodes = rows(&reading.open_table(NODES)?, key)?;
+            let messages = rows(&reading.open_table(MESSAGES)?, key)?;
+            let session = stored::session(id, &head, nodes, messages).map_err(Trouble::Told)?;
             Ok(Some((session, Revision(revision))))
         })
         .await
@@ -430,7 +453,8 @@ impl SessionStore for RedbStore {
         revision: Revision,
     ) -> Result<Revision, StoreError> {
         let id = session.head.id;
-        let parts = Parts::of(session, Changes::of(session, events))?;
+        let done = session.is_done();
+        let parts = Parts::of(session, events)?;
         self.run(move |database| {
             let key = id.0.as_u128();
             let next = Revision(revision.0 + 1);
@@ -441,7 +465,10 @@ impl SessionStore for RedbStore {
                     return Err(Trouble::Told(StoreError::Conflict(id)));
                 }
                 revisions.insert(key, next.0)?;
-                parts.write(&writing, key)?;
+                write(&parts, &writing, key)?;
+                if done {
+                    writing.open_table(CLAIMS)?.remove(key)?;
+                }
             }
             writing.commit()?;
             Ok(next)
@@ -458,6 +485,7 @@ impl SessionStore for RedbStore {
             writing.open_table(NODES)?.retain_in(keys_of(key), |_, _| false)?;
             writing.open_table(MESSAGES)?.retain_in(keys_of(key), |_, _| false)?;
             writing.open_table(ORDERS)?.remove(key)?;
+            writing.open_table(CLAIMS)?.remove(key)?;
             writing.commit()?;
             Ok(())
         })
@@ -484,5 +512,69 @@ impl SessionStore for RedbStore {
             Ok(orders.get(id.0.as_u128())?.is_some())
         })
         .await
+    }
+
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+        let nodes = nodes.to_vec();
+        self.run(move |database| {
+            let writing = database.begin_write()?;
+            let answer = {
+                let mut table = writing.open_table(CLAIMS)?;
+                let mut claims = BTreeMap::new();
+                for row in table.iter()? {
+                    let (key, value) = row?;
+                    let other = UpgradeId(Uuid::from_u128(key.value()));
+                    let claim: Claim =
+                        stored::decode("the claim", other, value.value()).map_err(Trouble::Told)?;
+                    claims.insert(other, claim);
+                }
+                let (answer, changed) = claims::claim(id, &nodes, &mut claims);
+                if let Some(claim) = claims.get(&id).filter(|_| changed) {
+                    let claim = stored::encode(claim).map_err(Trouble::Told)?;
+                    table.insert(id.0.as_u128(), claim.as_slice())?;
+                }
+                if !changed {
+                    return Ok(answer);
+                }
+                answer
+            };
+            writing.commit()?;
+            Ok(answer)
+        })
+        .await
+    }
+
+    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.run(move |database| {
+            Ok(database.begin_read()?.open_table(REVISIONS)?.get(id.0.as_u128())?.is_some())
+        })
+        .await
+    }
+
+    /// The file is locked: nobody else can run anything.
+    fn owns(&self, _: UpgradeId) -> bool {
+        true
+    }
+
+    async fn disowned(&self, _: UpgradeId) {
+        std::future::pending().await
+    }
+
+    async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        Ok(Box::new(NoChanges))
+    }
+}
+
+/// Nobody else can change anything, and who shares this process knows what was done.
+struct NoChanges;
+
+#[async_trait]
+impl Changes for NoChanges {
+    async fn next(&mut self) -> Result<Change, StoreError> {
+        std::future::pending().await
     }
 }

@@ -85,8 +85,8 @@ pub(crate) fn node(world: &World, id: UpgradeId, n: u32) -> &Node {
     world.node(id, xname(n)).unwrap()
 }
 
-pub(crate) fn messages(world: &World, id: UpgradeId) -> &[String] {
-    &world.session(id).unwrap().messages
+pub(crate) fn messages(world: &World, id: UpgradeId) -> Vec<String> {
+    world.session(id).unwrap().messages.iter().map(ToString::to_string).collect()
 }
 
 /// Whether Slurm gives jobs to the node.
