@@ -19,7 +19,7 @@ use crus_core::ports::{
 use crus_core::wlm::{Job, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, Spec, TemplateName, Time, UpgradeId, Xname};
 use crus_server::clock::SteadyClock;
-use crus_server::controller::{Controller, Outside, RecoveryError};
+use crus_server::controller::{Controller, Outside, RecoveryError, Retention};
 use crus_server::store::RedbStore;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -222,7 +222,8 @@ async fn controller(
         store: store.clone(),
         clock: Arc::new(SteadyClock::new()),
     };
-    Controller::start(outside, limits(), max_sessions).await
+    let retention = Retention { max_sessions, count: 100, max_age_ms: None };
+    Controller::start(outside, limits(), retention).await
 }
 
 /// A service over a store that holds `sessions`.
