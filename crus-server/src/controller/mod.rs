@@ -30,6 +30,7 @@ use uuid::Uuid;
 use board::Board;
 
 /// What sessions need of the outside.
+#[derive(Clone)]
 pub struct Outside {
     /// The Hardware State Manager.
     pub hsm: Arc<dyn Hsm>,
