@@ -90,7 +90,7 @@ impl Service {
         let address = listener.local_addr().context("failed to tell the address in use")?;
         let clock = Arc::new(SteadyClock::new());
         let outside = Outside { hsm, bos, wlm, store: store.clone(), clock };
-        let controller = Controller::start(outside, config.limits.clone(), config.max_sessions).await?;
+        let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;
         let limits = HttpLimits {
             max_connections: config.max_connections,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
