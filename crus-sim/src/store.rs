@@ -17,7 +17,7 @@ use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
 
 /// One replica's handle on a store that lives as long as the process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MemoryStore {
     replica: u64,
     inner: Arc<Mutex<Inner>>,
@@ -61,12 +61,6 @@ pub struct Written {
     pub parts: u64,
     /// Their bytes.
     pub bytes: u64,
-}
-
-impl Default for MemoryStore {
-    fn default() -> Self {
-        MemoryStore { replica: 0, inner: Arc::default() }
-    }
 }
 
 impl MemoryStore {
