@@ -288,7 +288,9 @@ impl SessionStore for MemoryStore {
             if inner.owners.get(&id) != Some(&self.replica) {
                 return Poll::Ready(());
             }
-            inner.disowned.push(context.waker().clone());
+            if !inner.disowned.iter().any(|waker| waker.will_wake(context.waker())) {
+                inner.disowned.push(context.waker().clone());
+            }
             Poll::Pending
         };
         poll_fn(lost).await;
