@@ -2,8 +2,8 @@
 //!
 //! [`session`] checks what a session says of itself; it is cheap and runs after every step, in production as
 //! well. An [`Audit`] checks what really happened, as a witness tells it: the simulator, or a test that
-//! watches a real cluster. P9 (fix and go on) is about what must happen in the end and is checked by
-//! scenarios.
+//! watches a real cluster. P9 (fix and go on) is about what must happen in the end: whoever knows that nothing
+//! is in the way any more waits for a bounded time, and then calls it broken with [`no_end`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +63,17 @@ pub enum What {
         /// Who left.
         removed: BTreeSet<Xname>,
     },
+}
+
+/// Who did what happened, as far as the witness can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The session that is audited.
+    Session,
+    /// Somebody else: a person, or another session.
+    Others,
+    /// Nobody knows; or nobody, as when Slurm gives a node up.
+    Unknown,
 }
 
 /// A promise that does not hold.
@@ -125,6 +136,19 @@ pub fn session(session: &Session) -> Vec<Violation> {
     violations
 }
 
+/// The violation of a session that has not ended within the time that it was given after the last condition was
+/// met, and the last fault over (P9).
+pub fn no_end(session: &Session) -> Violation {
+    let head = &session.head;
+    let waits = head.condition.as_deref().unwrap_or("nothing that it says");
+    broken("P9", format!("session {} stays in step {}, {}, for {waits}", head.id, head.step, head.stage))
+}
+
+/// The violation of a session that is done and still there within that time, though its deletion was ordered (P7).
+pub fn not_deleted(session: &Session) -> Violation {
+    broken("P7", format!("session {} is still there, though deletion was ordered", session.head.id))
+}
+
 /// What is known of the real world when a session ends.
 #[derive(Debug, Clone, Default)]
 pub struct World {
@@ -145,19 +169,30 @@ pub struct NodeView {
     pub reason: Option<String>,
 }
 
+/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it:
+/// a request may rely on a look of the last poll, and wait as long as a retry does.
+const KNOWN_AFTER_MS: u64 = 70_000;
+
 /// Follows what really happens during one session.
 #[derive(Debug)]
 pub struct Audit {
     id: UpgradeId,
     step_size: usize,
+    starting: GroupLabel,
     upgrading: GroupLabel,
     failed: GroupLabel,
     /// The nodes that carry our drain.
     drained: BTreeSet<Xname>,
+    /// The nodes that carry a reason of somebody else, and since when.
+    theirs: BTreeMap<Xname, (Time, String)>,
     /// How often each node lost power by this session.
     reboots: BTreeMap<Xname, u32>,
-    /// The nodes that may leave the session's groups: those of its starting group.
+    /// The nodes that the session may touch: those of its starting group.
     own: BTreeSet<Xname>,
+    /// Whether these are all: the session has frozen them.
+    frozen: bool,
+    /// When its deletion was ordered.
+    deletion: Option<Time>,
 }
 
 impl Audit {
@@ -167,12 +202,41 @@ impl Audit {
         Audit {
             id: session.head.id,
             step_size: usize::try_from(spec.step_size.get()).unwrap_or(usize::MAX),
+            starting: spec.starting.clone(),
             upgrading: spec.upgrading.clone(),
             failed: spec.failed.clone(),
             drained: BTreeSet::new(),
+            theirs: BTreeMap::new(),
             reboots: BTreeMap::new(),
             own,
+            frozen: false,
+            deletion: None,
         }
+    }
+
+    /// Takes note that the session's deletion was ordered, and the order answered for.
+    pub fn deletion_ordered(&mut self, at: Time) {
+        self.deletion.get_or_insert(at);
+    }
+
+    /// Whether it was.
+    pub fn is_deletion_ordered(&self) -> bool {
+        self.deletion.is_some()
+    }
+
+    /// Takes note of the nodes that the session froze, once it has.
+    pub fn follow(&mut self, session: &Session) -> Vec<Violation> {
+        if self.frozen || session.head.phase == Phase::Created {
+            return Vec::new();
+        }
+        self.frozen = true;
+        let frozen: BTreeSet<Xname> = session.nodes.iter().map(|node| node.xname).collect();
+        let others = frozen.difference(&self.own);
+        let violations = others
+            .map(|xname| broken("P8", format!("{xname} was never in '{}', and is taken", self.starting)))
+            .collect();
+        self.own = frozen;
+        violations
     }
 
     /// How often this session rebooted a node.
@@ -180,8 +244,13 @@ impl Audit {
         self.reboots.get(&xname).copied().unwrap_or_default()
     }
 
-    /// Takes in what happened.
+    /// Takes in what happened, whoever did it.
     pub fn witness(&mut self, fact: &Fact) -> Vec<Violation> {
+        self.witness_deed(fact, By::Unknown)
+    }
+
+    /// Takes in what happened, and who did it.
+    pub fn witness_deed(&mut self, fact: &Fact, by: By) -> Vec<Violation> {
         let mut violations = Vec::new();
         match &fact.what {
             What::PowerCut { xname, boot_session, jobs, held } => {
@@ -201,22 +270,23 @@ impl Audit {
                     violations.push(broken("P3", format!("{xname} rebooted {reboots} times")));
                 }
             }
-            What::JobKilled { xname, job } => {
+            What::JobKilled { xname, job } if by != By::Others => {
                 violations.push(broken("P2", format!("job {job} lost {xname}")));
             }
+            What::JobKilled { .. } => {}
             What::NodeChanged { xname, held, reason, .. } => {
-                let own_drain = messages::drain_reason(self.id);
-                if *held && reason.as_deref() == Some(&own_drain) {
-                    self.drained.insert(*xname);
-                } else {
-                    self.drained.remove(xname);
-                }
-                if self.drained.len() > self.step_size {
-                    violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
-                }
+                let reason = reason.as_deref().filter(|_| *held).unwrap_or_default();
+                violations.extend(self.drain_changed(*xname, reason));
+                violations.extend(self.reason_changed(fact.at, *xname, reason, by));
             }
-            What::GroupChanged { label, removed, .. } => {
-                if *label == self.upgrading || *label == self.failed {
+            What::GroupChanged { label, added, removed } => {
+                if *label == self.starting && by == By::Session {
+                    violations.push(broken("P8", format!("'{label}' was changed")));
+                }
+                if *label == self.starting && !self.frozen {
+                    self.own.extend(added);
+                }
+                if (*label == self.upgrading || *label == self.failed) && by != By::Others {
                     let others = removed.difference(&self.own);
                     violations.extend(
                         others.map(|xname| broken("P8", format!("{xname} was taken out of '{label}'"))),
@@ -227,10 +297,57 @@ impl Audit {
         violations
     }
 
+    /// A node is held for this reason now; the empty one: is not, or nobody says why.
+    fn drain_changed(&mut self, xname: Xname, reason: &str) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if reason != messages::drain_reason(self.id) {
+            self.drained.remove(&xname);
+            return violations;
+        }
+        if !self.own.contains(&xname) {
+            violations.push(broken("P6", format!("{xname} is not of this session, and drained")));
+        }
+        let is_new = self.drained.insert(xname);
+        if is_new && self.deletion.is_some() {
+            violations.push(broken("P7", format!("{xname} was drained after deletion was ordered")));
+        }
+        if self.drained.len() > self.step_size {
+            violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
+        }
+        violations
+    }
+
+    /// Likewise: what somebody else wrote there stands until they change it.
+    fn reason_changed(&mut self, at: Time, xname: Xname, reason: &str, by: By) -> Option<Violation> {
+        let is_theirs =
+            !reason.is_empty() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason);
+        let before = self.theirs.remove(&xname);
+        let since = before.as_ref().filter(|(_, theirs)| theirs == reason).map_or(at, |(since, _)| *since);
+        if is_theirs {
+            self.theirs.insert(xname, (since, reason.to_owned()));
+        }
+        let (since, theirs) = before.filter(|_| by == By::Session)?;
+        let was_known = at.since(since) >= KNOWN_AFTER_MS;
+        let kept = reason.starts_with(messages::owners_words(&theirs));
+        (was_known && !kept)
+            .then(|| broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session")))
+    }
+
     /// Compares how the session ended with how the world is.
     pub fn at_end(&self, session: &Session, world: &World) -> Vec<Violation> {
         let mut violations = self::session(session);
+        if !session.is_done() {
+            violations.push(no_end(session));
+            return violations;
+        }
         let accounted = if session.head.deletion.is_some() { "P7" } else { "P4" };
+        let ended_after = |order| session.head.ended.is_some_and(|ended| ended > order);
+        if session.head.deletion.is_none() && self.deletion.is_some_and(ended_after) {
+            violations.push(broken("P7", "it went on to its end though deletion was ordered".to_owned()));
+        }
+        for xname in self.drained.iter().filter(|xname| !world.nodes.contains_key(xname)) {
+            violations.push(broken(accounted, format!("{xname} is left drained by us")));
+        }
         for node in &session.nodes {
             let xname = node.xname;
             let reboots = self.reboots(xname);
@@ -278,7 +395,7 @@ impl Audit {
             }
             if let Holder::Other(theirs) = &node.holder
                 && view.is_some_and(|view| view.held)
-                && !reason.starts_with(theirs.as_str())
+                && !reason.starts_with(messages::owners_words(theirs))
             {
                 violations.push(broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}")));
             }

@@ -9,6 +9,7 @@
 //! - [`store`]: sessions in memory, as serialised parts.
 //! - [`faults`]: decorators that make any port fail as real ones do.
 //! - [`world`]: sessions on such a cluster in virtual time, every promise checked after every step.
+//! - [`crash`]: a scenario in such a world, run again with a crash at each of its points.
 //! - [`http`] and [`stand_in`]: the model as the servers and programs that the real clients talk to.
 //! - [`slurm_lab`]: a real Slurm on this host, for tests.
 //!
@@ -16,6 +17,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod crash;
 pub mod faults;
 pub mod http;
 pub mod ports;

@@ -2,8 +2,8 @@
 //!
 //! A [`World`] is a [`Cluster`], a store, and the drivers of the sessions in it. It jumps from one
 //! moment at which anything can happen to the next; nothing sleeps and nothing is spawned. After every step it
-//! checks the promises P1–P8 against what really happened, as the cluster tells it. [`World::crash`] kills the
-//! service: the cluster and the store stay, everything else is forgotten.
+//! checks the promises P1–P8 against what really happened, as the cluster tells it; [`World::must_end`] checks P9.
+//! [`World::crash`] kills the service: the cluster and the store stay, everything else is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crus_core::check::{Audit, Fact, NodeView, Violation, What, World as Truth};
+use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, What, World as Truth};
 use crus_core::driver::{Driver, Next, Ports};
 use crus_core::model::Node;
 use crus_core::ports::{SessionStore, StoreError, Wlm as _};
@@ -19,6 +19,7 @@ use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xn
 
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
+use crate::crash::Points;
 use crate::faults::{Faulty, Plan};
 use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
 use crate::store::MemoryStore;
@@ -53,6 +54,17 @@ struct Runner {
     next: Next,
 }
 
+/// What a round of a session says next, made something else: a service with a broken loop.
+type Tamper = Box<dyn Fn(&Session, Next) -> Next>;
+
+/// Who may have done what the cluster tells.
+#[derive(Clone, Copy)]
+enum Doer {
+    Session(UpgradeId),
+    Operator,
+    Nobody,
+}
+
 /// A cluster with a service on it.
 pub struct World {
     cluster: SharedCluster,
@@ -72,6 +84,8 @@ pub struct World {
     ended: BTreeSet<UpgradeId>,
     facts: Vec<Fact>,
     created: u64,
+    points: Option<Points>,
+    tamper: Option<Tamper>,
 }
 
 impl World {
@@ -105,7 +119,26 @@ impl World {
             ended: BTreeSet::new(),
             facts: Vec::new(),
             created: 0,
+            points: None,
+            tamper: None,
         }
+    }
+
+    /// Puts something between the service and its ports and store, for the sessions that are created from now on.
+    pub fn decorate(&mut self, decorate: impl FnOnce(Ports) -> Ports) {
+        self.ports = decorate(self.ports.clone());
+    }
+
+    /// Lets the service pass these points, for the sessions that are created from now on: at some of them it dies,
+    /// and is started again.
+    pub fn pass(&mut self, points: &Points) {
+        self.decorate(|ports| points.before(ports));
+        self.points = Some(points.clone());
+    }
+
+    /// Makes something else of what a round says is next.
+    pub fn tamper(&mut self, tamper: impl Fn(&Session, Next) -> Next + 'static) {
+        self.tamper = Some(Box::new(tamper));
     }
 
     // ---- the service ------------------------------------------------------------------------------------
@@ -119,10 +152,22 @@ impl World {
         let id = UpgradeId(uuid::Uuid::from_u128(u128::from(self.created)));
         let now = self.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
-        let revision = at_once(self.ports.store.create(&session))?.map_err(failed)?;
+        let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
+        for what in self.held() {
+            audit.witness_deed(&Fact { at: now, what }, By::Others);
+        }
+        self.audits.insert(id, audit);
+        let Some(result) = poll(self.ports.store.create(&session)) else {
+            // The client got no answer. It looks whether the session is there, and asks again if not.
+            self.die()?;
+            if !self.running.contains_key(&id) {
+                self.created -= 1;
+                return self.create(session.head.spec);
+            }
+            return Ok(id);
+        };
+        let revision = result.map_err(failed)?;
         at_once(self.ports.store.own(id))?.map_err(failed)?;
-        let own = self.members(&session.head.spec.starting);
-        self.audits.insert(id, Audit::new(&session, own));
         let driver = Driver::new(session, revision, self.ports.clone());
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(id)
@@ -133,7 +178,16 @@ impl World {
     /// # Errors
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
-        at_once(self.ports.store.order_deletion(id))?.map_err(failed)?;
+        let Some(result) = poll(self.ports.store.order_deletion(id)) else {
+            // The client got no answer, and asks again.
+            self.die()?;
+            return self.delete(id);
+        };
+        result.map_err(failed)?;
+        let now = self.now();
+        if let Some(audit) = self.audits.get_mut(&id) {
+            audit.deletion_ordered(now);
+        }
         if !self.running.contains_key(&id) {
             self.load(id)?;
         }
@@ -152,6 +206,25 @@ impl World {
         self.running.clear();
         for id in at_once(self.ports.store.ids())?.map_err(failed)? {
             self.load(id)?;
+        }
+        Ok(())
+    }
+
+    /// A call never returned: the service died in it, and is started again.
+    fn die(&mut self) -> Result<(), Stuck> {
+        let Some(down_ms) = self.points.as_ref().and_then(Points::take_death) else {
+            return Err(Stuck::Failed("a port in-process did not answer at once".to_owned()));
+        };
+        let died = std::mem::take(&mut self.running);
+        let later = self.now() + down_ms;
+        cluster::lock(&self.cluster).advance_to(later);
+        self.check(Doer::Nobody)?;
+        self.crash()?;
+        // A session that it removed and could not tell of.
+        for (id, runner) in died {
+            if !self.running.contains_key(&id) && self.ended.insert(id) {
+                self.check_end(id, runner.driver.session())?;
+            }
         }
         Ok(())
     }
@@ -178,6 +251,8 @@ impl World {
     /// When a promise is broken, a session spins, or the condition does not hold by `limit_ms` from now.
     pub fn run_until(&mut self, limit_ms: u64, holds: impl Fn(&World) -> bool) -> Result<(), Stuck> {
         let limit = self.now() + limit_ms;
+        // What was done since the last time was done by hand.
+        self.check(Doer::Operator)?;
         loop {
             if holds(self) {
                 return Ok(());
@@ -195,7 +270,7 @@ impl World {
                 return Err(Stuck::TooLate(limit));
             }
             cluster::lock(&self.cluster).advance_to(wake);
-            self.check()?;
+            self.check(Doer::Nobody)?;
         }
     }
 
@@ -210,6 +285,34 @@ impl World {
         })
     }
 
+    /// Likewise, when nothing is in the way any more: every condition is met, every fault over. What has not ended
+    /// by then is a broken promise (P9), and so is a session that stays though its deletion was ordered (P7).
+    ///
+    /// # Errors
+    /// As [`World::run_until`].
+    pub fn must_end(&mut self, limit_ms: u64) -> Result<(), Stuck> {
+        let at = self.now();
+        match self.run_to_end(limit_ms) {
+            Err(Stuck::TooLate(_)) => {}
+            other => other?,
+        }
+        for (id, runner) in &self.running {
+            let session = runner.driver.session();
+            let violation = match runner.next {
+                Next::Removed => continue,
+                Next::Finished => {
+                    let ordered = self.audits.get(id).is_some_and(Audit::is_deletion_ordered);
+                    ordered.then(|| check::not_deleted(session))
+                }
+                Next::Now | Next::At(_) => Some(check::no_end(session)),
+            };
+            if let Some(violation) = violation {
+                return Err(Stuck::Broken { at, violation });
+            }
+        }
+        Ok(())
+    }
+
     /// Lets time pass for the cluster and the service.
     ///
     /// # Errors
@@ -218,7 +321,7 @@ impl World {
         match self.run_until(ms, |_| false) {
             Err(Stuck::TooLate(end)) => {
                 cluster::lock(&self.cluster).advance_to(end);
-                self.check()
+                self.check(Doer::Nobody)
             }
             other => other,
         }
@@ -242,15 +345,37 @@ impl World {
                 if rounds > ROUNDS_MAX {
                     return Err(Stuck::Spins(id));
                 }
-                runner.next = match at_once(runner.driver.advance())? {
+                let Some(result) = poll(runner.driver.advance()) else {
+                    self.check(Doer::Session(id))?;
+                    self.die()?;
+                    break;
+                };
+                let next = match result {
                     // A store that fails is tried again, as the service does.
                     Err(StoreError::Failed(_)) => Next::At(now + 1_000),
+                    // Somebody else saved it, or we did and were not told: it is loaded again.
+                    Err(StoreError::Conflict(_)) => {
+                        self.running.remove(&id);
+                        self.load(id)?;
+                        continue;
+                    }
                     result => result.map_err(failed)?,
                 };
+                runner.next = match &self.tamper {
+                    Some(tamper) => tamper(runner.driver.session(), next),
+                    None => next,
+                };
                 let ended = matches!(runner.next, Next::Finished | Next::Removed);
-                self.check()?;
-                if ended && self.ended.insert(id) {
-                    self.check_end(id)?;
+                self.check(Doer::Session(id))?;
+                if ended
+                    && self.ended.insert(id)
+                    && let Some(runner) = self.running.get(&id)
+                {
+                    self.check_end(id, runner.driver.session())?;
+                }
+                if self.points.as_ref().is_some_and(Points::round_ended) {
+                    self.die()?;
+                    break;
                 }
                 if holds(self) {
                     return Ok(false);
@@ -262,22 +387,30 @@ impl World {
 
     // ---- the promises -----------------------------------------------------------------------------------
 
-    fn check(&mut self) -> Result<(), Stuck> {
+    /// Compares what happened since the last time with the promises, and what the sessions say of themselves.
+    fn check(&mut self, doer: Doer) -> Result<(), Stuck> {
         let facts = cluster::lock(&self.cluster).drain_facts();
-        self.audit(facts)?;
+        self.audit(facts, doer)?;
         let at = self.now();
-        for runner in self.running.values() {
-            if let Some(violation) = crus_core::check::session(runner.driver.session()).into_iter().next() {
+        for (id, runner) in &self.running {
+            let session = runner.driver.session();
+            let unfounded = self.audits.get_mut(id).map(|audit| audit.follow(session)).unwrap_or_default();
+            if let Some(violation) = check::session(session).into_iter().chain(unfounded).next() {
                 return Err(Stuck::Broken { at, violation });
             }
         }
         Ok(())
     }
 
-    fn audit(&mut self, facts: Vec<Fact>) -> Result<(), Stuck> {
+    fn audit(&mut self, facts: Vec<Fact>, doer: Doer) -> Result<(), Stuck> {
         for fact in &facts {
-            for audit in self.audits.values_mut() {
-                if let Some(violation) = audit.witness(fact).into_iter().next() {
+            for (id, audit) in &mut self.audits {
+                let by = match doer {
+                    Doer::Session(session) if session == *id => By::Session,
+                    Doer::Session(_) | Doer::Operator => By::Others,
+                    Doer::Nobody => By::Unknown,
+                };
+                if let Some(violation) = audit.witness_deed(fact, by).into_iter().next() {
                     return Err(Stuck::Broken { at: fact.at, violation });
                 }
             }
@@ -286,11 +419,21 @@ impl World {
         Ok(())
     }
 
-    fn check_end(&self, id: UpgradeId) -> Result<(), Stuck> {
-        let (Some(runner), Some(audit)) = (self.running.get(&id), self.audits.get(&id)) else {
-            return Ok(());
-        };
-        let session = runner.driver.session();
+    /// The nodes that are out of service now, as facts.
+    fn held(&self) -> Vec<What> {
+        let cluster = cluster::lock(&self.cluster);
+        let names: Vec<NodeName> = cluster.node_names().cloned().collect();
+        let xnames: Vec<Option<Xname>> = names.iter().map(|name| cluster.xname_of(name)).collect();
+        drop(cluster);
+        let views = xnames.into_iter().zip(&names).filter_map(|(xname, name)| {
+            let NodeView { held, reason } = self.view(name)?;
+            held.then_some(What::NodeChanged { xname: xname?, held, reason, in_service: false })
+        });
+        views.collect()
+    }
+
+    fn check_end(&self, id: UpgradeId, session: &Session) -> Result<(), Stuck> {
+        let Some(audit) = self.audits.get(&id) else { return Ok(()) };
         let truth = Truth {
             nodes: session
                 .nodes
@@ -306,21 +449,15 @@ impl World {
         }
     }
 
-    /// Does something as an operator: it is no deed of a session, whatever it does to groups.
+    /// Does something as an operator: it is no deed of a session, whatever it does. What is done to
+    /// [`World::cluster`] between two runs is taken likewise.
     ///
     /// # Errors
     /// When a promise was broken before.
     pub fn by_hand(&mut self, act: impl FnOnce(&mut Cluster)) -> Result<(), Stuck> {
-        self.check()?;
-        let mut cluster = cluster::lock(&self.cluster);
-        act(&mut cluster);
-        let (groups, other): (Vec<Fact>, Vec<Fact>) = cluster
-            .drain_facts()
-            .into_iter()
-            .partition(|fact| matches!(fact.what, What::GroupChanged { .. }));
-        drop(cluster);
-        self.facts.extend(groups);
-        self.audit(other)
+        self.check(Doer::Operator)?;
+        act(&mut cluster::lock(&self.cluster));
+        self.check(Doer::Operator)
     }
 
     // ---- looking ----------------------------------------------------------------------------------------
@@ -348,6 +485,11 @@ impl World {
     /// Everything that happened.
     pub fn facts(&self) -> &[Fact] {
         &self.facts
+    }
+
+    /// All sessions that were ever created.
+    pub fn sessions(&self) -> impl Iterator<Item = UpgradeId> + '_ {
+        self.audits.keys().copied()
     }
 
     /// A session, running or finished; `None` once it is gone.
@@ -394,10 +536,15 @@ fn failed(error: impl std::fmt::Display) -> Stuck {
     Stuck::Failed(error.to_string())
 }
 
+/// Polls a future once. `None`: it did not end at once.
+fn poll<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
 /// Runs a future that never waits: the ports in-process and the store in memory answer at once.
 fn at_once<F: Future>(future: F) -> Result<F::Output, Stuck> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Ok(output),
-        Poll::Pending => Err(Stuck::Failed("a port in-process did not answer at once".to_owned())),
-    }
+    poll(future).ok_or_else(|| Stuck::Failed("a port in-process did not answer at once".to_owned()))
 }
