@@ -244,7 +244,7 @@ async fn a_large_save_that_is_cut_off_counts_wholly_or_not_at_all() {
         for node in &mut new.nodes {
             node.state = NodeState::Draining;
         }
-        let polls = draw(&mut random) % 60;
+        let polls = draw(&mut random) % if round % 2 == 0 { 12 } else { 60 };
         let told = format!("seed {seed}, round {round}, cut off after {polls} polls");
         let done = cut_off(dying.save(&new, &[Event::Frozen, Event::Head], created), polls).await;
         // What was asked for a moment before may be carried out still.
