@@ -36,7 +36,7 @@ const WRITER: &str = "store-writer";
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let Some((WRITER, rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return write_for_ever(&rest[0], rest[1].parse().unwrap(), rest[2].parse().unwrap());
+        return write_for_ever(&rest[0], Writes::named(&rest[1]), rest[2].parse().unwrap());
     }
     let test = |name: &str, run: fn()| {
         Trial::test(name, move || {
@@ -59,8 +59,25 @@ fn wait<T>(work: impl Future<Output = T>) -> T {
 
 // ---- what is written ---------------------------------------------------------------------------------------
 
-/// How many sessions there are at most.
-const SESSIONS: usize = 12;
+/// Which writes are made.
+#[derive(Clone, Copy)]
+struct Writes {
+    seed: u64,
+    /// How many sessions there are at most: many need more and more room.
+    sessions: usize,
+}
+
+impl Writes {
+    /// Their name among a process's arguments.
+    fn name(self) -> String {
+        format!("{},{}", self.seed, self.sessions)
+    }
+
+    fn named(name: &str) -> Writes {
+        let (seed, sessions) = name.split_once(',').unwrap();
+        Writes { seed: seed.parse().unwrap(), sessions: sessions.parse().unwrap() }
+    }
+}
 
 fn xname(n: u64) -> Xname {
     format!("x{}c{}s{}b{}n{}", 1000 + n / 128, n / 32 % 4, n / 4 % 8, n / 2 % 2, n % 2).parse().unwrap()
@@ -84,19 +101,19 @@ fn new_session(random: &mut u64, n: u64) -> Session {
 }
 
 /// The nth write: what it is follows from the seed, from `n` and from what is stored. At most one transaction.
-async fn act(store: &RedbStore, seed: u64, n: u64) -> Result<(), StoreError> {
-    let mut random = seed ^ n.wrapping_mul(0x2545_f491_4f6c_dd1d);
+async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError> {
+    let mut random = writes.seed ^ n.wrapping_mul(0x2545_f491_4f6c_dd1d);
     let random = &mut random;
     let mut ids = store.ids().await?;
     ids.sort();
     let kind = draw(random) % 12;
-    if ids.is_empty() || (kind < 2 && ids.len() < SESSIONS) {
+    if ids.is_empty() || (kind < 3 && ids.len() < writes.sessions) {
         store.create(&new_session(random, n)).await?;
         return Ok(());
     }
     let id = ids[usize::try_from(draw(random)).unwrap() % ids.len()];
     match kind {
-        2 => return store.remove(id).await,
+        3 if !ids.len().is_multiple_of(3) => return store.remove(id).await,
         3 => return store.order_deletion(id).await,
         4 => {
             let first = draw(random) % 30;
@@ -145,7 +162,7 @@ async fn read_all(store: &RedbStore) -> Result<(), StoreError> {
 
 /// Opens the store and, once told to, makes one write after the other, from the nth on, saying what came of each.
 /// After one that failed, it waits to be told again.
-fn write_for_ever(path: &str, seed: u64, mut n: u64) -> ExitCode {
+fn write_for_ever(path: &str, writes: Writes, mut n: u64) -> ExitCode {
     println!("{OPENING}");
     let store = match RedbStore::open(Path::new(path)) {
         Ok(store) => store,
@@ -159,7 +176,7 @@ fn write_for_ever(path: &str, seed: u64, mut n: u64) -> ExitCode {
     let mut goes_on = is_told();
     wait(async {
         while goes_on {
-            match act(&store, seed, n).await {
+            match act(&store, writes, n).await {
                 Ok(()) => {
                     n += 1;
                     println!("{n}");
@@ -196,9 +213,9 @@ impl Drop for Writer {
 
 impl Writer {
     /// Starts one, up to the moment when it opens the store.
-    fn start(path: &Path, seed: u64, n: u64) -> Writer {
+    fn start(path: &Path, writes: Writes, n: u64) -> Writer {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.arg(WRITER).arg(path).args([seed.to_string(), n.to_string()]);
+        command.arg(WRITER).arg(path).args([writes.name(), n.to_string()]);
         let mut command = Disk::command(&command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
@@ -296,7 +313,8 @@ fn contents(path: &Path) -> Contents {
             other => {
                 let table = reading.open_table(TableDefinition::<u128, ()>::new(other)).unwrap();
                 for row in table.iter().unwrap() {
-                    contents.insert((name.to_owned(), format!("{:032x}", row.unwrap().0.value())), Vec::new());
+                    contents
+                        .insert((name.to_owned(), format!("{:032x}", row.unwrap().0.value())), Vec::new());
                 }
             }
         }
@@ -316,13 +334,13 @@ fn difference(one: &Contents, other: &Contents) -> Vec<String> {
 /// A store that nothing ever happened to, at the same writes.
 struct Reference {
     path: PathBuf,
-    seed: u64,
+    writes: Writes,
     n: u64,
 }
 
 impl Reference {
-    fn new(folder: &Path, seed: u64) -> Reference {
-        Reference { path: folder.join("reference.redb"), seed, n: 0 }
+    fn new(folder: &Path, writes: Writes) -> Reference {
+        Reference { path: folder.join("reference.redb"), writes, n: 0 }
     }
 
     /// What is in it after so many writes.
@@ -330,7 +348,7 @@ impl Reference {
         let store = RedbStore::open(&self.path).unwrap();
         wait(async {
             for n in self.n..n {
-                act(&store, self.seed, n).await.unwrap();
+                act(&store, self.writes, n).await.unwrap();
             }
         });
         self.n = n;
@@ -352,7 +370,7 @@ impl Reference {
         assert!(
             found == next,
             "seed {}: after {acknowledged} acknowledged writes the store holds neither these\n{:#?}\nnor one more\n{:#?}",
-            self.seed,
+            self.writes.seed,
             difference(&found, &expected),
             difference(&found, &next)
         );
@@ -367,16 +385,19 @@ fn a_while(random: &mut u64, most_micros: u64) {
     thread::sleep(Duration::from_micros(draw(random) % most_micros));
 }
 
+/// How many sessions there are where room is of no interest.
+const FEW: usize = 12;
+
 fn kills_in_writes() {
-    const KILLS: u32 = 200;
-    let seed = seed();
-    let mut random = seed;
+    const KILLS: u32 = if cfg!(debug_assertions) { 60 } else { 400 };
+    let writes = Writes { seed: seed(), sessions: FEW };
+    let mut random = writes.seed;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("crus.redb");
-    let mut reference = Reference::new(folder.path(), seed);
-    let (mut writes, mut finished) = (0, 0);
+    let mut reference = Reference::new(folder.path(), writes);
+    let (mut written, mut finished) = (0, 0);
     for _ in 0..KILLS {
-        let mut writer = Writer::start(&path, seed, writes);
+        let mut writer = Writer::start(&path, writes, written);
         writer.go_on();
         // Sometimes it has not even opened the store.
         for _ in 0..draw(&mut random) % 12 {
@@ -384,41 +405,42 @@ fn kills_in_writes() {
         }
         a_while(&mut random, 5_000);
         let acknowledged = writer.kill();
-        writes = reference.compare(&path, acknowledged);
-        finished += writes - acknowledged;
+        written = reference.compare(&path, acknowledged);
+        finished += written - acknowledged;
     }
-    println!("killed {KILLS} times during {writes} writes; {finished} of those under way were found done");
+    println!("killed {KILLS} times during {written} writes; {finished} of those under way were found done");
 }
 
 fn kills_in_creation() {
-    const KILLS: u32 = 60;
-    let seed = seed();
-    let mut random = seed;
-    let mut found = BTreeMap::<&str, u32>::new();
+    const KILLS: u32 = 100;
+    let writes = Writes { seed: seed(), sessions: FEW };
+    let mut random = writes.seed;
+    let mut found = BTreeMap::<String, u32>::new();
     for _ in 0..KILLS {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("crus.redb");
-        let mut writer = Writer::start(&path, seed, 0);
+        let mut writer = Writer::start(&path, writes, 0);
         a_while(&mut random, 15_000);
         writer.child.kill().unwrap();
-        let opened = writer.line().is_some();
+        let opened = if writer.line().is_some() { "opened" } else { "not opened" };
         drop(writer);
-        let length = fs::metadata(&path).map(|file| file.len());
-        *found.entry(match length {
-            Err(_) => "no file",
-            Ok(0) => "an empty file",
-            Ok(_) if opened => "a store",
-            Ok(_) => "an unfinished store",
-        }).or_default() += 1;
-        assert_eq!(Reference::new(folder.path(), seed).compare(&path, 0), 0);
+        let mut files: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        *found.entry(format!("{opened}: {}", files.join(", "))).or_default() += 1;
+
+        assert_eq!(Reference::new(folder.path(), writes).compare(&path, 0), 0);
+        assert!(!folder.path().join("crus.redb.new").exists(), "what was not finished is cleared away");
     }
-    println!("killed {KILLS} times, leaving {found:?}");
+    println!("killed {KILLS} times, leaving {found:#?}");
 }
 
 fn kills_in_migration() {
     const KILLS: u32 = 60;
-    let seed = seed();
-    let mut random = seed;
+    let writes = Writes { seed: seed(), sessions: FEW };
+    let mut random = writes.seed;
     let folder = tempfile::tempdir().unwrap();
     let copy = |name: &str| {
         let path = folder.path().join(name);
@@ -434,7 +456,7 @@ fn kills_in_migration() {
     let (mut olds, mut news) = (0, 0);
     for _ in 0..KILLS {
         let path = copy("crus.redb");
-        let writer = Writer::start(&path, seed, 0);
+        let writer = Writer::start(&path, writes, 0);
         a_while(&mut random, 15_000);
         writer.kill();
         let found = contents(&path);
@@ -442,11 +464,11 @@ fn kills_in_migration() {
             olds += 1;
         } else {
             news += 1;
-            assert!(found == new, "seed {seed}: neither old nor new: {:#?}", difference(&found, &new));
+            assert!(found == new, "neither old nor new: {:#?}", difference(&found, &new));
         }
         drop(RedbStore::open(&path).unwrap());
         let found = contents(&path);
-        assert!(found == new, "seed {seed}: migrated otherwise: {:#?}", difference(&found, &new));
+        assert!(found == new, "migrated otherwise: {:#?}", difference(&found, &new));
     }
     println!("killed {KILLS} times; {olds} times it was still old, {news} times new");
 }
@@ -454,61 +476,63 @@ fn kills_in_migration() {
 // ---- no room -----------------------------------------------------------------------------------------------
 
 fn full_disk() {
+    let seed = seed();
     for (kind, disk) in Disk::kinds() {
-        println!("{kind}");
-        full_again_and_again(&disk);
+        let (mut random, mut room) = (seed, Vec::new());
+        for shortage in 0..8 {
+            let writes = Writes { seed: draw(&mut random), sessions: usize::MAX };
+            room.push(runs_out_of_room(&disk, &format!("crus-{shortage}.redb"), writes));
+        }
+        println!("{kind}: there was room for so many writes: {room:?}");
     }
 }
 
-fn full_again_and_again(disk: &Disk) {
-    const SHORTAGES: u32 = 8;
-    let seed = seed();
-    let mut random = seed;
-    let path = disk.folder().join("crus.redb");
+/// Fills the disk under a store at work. How many writes there was room for.
+fn runs_out_of_room(disk: &Disk, name: &str, writes: Writes) -> u64 {
+    let mut random = writes.seed;
+    let path = disk.folder().join(name);
     let elsewhere = tempfile::tempdir().unwrap();
-    let mut reference = Reference::new(elsewhere.path(), seed);
-    let mut writes = 0;
-    for _ in 0..SHORTAGES {
-        let mut writer = Writer::start(&path, seed, writes);
-        assert_eq!(writer.line().unwrap(), OPENED);
-        writer.go_on();
-        for _ in 0..draw(&mut random) % 20 {
-            assert_eq!(writer.write(), Ok(()));
-        }
-        disk.fill(writer.child.id(), &path);
-        // What is free within the file is used first, and again after each failure.
-        let mut failures = 0;
-        while failures < 5 {
-            match writer.write() {
-                Ok(()) => failures = 0,
-                Err(error) => {
-                    failures += 1;
-                    let says_why = ["No space left on device", "File too large"].iter().any(|why| error.contains(why));
-                    assert!(says_why && error.contains("crus.redb"), "seed {seed}: {error}");
+    let mut reference = Reference::new(elsewhere.path(), writes);
+    let mut writer = Writer::start(&path, writes, 0);
+    assert_eq!(writer.line().unwrap(), OPENED);
+    writer.go_on();
+    for _ in 0..draw(&mut random) % 20 {
+        assert_eq!(writer.write(), Ok(()));
+    }
+    disk.fill(writer.child.id(), &path);
+    // What is free within the file is used first.
+    let mut failures = 0;
+    while failures < 3 {
+        match writer.write() {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                let why = ["No space left on device", "File too large"];
+                assert!(why.iter().any(|why| error.contains(why)) && error.contains(name), "{error}");
+                failures += 1;
+                if failures < 3 {
                     writer.go_on();
                 }
             }
         }
-        println!("full after {} writes", writer.acknowledged);
-        if draw(&mut random).is_multiple_of(2) {
-            disk.free(writer.child.id());
-            let resumed = writer.acknowledged;
-            // The failure of the attempt that was under way may still come.
-            if writer.write().is_err() {
-                writer.go_on();
-            }
-            while writer.acknowledged < resumed + 20 {
-                assert_eq!(writer.write(), Ok(()), "seed {seed}");
-            }
-            writes = reference.compare(&path, writer.kill());
-        } else {
-            let acknowledged = writer.kill();
-            // Started again before there is room.
-            let mut again = Writer::start(&path, seed, acknowledged);
-            println!("{:?}", again.line());
-            disk.free(again.child.id());
-            again.kill();
-            writes = reference.compare(&path, acknowledged);
-        }
     }
+    let room = writer.acknowledged;
+    if draw(&mut random).is_multiple_of(2) {
+        disk.free(writer.child.id());
+        writer.go_on();
+        while writer.acknowledged < room + 20 {
+            assert_eq!(writer.write(), Ok(()));
+        }
+        reference.compare(&path, writer.kill());
+    } else {
+        // It ends, and starts again before there is room: reading is possible all the same.
+        writer.kill();
+        let mut again = Writer::start(&path, writes, room);
+        assert_eq!(again.line().unwrap(), OPENED);
+        disk.free(again.child.id());
+        again.go_on();
+        assert_eq!(again.write(), Ok(()));
+        reference.compare(&path, again.kill());
+    }
+    fs::remove_file(path).unwrap();
+    room
 }

@@ -91,27 +91,29 @@ impl SmallDisk {
     fn mount() -> Option<SmallDisk> {
         let folder = tempfile::tempdir().unwrap();
         let namespaces: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
-        namespaces.into_iter().find_map(|namespace| {
-            let mut holder = Command::new("unshare")
-                .args(namespace)
-                .args(["--propagation", "private", "sh", "-c"])
-                // It ends with us: nobody else holds the other end of its input.
-                .arg(r#"mount -t tmpfs -o "$0" crus-test "$1" && echo mounted && exec cat"#)
-                .arg(SmallDisk::SIZE)
-                .arg(folder.path())
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .ok()?;
-            let mut line = String::new();
-            BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            if line == "mounted\n" {
-                return Some(holder);
-            }
-            holder.wait().unwrap();
-            None
-        })
-        .map(|holder| SmallDisk { holder, folder })
+        namespaces
+            .into_iter()
+            .find_map(|namespace| {
+                let mut holder = Command::new("unshare")
+                    .args(namespace)
+                    .args(["--propagation", "private", "sh", "-c"])
+                    // It ends with us: nobody else holds the other end of its input.
+                    .arg(r#"mount -t tmpfs -o "$0" crus-test "$1" && echo mounted && exec cat"#)
+                    .arg(SmallDisk::SIZE)
+                    .arg(folder.path())
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .ok()?;
+                let mut line = String::new();
+                BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+                if line == "mounted\n" {
+                    return Some(holder);
+                }
+                holder.wait().unwrap();
+                None
+            })
+            .map(|holder| SmallDisk { holder, folder })
     }
 
     /// As it is seen from outside the namespace.
