@@ -276,7 +276,8 @@ fn create(path: &Path, directory: &Path) -> Result<Database, OpenError> {
 
 fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
+    // Of a damaged file it is known when it is opened: a plain look at a damaged page panics.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
 }
 
