@@ -2,7 +2,7 @@
 //! is simulated; the service, its store, its clients and the programs they start are processes of their own.
 //!
 //! A release build is killed 500 times, another one less often; `CRUS_TEST_KILLS` says how often instead.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/chance.rs"]
 mod chance;
@@ -113,10 +113,7 @@ impl Scenario {
         }
         if self == Scenario::Sharing {
             let all: Vec<Xname> = config.nodes.iter().map(|node| node.xname).collect();
-            let group = |members: &[Xname]| GroupSpec {
-                members: members.iter().copied().collect(),
-                ..GroupSpec::default()
-            };
+            let group = |members: &[Xname]| GroupSpec { members: members.to_vec(), ..GroupSpec::default() };
             let (first, second) = all.split_at(all.len() / 2);
             config.groups.insert("slurm-nodes".parse().unwrap(), group(first));
             config.groups.insert("other-nodes".parse().unwrap(), group(second));

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -128,7 +128,8 @@ impl RedbStore {
     /// See [`OpenError`].
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let database = open(path)?;
-        let file = StoreFile { path: path.to_owned(), database: Mutex::new(Some(Arc::new(database))) };
+        let held = RwLock::new(Held { database: Some(database), times: 0 });
+        let file = StoreFile { path: path.to_owned(), held };
         Ok(RedbStore { file: Arc::new(file) })
     }
 
@@ -147,38 +148,61 @@ impl RedbStore {
 
 struct StoreFile {
     path: PathBuf,
+    /// Whoever works with it reads this; it is opened again once all of them are done.
+    held: RwLock<Held>,
+}
+
+struct Held {
     /// `None` after an error of the disk: redb refuses everything from then on, until opened again.
-    database: Mutex<Option<Arc<Database>>>,
+    database: Option<Database>,
+    /// How often it was opened again.
+    times: u64,
 }
 
 impl StoreFile {
     fn run<T>(&self, work: impl FnOnce(&Database) -> Result<T, Trouble>) -> Result<T, StoreError> {
-        let database = self.database().map_err(|error| StoreError::Failed(error.to_string()))?;
-        work(&database).map_err(|trouble| match trouble {
-            Trouble::Told(error) => error,
-            Trouble::Redb(error) => {
-                if matches!(
-                    *error,
-                    redb::Error::Io(_)
-                        | redb::Error::PreviousIo
-                        | redb::Error::Backend(_)
-                        | redb::Error::LockPoisoned(_)
-                        | redb::Error::DatabaseClosed
-                ) {
-                    self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
-                }
-                StoreError::Failed(format!("{}: {error}", self.path.display()))
-            }
-        })
+        loop {
+            let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(database) = &held.database else {
+                drop(held);
+                self.open_again()?;
+                continue;
+            };
+            let (result, times) = (work(database), held.times);
+            drop(held);
+            return result.map_err(|trouble| self.told(trouble, times));
+        }
     }
 
-    fn database(&self) -> Result<Arc<Database>, OpenError> {
-        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match held.take() {
-            Some(database) => database,
-            None => Arc::new(open(&self.path)?),
+    fn open_again(&self) -> Result<(), StoreError> {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if held.database.is_none() {
+            held.database = Some(open(&self.path).map_err(|error| StoreError::Failed(error.to_string()))?);
+            held.times += 1;
+        }
+        Ok(())
+    }
+
+    /// What to tell of it. When the disk failed, the database that was opened so many `times` is closed.
+    fn told(&self, trouble: Trouble, times: u64) -> StoreError {
+        let error = match trouble {
+            Trouble::Told(error) => return error,
+            Trouble::Redb(error) => error,
         };
-        Ok(Arc::clone(held.insert(database)))
+        if matches!(
+            *error,
+            redb::Error::Io(_)
+                | redb::Error::PreviousIo
+                | redb::Error::Backend(_)
+                | redb::Error::LockPoisoned(_)
+                | redb::Error::DatabaseClosed
+        ) {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            if held.times == times {
+                held.database = None;
+            }
+        }
+        StoreError::Failed(format!("{}: {error}", self.path.display()))
     }
 }
 

@@ -9,28 +9,37 @@ use std::process::{Child, Command, Stdio};
 pub(crate) enum Disk {
     /// A file system of its own fills up: writes into it fail, wherever in a file.
     Small(SmallDisk),
-    /// A file may not grow beyond a limit set on the process: no rights are needed for it.
-    Limited(tempfile::TempDir),
+    /// A file may not grow any more, by a limit set on the process: no rights are needed for it.
+    NoGrowth(tempfile::TempDir),
+    /// A file may not be written at all, likewise.
+    NoWrites(tempfile::TempDir),
 }
 
 impl Disk {
-    /// Both kinds, each with its name. The first is missing where nobody may mount anything, which is said.
+    /// All kinds, each with its name. The first is missing where nobody may mount anything, which is said.
     pub(crate) fn kinds() -> Vec<(&'static str, Disk)> {
-        let limited = ("a limit on the file's size", Disk::Limited(tempfile::tempdir().unwrap()));
+        let folder = || tempfile::tempdir().unwrap();
+        let mut kinds = vec![
+            ("a file that cannot grow", Disk::NoGrowth(folder())),
+            ("a file that cannot be written", Disk::NoWrites(folder())),
+        ];
         match SmallDisk::mount() {
-            Some(disk) => vec![("a full file system", Disk::Small(disk)), limited],
-            None => {
-                eprintln!("left out: a file system cannot be mounted here, not even in a user namespace");
-                vec![limited]
-            }
+            Some(disk) => kinds.insert(0, ("a full file system", Disk::Small(disk))),
+            None => eprintln!("left out: a file system cannot be mounted here, not even in a user namespace"),
         }
+        kinds
+    }
+
+    /// Whether not even what the file has taken can be written again.
+    pub(crate) fn stops_every_write(&self) -> bool {
+        matches!(self, Disk::NoWrites(_))
     }
 
     /// Where files go.
     pub(crate) fn folder(&self) -> PathBuf {
         match self {
             Disk::Small(disk) => disk.path(),
-            Disk::Limited(folder) => folder.path().to_owned(),
+            Disk::NoGrowth(folder) | Disk::NoWrites(folder) => folder.path().to_owned(),
         }
     }
 
@@ -52,7 +61,8 @@ impl Disk {
     pub(crate) fn fill(&self, pid: u32, file: &Path) {
         match self {
             Disk::Small(disk) => disk.fill(),
-            Disk::Limited(_) => limit(pid, &fs::metadata(file).unwrap().len().to_string()),
+            Disk::NoGrowth(_) => limit(pid, &fs::metadata(file).unwrap().len().to_string()),
+            Disk::NoWrites(_) => limit(pid, "0"),
         }
     }
 
@@ -60,7 +70,7 @@ impl Disk {
     pub(crate) fn free(&self, pid: u32) {
         match self {
             Disk::Small(disk) => fs::remove_file(disk.filler()).unwrap(),
-            Disk::Limited(_) => limit(pid, "unlimited"),
+            Disk::NoGrowth(_) | Disk::NoWrites(_) => limit(pid, "unlimited"),
         }
     }
 }

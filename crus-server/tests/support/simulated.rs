@@ -82,7 +82,12 @@ impl Simulated {
 
     /// What is stored of a session. Only when no service runs any more: a store has one owner.
     pub(crate) async fn stored(&self, id: UpgradeId) -> Session {
-        let store = RedbStore::open(&self.store()).unwrap();
+        self.stored_in(&self.store(), id).await
+    }
+
+    /// The same, in another store.
+    pub(crate) async fn stored_in(&self, store: &Path, id: UpgradeId) -> Session {
+        let store = RedbStore::open(store).unwrap();
         store.load(id).await.unwrap().unwrap().0
     }
 
