@@ -10,11 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crus_api::{ServiceError, SessionState, Sessions};
 use crus_core::machine::Event;
-use crus_core::model::{Phase, Session};
+use crus_core::model::{Phase, Session, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
-    BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision, SessionStore,
-    StoreError, Wlm,
+    BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
+    SessionStore, StoreError, Wlm,
 };
 use crus_core::wlm::{Job, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, Spec, TemplateName, Time, UpgradeId, Xname};
@@ -159,6 +159,27 @@ impl SessionStore for Moody {
     }
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.deletion_ordered(id).await
+    }
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        self.inner.summary(id).await
+    }
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+        self.inner.claim(id, nodes).await
+    }
+    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.inner.own(id).await
+    }
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.inner.owns(id)
+    }
+    async fn disowned(&self, id: UpgradeId) {
+        self.inner.disowned(id).await;
+    }
+    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
+        self.inner.disown(id).await
+    }
+    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        self.inner.changes().await
     }
 }
 
