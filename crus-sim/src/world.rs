@@ -3,23 +3,28 @@
 //! A [`World`] is a [`Cluster`], a store, and the drivers of the sessions in it. It jumps from one
 //! moment at which anything can happen to the next; nothing sleeps and nothing is spawned. After every step it
 //! checks the promises P1–P8 against what really happened, as the cluster tells it. [`World::crash`] kills the
-//! service: the cluster and the store stay, everything else is forgotten.
+//! service: the cluster and the store stay, everything else is forgotten. [`World::take_over`] stops it for longer
+//! than its lease lasts, so that another replica runs its sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use crus_core::check::{Audit, Fact, NodeView, Violation, What, World as Truth};
-use crus_core::driver::{Driver, Next, Ports};
+use crus_core::check::{Audit, By, Fact, NodeView, Violation, World as Truth};
+use crus_core::driver::{Driver, Next, Observer, Ports};
+use crus_core::machine::Event;
 use crus_core::model::Node;
-use crus_core::ports::{SessionStore, StoreError, Wlm as _};
+use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
 use crate::faults::{Faulty, Plan};
+use crate::journal::{Counts, Kind};
 use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
 use crate::store::MemoryStore;
 
@@ -50,7 +55,48 @@ pub enum Stuck {
 
 struct Runner {
     driver: Driver,
+    /// A time is the cluster's: whoever sleeps is not woken by another setting of its clock.
     next: Next,
+}
+
+/// The service's own clock.
+#[derive(Debug, Clone)]
+struct OwnClock {
+    cluster: SharedCluster,
+    ahead_ms: Arc<AtomicI64>,
+}
+
+impl Clock for OwnClock {
+    fn now(&self) -> Time {
+        let now = cluster::lock(&self.cluster).now();
+        Time(now.0.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Writes down what sessions tell of themselves.
+struct Told(SharedCluster);
+
+impl Observer for Told {
+    fn changed(&self, session: &Session, events: &[Event]) {
+        let mut cluster = cluster::lock(&self.0);
+        let at = cluster.now();
+        let journal = cluster.journal_mut();
+        journal.count(Kind::Change, events.len());
+        if !journal.is_written() {
+            return;
+        }
+        for event in events {
+            journal.remark(at, || {
+                let what = match event {
+                    Event::Node(i) => session.nodes.get(*i).map(|node| format!("{node:?}")),
+                    Event::Message(i) => session.messages.get(*i).map(ToString::to_string),
+                    Event::Head => Some(format!("{:?}", session.head)),
+                    _ => None,
+                };
+                format!("  stored {} {event:?}: {}", session.head.id, what.unwrap_or_default())
+            });
+        }
+    }
 }
 
 /// A cluster with a service on it.
@@ -65,13 +111,20 @@ pub struct World {
     /// The service's way to Slurm.
     pub wlm: Faulty<SimWlm>,
     ports: Ports,
+    ahead_ms: Arc<AtomicI64>,
     limits: Limits,
     running: BTreeMap<UpgradeId, Runner>,
+    /// What replicas held that were stopped for too long.
+    stopped: Vec<Runner>,
     audits: BTreeMap<UpgradeId, Audit>,
     /// The sessions whose end was checked: later ones may change what they left.
     ended: BTreeSet<UpgradeId>,
-    facts: Vec<Fact>,
+    /// The sessions whose nodes are known.
+    frozen: BTreeSet<UpgradeId>,
+    facts: Option<Vec<Fact>>,
     created: u64,
+    rounds: u64,
+    checks: u64,
 }
 
 impl World {
@@ -83,13 +136,14 @@ impl World {
         let hsm = Faulty::new(sim.hsm.clone(), &cluster, Plan::none());
         let bos = Faulty::new(sim.bos.clone(), &cluster, Plan::none());
         let wlm = Faulty::new(sim.wlm.clone(), &cluster, Plan::none());
+        let ahead_ms = Arc::default();
         let ports = Ports {
             hsm: Arc::new(hsm.clone()),
             bos: Arc::new(bos.clone()),
             wlm: Arc::new(wlm.clone()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
-            clock: Arc::new(sim.clock.clone()),
-            observer: Arc::new(()),
+            clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
+            observer: Arc::new(Told(Arc::clone(&cluster))),
         };
         World {
             cluster,
@@ -99,12 +153,17 @@ impl World {
             bos,
             wlm,
             ports,
+            ahead_ms,
             limits,
             running: BTreeMap::new(),
+            stopped: Vec::new(),
             audits: BTreeMap::new(),
             ended: BTreeSet::new(),
-            facts: Vec::new(),
+            frozen: BTreeSet::new(),
+            facts: Some(Vec::new()),
             created: 0,
+            rounds: 0,
+            checks: 0,
         }
     }
 
@@ -117,7 +176,8 @@ impl World {
     pub fn create(&mut self, spec: Spec) -> Result<UpgradeId, Stuck> {
         self.created += 1;
         let id = UpgradeId(uuid::Uuid::from_u128(u128::from(self.created)));
-        let now = self.now();
+        self.note(Kind::Operator, || format!("creates {id}: {spec:?}"));
+        let now = self.ports.clock.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
         let revision = at_once(self.ports.store.create(&session))?.map_err(failed)?;
         at_once(self.ports.store.own(id))?.map_err(failed)?;
@@ -133,6 +193,7 @@ impl World {
     /// # Errors
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        self.note(Kind::Operator, || format!("deletes {id}"));
         at_once(self.ports.store.order_deletion(id))?.map_err(failed)?;
         if !self.running.contains_key(&id) {
             self.load(id)?;
@@ -149,7 +210,75 @@ impl World {
     /// # Errors
     /// When the store fails.
     pub fn crash(&mut self) -> Result<(), Stuck> {
+        self.note(Kind::Crash, || "crash".to_owned());
         self.running.clear();
+        self.load_all()
+    }
+
+    /// Kills the service right after its next call to the outside, before it can store what came of it, and starts it
+    /// again.
+    ///
+    /// # Errors
+    /// When a promise is broken.
+    pub fn crash_within(&mut self) -> Result<(), Stuck> {
+        let due = self.running.values().map(|runner| self.wake_of(runner)).min().flatten();
+        if let Some(wake) = due {
+            self.pass_time(wake)?;
+        }
+        self.store.fail(Some("dying"));
+        for id in self.running.keys().copied().collect::<Vec<_>>() {
+            for _ in 0..ROUNDS_MAX {
+                if !self.is_due(id) {
+                    break;
+                }
+                self.advance(id)?;
+            }
+        }
+        self.store.fail(None);
+        self.crash()
+    }
+
+    /// Stops the service for so long that its lease ends: another replica takes over what it ran.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn take_over(&mut self) -> Result<(), Stuck> {
+        self.note(Kind::Crash, || "stopped past its lease".to_owned());
+        self.stopped.extend(std::mem::take(&mut self.running).into_values());
+        self.store.expire();
+        self.store = Arc::new(self.store.another_replica());
+        self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
+        self.load_all()
+    }
+
+    /// The replicas that were stopped for too long go on where they were.
+    ///
+    /// # Errors
+    /// When one of them asks anything of the world.
+    pub fn wake_stopped(&mut self) -> Result<(), Stuck> {
+        self.note(Kind::Crash, || "who was stopped goes on".to_owned());
+        let calls = |world: &World| {
+            let counts = *world.cluster().journal().counts();
+            [Kind::CallHsm, Kind::CallBos, Kind::CallWlm, Kind::Fault].map(|kind| counts.of(kind))
+        };
+        for mut runner in std::mem::take(&mut self.stopped) {
+            let before = calls(self);
+            while at_once(runner.driver.advance())? == Ok(Next::Now) {}
+            if calls(self) != before {
+                let id = runner.driver.session().head.id;
+                return Err(Stuck::Failed(format!("a replica that had lost session {id} acted for it")));
+            }
+        }
+        self.check()
+    }
+
+    /// Sets the service's clock: so many milliseconds ahead of the cluster's from now on, or behind it.
+    pub fn set_clock(&mut self, ahead_ms: i64) {
+        self.note(Kind::Clock, || format!("the service's clock is {ahead_ms} ms ahead"));
+        self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+    }
+
+    fn load_all(&mut self) -> Result<(), Stuck> {
         for id in at_once(self.ports.store.ids())?.map_err(failed)? {
             self.load(id)?;
         }
@@ -185,18 +314,27 @@ impl World {
             if !self.round(&holds)? {
                 continue;
             }
-            let next = self.running.values().filter_map(|runner| match runner.next {
-                Next::At(time) => Some(time),
-                Next::Now => Some(self.now()),
-                Next::Finished | Next::Removed => None,
-            });
+            let next = self.running.values().filter_map(|runner| self.wake_of(runner));
             let wake = next.min().unwrap_or(limit).max(self.now() + 1);
             if wake > limit {
                 return Err(Stuck::TooLate(limit));
             }
-            cluster::lock(&self.cluster).advance_to(wake);
-            self.check()?;
+            self.pass_time(wake)?;
         }
+    }
+
+    /// When a session goes on, by the cluster's time; `None` for one that is done.
+    fn wake_of(&self, runner: &Runner) -> Option<Time> {
+        match runner.next {
+            Next::At(time) => Some(time),
+            Next::Now => Some(self.now()),
+            Next::Finished | Next::Removed => None,
+        }
+    }
+
+    fn pass_time(&mut self, until: Time) -> Result<(), Stuck> {
+        cluster::lock(&self.cluster).advance_to(until);
+        self.check()
     }
 
     /// Goes on until every session is done or gone, at most `limit_ms`, and compares how they ended with how the
@@ -216,42 +354,24 @@ impl World {
     /// When a promise is broken.
     pub fn run_for(&mut self, ms: u64) -> Result<(), Stuck> {
         match self.run_until(ms, |_| false) {
-            Err(Stuck::TooLate(end)) => {
-                cluster::lock(&self.cluster).advance_to(end);
-                self.check()
-            }
+            Err(Stuck::TooLate(end)) => self.pass_time(end),
             other => other,
         }
     }
 
     /// Does everything that can be done without time passing; `false` when the condition held before that.
     fn round(&mut self, holds: &impl Fn(&World) -> bool) -> Result<bool, Stuck> {
-        let ids: Vec<UpgradeId> = self.running.keys().copied().collect();
-        for id in ids {
+        let mut last = None;
+        while let Some(id) = self.after(last) {
+            last = Some(id);
             for rounds in 0.. {
-                let now = self.now();
-                let Some(runner) = self.running.get_mut(&id) else { break };
-                let due = match runner.next {
-                    Next::Now => true,
-                    Next::At(time) => time <= now,
-                    Next::Finished | Next::Removed => false,
-                };
-                if !due {
+                if !self.is_due(id) {
                     break;
                 }
                 if rounds > ROUNDS_MAX {
                     return Err(Stuck::Spins(id));
                 }
-                runner.next = match at_once(runner.driver.advance())? {
-                    // A store that fails is tried again, as the service does.
-                    Err(StoreError::Failed(_)) => Next::At(now + 1_000),
-                    result => result.map_err(failed)?,
-                };
-                let ended = matches!(runner.next, Next::Finished | Next::Removed);
-                self.check()?;
-                if ended && self.ended.insert(id) {
-                    self.check_end(id)?;
-                }
+                self.advance(id)?;
                 if holds(self) {
                     return Ok(false);
                 }
@@ -260,33 +380,103 @@ impl World {
         Ok(true)
     }
 
-    // ---- the promises -----------------------------------------------------------------------------------
+    /// The session that comes after this one.
+    fn after(&self, last: Option<UpgradeId>) -> Option<UpgradeId> {
+        match last {
+            None => self.running.first_key_value(),
+            Some(id) => self.running.range((Bound::Excluded(id), Bound::Unbounded)).next(),
+        }
+        .map(|(id, _)| *id)
+    }
 
-    fn check(&mut self) -> Result<(), Stuck> {
-        let facts = cluster::lock(&self.cluster).drain_facts();
-        self.audit(facts)?;
-        let at = self.now();
-        for runner in self.running.values() {
-            if let Some(violation) = crus_core::check::session(runner.driver.session()).into_iter().next() {
-                return Err(Stuck::Broken { at, violation });
+    fn is_due(&self, id: UpgradeId) -> bool {
+        self.running.get(&id).is_some_and(|runner| match runner.next {
+            Next::Now => true,
+            Next::At(time) => time <= self.now(),
+            Next::Finished | Next::Removed => false,
+        })
+    }
+
+    /// Lets a session do one round.
+    fn advance(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        let Some(runner) = self.running.get_mut(&id) else { return Ok(()) };
+        self.rounds += 1;
+        cluster::lock(&self.cluster).acts(By::Session(id));
+        let result = at_once(runner.driver.advance());
+        let mut cluster = cluster::lock(&self.cluster);
+        cluster.acts(By::Itself);
+        let now = cluster.now();
+        runner.next = match result? {
+            // It sleeps for as long as that is by its own clock.
+            Ok(Next::At(time)) => {
+                let ahead = self.ahead_ms.load(Ordering::Relaxed);
+                Next::At(now + time.since(Time(now.0.saturating_add_signed(ahead))))
             }
+            Ok(Next::Now) => {
+                cluster.journal_mut().count(Kind::Input, 1);
+                Next::Now
+            }
+            // A store that fails is tried again, as the service does.
+            Err(StoreError::Failed(words)) => {
+                cluster.note(Kind::Fault, || format!("the store fails: {words}"));
+                Next::At(now + 1_000)
+            }
+            result => result.map_err(failed)?,
+        };
+        drop(cluster);
+        let ended = matches!(runner.next, Next::Finished | Next::Removed);
+        self.check_session(id)?;
+        self.check()?;
+        if ended && self.ended.insert(id) {
+            self.check_end(id)?;
         }
         Ok(())
     }
 
-    fn audit(&mut self, facts: Vec<Fact>) -> Result<(), Stuck> {
+    // ---- the promises -----------------------------------------------------------------------------------
+
+    /// Checks what happened since the last time.
+    fn check(&mut self) -> Result<(), Stuck> {
+        let facts = {
+            let mut cluster = cluster::lock(&self.cluster);
+            if cluster.facts().is_empty() {
+                return Ok(());
+            }
+            cluster.drain_facts()
+        };
         for fact in &facts {
             for audit in self.audits.values_mut() {
+                self.checks += 1;
                 if let Some(violation) = audit.witness(fact).into_iter().next() {
                     return Err(Stuck::Broken { at: fact.at, violation });
                 }
             }
         }
-        self.facts.extend(facts);
+        if let Some(all) = &mut self.facts {
+            all.extend(facts);
+        }
         Ok(())
     }
 
-    fn check_end(&self, id: UpgradeId) -> Result<(), Stuck> {
+    /// Checks what a session that may have changed says of itself.
+    fn check_session(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        let Some(runner) = self.running.get(&id) else { return Ok(()) };
+        let session = runner.driver.session();
+        self.checks += 1;
+        if let Some(violation) = crus_core::check::session(session).into_iter().next() {
+            return Err(Stuck::Broken { at: self.now(), violation });
+        }
+        if !session.nodes.is_empty()
+            && self.frozen.insert(id)
+            && let Some(audit) = self.audits.get_mut(&id)
+        {
+            audit.frozen(session);
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        self.checks += 1;
         let (Some(runner), Some(audit)) = (self.running.get(&id), self.audits.get(&id)) else {
             return Ok(());
         };
@@ -306,21 +496,18 @@ impl World {
         }
     }
 
-    /// Does something as an operator: it is no deed of a session, whatever it does to groups.
+    /// Does something as an operator: it is no deed of a session, nor is what comes of it a broken promise.
     ///
     /// # Errors
     /// When a promise was broken before.
     pub fn by_hand(&mut self, act: impl FnOnce(&mut Cluster)) -> Result<(), Stuck> {
         self.check()?;
         let mut cluster = cluster::lock(&self.cluster);
+        cluster.acts(By::Operator);
         act(&mut cluster);
-        let (groups, other): (Vec<Fact>, Vec<Fact>) = cluster
-            .drain_facts()
-            .into_iter()
-            .partition(|fact| matches!(fact.what, What::GroupChanged { .. }));
+        cluster.acts(By::Itself);
         drop(cluster);
-        self.facts.extend(groups);
-        self.audit(other)
+        self.check()
     }
 
     // ---- looking ----------------------------------------------------------------------------------------
@@ -330,9 +517,32 @@ impl World {
         cluster::lock(&self.cluster)
     }
 
-    /// The virtual time.
+    /// The virtual time: the cluster's.
     pub fn now(&self) -> Time {
-        self.ports.clock.now()
+        self.cluster().now()
+    }
+
+    fn note(&self, kind: Kind, what: impl FnOnce() -> String) {
+        self.cluster().note(kind, what);
+    }
+
+    /// How often each kind of thing happened.
+    pub fn counts(&self) -> Counts {
+        let mut counts = *self.cluster().journal().counts();
+        let written = self.store.written();
+        counts.set(Kind::Write, written.writes);
+        counts.set(Kind::Claim, written.claims);
+        counts
+    }
+
+    /// How many rounds the sessions did, and how many times something was checked.
+    pub fn rounds_and_checks(&self) -> (u64, u64) {
+        (self.rounds, self.checks)
+    }
+
+    /// From now on facts are forgotten once they were checked: a long run saves memory.
+    pub fn forget_facts(&mut self) {
+        self.facts = None;
     }
 
     /// The store.
@@ -347,7 +557,7 @@ impl World {
 
     /// Everything that happened.
     pub fn facts(&self) -> &[Fact] {
-        &self.facts
+        self.facts.as_deref().unwrap_or_default()
     }
 
     /// A session, running or finished; `None` once it is gone.
