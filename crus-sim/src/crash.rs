@@ -705,7 +705,9 @@ impl Effort {
                 all.push(Strikes::from([(at, Strike::Lost)]));
             }
             if *place == Place::Before("bos.reboot") {
-                all.extend([1_000, 5_000, 25_000, 55_000].map(|ms| Strikes::from([(at, Strike::Late { ms })])));
+                all.extend(
+                    [1_000, 5_000, 25_000, 55_000].map(|ms| Strikes::from([(at, Strike::Late { ms })])),
+                );
             }
             let mut seconds: BTreeSet<usize> = BTreeSet::new();
             while seconds.len() < self.near_tried.min(self.near) {

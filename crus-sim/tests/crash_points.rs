@@ -247,9 +247,7 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
     let stages: [(&str, fn(&Session) -> bool); 3] = [
         ("while it drains", |session| session.head.stage == Stage::Quiescing),
         ("while nodes boot", |session| session.head.stage == Stage::Booting),
-        ("while nodes return", |session| {
-            session.nodes.iter().any(|node| node.state == NodeState::Returning)
-        }),
+        ("while nodes return", |session| session.nodes.iter().any(|node| node.state == NodeState::Returning)),
     ];
     let mut all = Vec::new();
     for (when, moment) in stages {
@@ -301,7 +299,7 @@ fn other_people() -> Vec<Scenario> {
         .without_absence(),
         meddled("undrained meanwhile, and taken by a job", |world| {
             // Whether it was drained by then or not.
-            drop(world.cluster().update(&[name(1)], &Update::resume()));
+            _ = world.cluster().update(&[name(1)], &Update::resume());
             let mut later = job(2, &[1], 3);
             later.start_ms = MINUTE;
             world.cluster().submit(later);
@@ -373,8 +371,18 @@ fn two_sessions() -> Vec<Scenario> {
     let shared_group = split(&[1], &[2, 3], &[]);
     let shared_node = split(&[1, 2], &[2, 3], &["up-b", "failed-b"]);
     vec![
-        both("two sessions share groups", shared_group, spec_of("one", "up", "failed"), spec_of("other", "up", "failed")),
-        both("two sessions share a node", shared_node, spec_of("one", "up", "failed"), spec_of("other", "up-b", "failed-b")),
+        both(
+            "two sessions share groups",
+            shared_group,
+            spec_of("one", "up", "failed"),
+            spec_of("other", "up", "failed"),
+        ),
+        both(
+            "two sessions share a node",
+            shared_node,
+            spec_of("one", "up", "failed"),
+            spec_of("other", "up-b", "failed-b"),
+        ),
         Scenario::new("the waiting one of two is deleted", small(2), SEED, |world| {
             world.create(spec(2))?;
             let second = world.create(spec(2))?;
