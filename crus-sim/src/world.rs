@@ -434,13 +434,15 @@ impl World {
 
     fn check_end(&self, id: UpgradeId, session: &Session) -> Result<(), Stuck> {
         let Some(audit) = self.audits.get(&id) else { return Ok(()) };
+        // What another session has begun with is that one's to put right. The end may be seen late, after a crash.
+        let others = self.running.iter().filter(|(other, _)| **other != id);
+        let elsewhere: BTreeSet<Xname> = others
+            .flat_map(|(_, runner)| runner.driver.session().in_flight().map(|node| node.xname))
+            .collect();
+        let nodes = session.nodes.iter().filter(|node| !elsewhere.contains(&node.xname));
         let truth = Truth {
-            nodes: session
-                .nodes
-                .iter()
-                .filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?)))
-                .collect(),
-            upgrading: self.members(&session.head.spec.upgrading),
+            nodes: nodes.filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?))).collect(),
+            upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
             failed: self.members(&session.head.spec.failed),
         };
         match audit.at_end(session, &truth).into_iter().next() {
