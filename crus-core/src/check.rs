@@ -329,8 +329,9 @@ impl Audit {
         let (since, theirs) = before.filter(|_| by == By::Session)?;
         let was_known = at.since(since) >= KNOWN_AFTER_MS;
         let kept = reason.starts_with(messages::owners_words(&theirs));
-        (was_known && !kept)
-            .then(|| broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session")))
+        (was_known && !kept).then(|| {
+            broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session"))
+        })
     }
 
     /// Compares how the session ended with how the world is.

@@ -153,8 +153,9 @@ impl World {
         let now = self.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
         let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
+        // What was there before the session is there at its first look.
         for what in self.held() {
-            audit.witness_deed(&Fact { at: now, what }, By::Others);
+            audit.witness_deed(&Fact { at: Time(0), what }, By::Others);
         }
         self.audits.insert(id, audit);
         let Some(result) = poll(self.ports.store.create(&session)) else {

@@ -220,7 +220,9 @@ fn conditions_from_the_start() -> Vec<Scenario> {
             break_it(world);
             let id = world.create(spec(2))?;
             // It is said once; what it is now stands beside.
-            until(world, id, |session| session.head.condition.as_ref().is_some_and(|why| why.contains(says)))?;
+            until(world, id, |session| {
+                session.head.condition.as_ref().is_some_and(|why| why.contains(says))
+            })?;
             world.run_for(MINUTE)?;
             mend_it(world);
             world.must_end(DAY)
@@ -334,7 +336,8 @@ fn time_outs_and_boot_sessions() -> Vec<Scenario> {
             world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
             world.must_end(DAY)
         })
-        .without_absence(),
+        .without_absence()
+        .without_late_requests(),
         Scenario::new("a node is taken over", small(2), SEED, move |world| {
             world.create(spec(2))?;
             world.run_until(DAY, cut)?;
@@ -384,8 +387,18 @@ fn two_sessions() -> Vec<Scenario> {
     let shared_group = split(&[1], &[2, 3], &[]);
     let shared_node = split(&[1, 2], &[2, 3], &["up-b", "failed-b"]);
     vec![
-        both("two sessions share groups", shared_group, spec_of("one", "up", "failed"), spec_of("other", "up", "failed")),
-        both("two sessions share a node", shared_node, spec_of("one", "up", "failed"), spec_of("other", "up-b", "failed-b")),
+        both(
+            "two sessions share groups",
+            shared_group,
+            spec_of("one", "up", "failed"),
+            spec_of("other", "up", "failed"),
+        ),
+        both(
+            "two sessions share a node",
+            shared_node,
+            spec_of("one", "up", "failed"),
+            spec_of("other", "up-b", "failed-b"),
+        ),
         Scenario::new("the waiting one of two is deleted", small(2), SEED, |world| {
             world.create(spec(2))?;
             let second = world.create(spec(2))?;
