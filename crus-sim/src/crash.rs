@@ -485,7 +485,7 @@ impl End {
                 nodes: session.nodes.iter().map(|node| (node.xname, timeless(&node.state))).collect(),
             });
             end.sessions.insert(id, session);
-            let rebooted = nodes.iter().filter_map(|(_, xname)| Some((*xname)?));
+            let rebooted = nodes.iter().filter_map(|(_, xname)| *xname);
             let rebooted = rebooted.map(|xname| ((id, xname), world.reboots(id, xname)));
             end.reboots.extend(rebooted.filter(|(_, times)| *times > 0));
         }
@@ -673,10 +673,10 @@ impl Scenario {
 /// How much is tried.
 #[derive(Debug, Clone)]
 pub struct Effort {
-    /// At every so many-th point the service is tried with a long absence as well.
-    pub long_every: usize,
-    /// How long that is, in virtual milliseconds.
-    pub long_ms: u64,
+    /// At every so many-th point the service is tried with an absence as well.
+    pub away_every: usize,
+    /// How long that is, in virtual milliseconds: these, by turns.
+    pub away_ms: Vec<u64>,
     /// A second crash follows within so many points of the first.
     pub near: usize,
     /// Of these, how many are tried for each first one.
@@ -695,8 +695,12 @@ impl Effort {
         let mut rng = Rng::new(self.seed, 7);
         for (at, place) in places.iter().enumerate() {
             all.push(Strikes::from([(at, DIES)]));
-            if absences && at % self.long_every.max(1) == 0 {
-                all.push(Strikes::from([(at, Strike::Dies { down_ms: self.long_ms })]));
+            let every = self.away_every.max(1);
+            if absences
+                && at % every == 0
+                && let Some(down_ms) = self.away_ms.iter().cycle().nth(at / every)
+            {
+                all.push(Strikes::from([(at, Strike::Dies { down_ms: *down_ms })]));
             }
             if place.is_request() {
                 all.push(Strikes::from([(at, Strike::Twice)]));

@@ -264,8 +264,8 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
     ];
     let mut all = Vec::new();
     for (when, moment) in stages {
-        // The groups and the template: BOS looks at them late, so that without them the boot session fails. That
-        // they are missing at first is among the scenarios; so is a boot session without nodes.
+        // Not the groups and the template: BOS looks at them late, so that without them the boot session fails,
+        // which is a scenario of its own.
         for (what, break_it, _, mend_it) in CONDITIONS.into_iter().skip(4) {
             all.push(Scenario::new(format!("{what} {when}"), small(2), SEED, move |world| {
                 let id = world.create(spec(2))?;
@@ -276,6 +276,17 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
                 world.must_end(DAY)
             }));
         }
+    }
+    // The upgrading and the failed group and the template, between two steps.
+    for (what, break_it, _, mend_it) in CONDITIONS.into_iter().take(4).skip(1) {
+        all.push(Scenario::new(format!("{what} between two steps"), small(2), SEED, move |world| {
+            let id = world.create(spec(1))?;
+            until(world, id, |session| session.head.step > 0)?;
+            break_it(world);
+            world.run_for(MINUTE)?;
+            mend_it(world);
+            world.must_end(DAY)
+        }));
     }
     all
 }
@@ -425,8 +436,9 @@ fn number(name: &str) -> Option<u64> {
 fn effort() -> Effort {
     let times = number("CRUS_TEST_CRASHES").unwrap_or(1) as usize;
     Effort {
-        long_every: 5usize.div_ceil(times),
-        long_ms: 5 * MINUTE,
+        away_every: 4usize.div_ceil(times),
+        // A boot has begun by then, the power is cut, the boot is over.
+        away_ms: vec![5_000, 17_000, 5 * MINUTE],
         near: 12,
         near_tried: times,
         drawn: 20 * times,

@@ -46,7 +46,8 @@ fn breaks(promise: &str, result: Result<(), Stuck>) {
 /// No crash breaks this scenario, and with the mutant some break this promise. After each crash the service comes
 /// back at once, and also after seventeen seconds: the power was cut by then, and Slurm has not noticed.
 fn caught_by_crashes(mutant: Mutant, promise: &str, scenario: impl Fn() -> Scenario) {
-    let effort = Effort { long_every: 1, long_ms: 17_000, near: 1, near_tried: 0, drawn: 0, seed: SEED };
+    let effort =
+        Effort { away_every: 1, away_ms: vec![17_000], near: 1, near_tried: 0, drawn: 0, seed: SEED };
     let sound = scenario().examine(&effort).unwrap();
     assert_eq!(sound.failed, 0, "without the mutant: {sound}");
     let mutated = scenario().decorated(move |ports, points| mutant.decorate(ports, points));
@@ -93,11 +94,7 @@ fn p2_a_drain_that_takes_nodes_down() {
 /// Boots soon, so that there are few points.
 fn quick(size: u32) -> ClusterConfig {
     let config = cluster(size);
-    let bos = BosConfig {
-        power_off: Span::new(5_000, 8_000),
-        boot: Span::new(60_000, 70_000),
-        ..config.bos
-    };
+    let bos = BosConfig { power_off: Span::new(5_000, 8_000), boot: Span::new(60_000, 70_000), ..config.bos };
     ClusterConfig { bos, ..config }
 }
 
