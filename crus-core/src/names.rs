@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +61,7 @@ macro_rules! text_name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0.into()
+                name.as_str().to_owned()
             }
         }
     };
@@ -154,10 +155,11 @@ impl From<Xname> for String {
 
 /// The workload manager's name of a node, such as `nid000001`.
 ///
-/// Slurm takes `ALL` for the whole cluster and brackets for ranges, so neither can be one.
+/// Slurm takes `ALL` for the whole cluster and brackets for ranges, so neither can be one. Cheap to clone: copies
+/// share the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeName(Box<str>);
+pub struct NodeName(Arc<str>);
 
 impl NodeName {
     /// Reads a node name.

@@ -256,8 +256,11 @@ fn conditions_from_the_start() -> Vec<Scenario> {
     all
 }
 
+/// When something happens.
+type Moment = (&'static str, fn(&Session) -> bool);
+
 fn conditions_in_the_middle() -> Vec<Scenario> {
-    let stages: [(&str, fn(&Session) -> bool); 3] = [
+    let stages: [Moment; 3] = [
         ("while it drains", |session| reached(session, Stage::Quiescing)),
         ("while nodes boot", |session| reached(session, Stage::Booting)),
         ("while nodes return", returning),

@@ -561,7 +561,7 @@ impl SessionStore for RedbStore {
     }
 
     async fn disowned(&self, _: UpgradeId) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {
