@@ -1,6 +1,8 @@
 //! The store in etcd, on a real one: what every store must do, and what this one must do besides.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
+#[path = "support/chance.rs"]
+mod chance;
 #[path = "support/conformance.rs"]
 mod conformance;
 #[path = "support/etcd.rs"]
@@ -11,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use chance::{draw, seed};
 use conformance::{conforms, freeze, load, replicas_conform, session};
 use crus_core::machine::Event;
 use crus_core::model::{NodeState, UpgradeId};
@@ -26,26 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Seconds: short where a test waits for its end, long where it must not end.
 const SHORT: u64 = 2;
 const LONG: u64 = 60;
-
-/// Set to repeat the draws of a run.
-const SEED: &str = "CRUS_TEST_SEED";
-
-fn seed() -> u64 {
-    let seed = match std::env::var(SEED) {
-        Ok(text) => text.parse().unwrap(),
-        Err(_) => uuid::Uuid::new_v4().as_u64_pair().0,
-    };
-    println!("{SEED}={seed}");
-    seed
-}
-
-/// The next random number: splitmix64.
-fn draw(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();

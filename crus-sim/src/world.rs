@@ -4,23 +4,28 @@
 //! moment at which anything can happen to the next; nothing sleeps and nothing is spawned. After every step it
 //! checks the promises P1–P8 against what really happened, as the cluster tells it; [`World::must_end`] checks P9.
 //! [`World::crash`] kills the service: the cluster and the store stay, everything else is forgotten.
+//! [`World::take_over`] stops it for longer than its lease lasts, so that another replica runs its sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, What, World as Truth};
-use crus_core::driver::{Driver, Next, Ports};
+use crus_core::driver::{Driver, Next, Observer, Ports};
+use crus_core::machine::Event;
 use crus_core::model::Node;
-use crus_core::ports::{SessionStore, StoreError, Wlm as _};
+use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
 use crate::crash::Points;
 use crate::faults::{Faulty, Plan};
+use crate::journal::{Counts, Kind};
 use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
 use crate::store::MemoryStore;
 
@@ -51,18 +56,51 @@ pub enum Stuck {
 
 struct Runner {
     driver: Driver,
+    /// A time is the cluster's: whoever sleeps is not woken by another setting of its clock.
     next: Next,
 }
 
 /// What a round of a session says next, made something else: a service with a broken loop.
 type Tamper = Box<dyn Fn(&Session, Next) -> Next>;
 
-/// Who may have done what the cluster tells.
-#[derive(Clone, Copy)]
-enum Doer {
-    Session(UpgradeId),
-    Operator,
-    Nobody,
+/// The service's own clock.
+#[derive(Debug, Clone)]
+struct OwnClock {
+    cluster: SharedCluster,
+    ahead_ms: Arc<AtomicI64>,
+}
+
+impl Clock for OwnClock {
+    fn now(&self) -> Time {
+        let now = cluster::lock(&self.cluster).now();
+        Time(now.0.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Writes down what sessions tell of themselves.
+struct Told(SharedCluster);
+
+impl Observer for Told {
+    fn changed(&self, session: &Session, events: &[Event]) {
+        let mut cluster = cluster::lock(&self.0);
+        let at = cluster.now();
+        let journal = cluster.journal_mut();
+        journal.count(Kind::Change, events.len());
+        if !journal.is_written() {
+            return;
+        }
+        for event in events {
+            journal.remark(at, || {
+                let what = match event {
+                    Event::Node(i) => session.nodes.get(*i).map(|node| format!("{node:?}")),
+                    Event::Message(i) => session.messages.get(*i).map(ToString::to_string),
+                    Event::Head => Some(format!("{:?}", session.head)),
+                    _ => None,
+                };
+                format!("  stored {} {event:?}: {}", session.head.id, what.unwrap_or_default())
+            });
+        }
+    }
 }
 
 /// A cluster with a service on it.
@@ -77,13 +115,18 @@ pub struct World {
     /// The service's way to Slurm.
     pub wlm: Faulty<SimWlm>,
     ports: Ports,
+    ahead_ms: Arc<AtomicI64>,
     limits: Limits,
     running: BTreeMap<UpgradeId, Runner>,
+    /// What replicas held that were stopped for too long.
+    stopped: Vec<Runner>,
     audits: BTreeMap<UpgradeId, Audit>,
     /// The sessions whose end was checked: later ones may change what they left.
     ended: BTreeSet<UpgradeId>,
-    facts: Vec<Fact>,
+    facts: Option<Vec<Fact>>,
     created: u64,
+    rounds: u64,
+    checks: u64,
     points: Option<Points>,
     tamper: Option<Tamper>,
 }
@@ -92,18 +135,21 @@ impl World {
     /// A world with a service that has nothing to do yet.
     pub fn new(config: ClusterConfig, seed: u64, limits: Limits) -> Self {
         let cluster = Cluster::new(config, seed).shared();
+        // Whatever is done to it by nobody else.
+        cluster::lock(&cluster).acts(By::Operator);
         let sim = SimPorts::new(&cluster);
         let store = Arc::new(MemoryStore::default());
         let hsm = Faulty::new(sim.hsm.clone(), &cluster, Plan::none());
         let bos = Faulty::new(sim.bos.clone(), &cluster, Plan::none());
         let wlm = Faulty::new(sim.wlm.clone(), &cluster, Plan::none());
+        let ahead_ms = Arc::default();
         let ports = Ports {
             hsm: Arc::new(hsm.clone()),
             bos: Arc::new(bos.clone()),
             wlm: Arc::new(wlm.clone()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
-            clock: Arc::new(sim.clock.clone()),
-            observer: Arc::new(()),
+            clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
+            observer: Arc::new(Told(Arc::clone(&cluster))),
         };
         World {
             cluster,
@@ -113,12 +159,16 @@ impl World {
             bos,
             wlm,
             ports,
+            ahead_ms,
             limits,
             running: BTreeMap::new(),
+            stopped: Vec::new(),
             audits: BTreeMap::new(),
             ended: BTreeSet::new(),
-            facts: Vec::new(),
+            facts: Some(Vec::new()),
             created: 0,
+            rounds: 0,
+            checks: 0,
             points: None,
             tamper: None,
         }
@@ -150,11 +200,12 @@ impl World {
     pub fn create(&mut self, spec: Spec) -> Result<UpgradeId, Stuck> {
         self.created += 1;
         let id = UpgradeId(uuid::Uuid::from_u128(u128::from(self.created)));
-        let now = self.now();
+        self.note(Kind::Operator, || format!("creates {id}: {spec:?}"));
+        let now = self.ports.clock.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
         let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
         for what in self.held() {
-            audit.witness_deed(&Fact { at: now, what }, By::Others);
+            audit.witness(&Fact { at: now, by: By::Itself, what });
         }
         self.audits.insert(id, audit);
         let Some(result) = poll(self.ports.store.create(&session)) else {
@@ -178,13 +229,14 @@ impl World {
     /// # Errors
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        self.note(Kind::Operator, || format!("deletes {id}"));
         let Some(result) = poll(self.ports.store.order_deletion(id)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.delete(id);
         };
         result.map_err(failed)?;
-        let now = self.now();
+        let now = self.ports.clock.now();
         if let Some(audit) = self.audits.get_mut(&id) {
             audit.deletion_ordered(now);
         }
@@ -203,11 +255,72 @@ impl World {
     /// # Errors
     /// When the store fails.
     pub fn crash(&mut self) -> Result<(), Stuck> {
+        self.note(Kind::Crash, || "crash".to_owned());
         self.running.clear();
-        for id in at_once(self.ports.store.ids())?.map_err(failed)? {
-            self.load(id)?;
+        self.load_all()
+    }
+
+    /// Kills the service right after its next call to the outside, before it can store what came of it, and starts it
+    /// again.
+    ///
+    /// # Errors
+    /// When a promise is broken.
+    pub fn crash_within(&mut self) -> Result<(), Stuck> {
+        let due = self.running.values().map(|runner| self.wake_of(runner)).min().flatten();
+        if let Some(wake) = due {
+            self.pass_time(wake)?;
         }
-        Ok(())
+        self.store.fail(Some("dying"));
+        for id in self.running.keys().copied().collect::<Vec<_>>() {
+            for _ in 0..ROUNDS_MAX {
+                if !self.is_due(id) {
+                    break;
+                }
+                self.advance(id)?;
+            }
+        }
+        self.store.fail(None);
+        self.crash()
+    }
+
+    /// Stops the service for so long that its lease ends: another replica takes over what it ran.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn take_over(&mut self) -> Result<(), Stuck> {
+        self.note(Kind::Crash, || "stopped past its lease".to_owned());
+        self.stopped.extend(std::mem::take(&mut self.running).into_values());
+        self.store.expire();
+        self.store = Arc::new(self.store.another_replica());
+        self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
+        self.load_all()
+    }
+
+    /// The replicas that were stopped for too long go on where they were.
+    ///
+    /// # Errors
+    /// When one of them asks anything of the world.
+    pub fn wake_stopped(&mut self) -> Result<(), Stuck> {
+        self.note(Kind::Crash, || "who was stopped goes on".to_owned());
+        let calls = |world: &World| {
+            let counts = *world.cluster().journal().counts();
+            [Kind::CallHsm, Kind::CallBos, Kind::CallWlm, Kind::Fault].map(|kind| counts.of(kind))
+        };
+        for mut runner in std::mem::take(&mut self.stopped) {
+            let before = calls(self);
+            while at_once(runner.driver.advance())? == Ok(Next::Now) {}
+            if calls(self) != before {
+                let id = runner.driver.session().head.id;
+                return Err(Stuck::Failed(format!("a replica that had lost session {id} acted for it")));
+            }
+        }
+        self.check()
+    }
+
+    /// Sets the service's clock: so many milliseconds ahead of the cluster's from now on, or behind it.
+    pub fn set_clock(&mut self, ahead_ms: i64) {
+        self.note(Kind::Clock, || format!("the service's clock is {ahead_ms} ms ahead"));
+        self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
     }
 
     /// A call never returned: the service died in it, and is started again.
@@ -217,14 +330,20 @@ impl World {
         };
         let died = std::mem::take(&mut self.running);
         let later = self.now() + down_ms;
-        cluster::lock(&self.cluster).advance_to(later);
-        self.check(Doer::Nobody)?;
+        self.pass_time(later)?;
         self.crash()?;
         // A session that it removed and could not tell of.
         for (id, runner) in died {
             if !self.running.contains_key(&id) && self.ended.insert(id) {
                 self.check_end(id, runner.driver.session())?;
             }
+        }
+        Ok(())
+    }
+
+    fn load_all(&mut self) -> Result<(), Stuck> {
+        for id in at_once(self.ports.store.ids())?.map_err(failed)? {
+            self.load(id)?;
         }
         Ok(())
     }
@@ -251,8 +370,7 @@ impl World {
     /// When a promise is broken, a session spins, or the condition does not hold by `limit_ms` from now.
     pub fn run_until(&mut self, limit_ms: u64, holds: impl Fn(&World) -> bool) -> Result<(), Stuck> {
         let limit = self.now() + limit_ms;
-        // What was done since the last time was done by hand.
-        self.check(Doer::Operator)?;
+        self.check()?;
         loop {
             if holds(self) {
                 return Ok(());
@@ -260,18 +378,31 @@ impl World {
             if !self.round(&holds)? {
                 continue;
             }
-            let next = self.running.values().filter_map(|runner| match runner.next {
-                Next::At(time) => Some(time),
-                Next::Now => Some(self.now()),
-                Next::Finished | Next::Removed => None,
-            });
+            let next = self.running.values().filter_map(|runner| self.wake_of(runner));
             let wake = next.min().unwrap_or(limit).max(self.now() + 1);
             if wake > limit {
                 return Err(Stuck::TooLate(limit));
             }
-            cluster::lock(&self.cluster).advance_to(wake);
-            self.check(Doer::Nobody)?;
+            self.pass_time(wake)?;
         }
+    }
+
+    /// When a session goes on, by the cluster's time; `None` for one that is done.
+    fn wake_of(&self, runner: &Runner) -> Option<Time> {
+        match runner.next {
+            Next::At(time) => Some(time),
+            Next::Now => Some(self.now()),
+            Next::Finished | Next::Removed => None,
+        }
+    }
+
+    fn pass_time(&mut self, until: Time) -> Result<(), Stuck> {
+        let mut cluster = cluster::lock(&self.cluster);
+        cluster.acts(By::Itself);
+        cluster.advance_to(until);
+        cluster.acts(By::Operator);
+        drop(cluster);
+        self.check()
     }
 
     /// Goes on until every session is done or gone, at most `limit_ms`, and compares how they ended with how the
@@ -319,64 +450,24 @@ impl World {
     /// When a promise is broken.
     pub fn run_for(&mut self, ms: u64) -> Result<(), Stuck> {
         match self.run_until(ms, |_| false) {
-            Err(Stuck::TooLate(end)) => {
-                cluster::lock(&self.cluster).advance_to(end);
-                self.check(Doer::Nobody)
-            }
+            Err(Stuck::TooLate(end)) => self.pass_time(end),
             other => other,
         }
     }
 
     /// Does everything that can be done without time passing; `false` when the condition held before that.
     fn round(&mut self, holds: &impl Fn(&World) -> bool) -> Result<bool, Stuck> {
-        let ids: Vec<UpgradeId> = self.running.keys().copied().collect();
-        for id in ids {
+        let mut last = None;
+        while let Some(id) = self.after(last) {
+            last = Some(id);
             for rounds in 0.. {
-                let now = self.now();
-                let Some(runner) = self.running.get_mut(&id) else { break };
-                let due = match runner.next {
-                    Next::Now => true,
-                    Next::At(time) => time <= now,
-                    Next::Finished | Next::Removed => false,
-                };
-                if !due {
+                if !self.is_due(id) {
                     break;
                 }
                 if rounds > ROUNDS_MAX {
                     return Err(Stuck::Spins(id));
                 }
-                let Some(result) = poll(runner.driver.advance()) else {
-                    self.check(Doer::Session(id))?;
-                    self.die()?;
-                    break;
-                };
-                let next = match result {
-                    // A store that fails is tried again, as the service does.
-                    Err(StoreError::Failed(_)) => Next::At(now + 1_000),
-                    // Somebody else saved it, or we did and were not told: it is loaded again.
-                    Err(StoreError::Conflict(_)) => {
-                        self.running.remove(&id);
-                        self.load(id)?;
-                        continue;
-                    }
-                    result => result.map_err(failed)?,
-                };
-                runner.next = match &self.tamper {
-                    Some(tamper) => tamper(runner.driver.session(), next),
-                    None => next,
-                };
-                let ended = matches!(runner.next, Next::Finished | Next::Removed);
-                self.check(Doer::Session(id))?;
-                if ended
-                    && self.ended.insert(id)
-                    && let Some(runner) = self.running.get(&id)
-                {
-                    self.check_end(id, runner.driver.session())?;
-                }
-                if self.points.as_ref().is_some_and(Points::round_ended) {
-                    self.die()?;
-                    break;
-                }
+                self.advance(id)?;
                 if holds(self) {
                     return Ok(false);
                 }
@@ -385,38 +476,119 @@ impl World {
         Ok(true)
     }
 
-    // ---- the promises -----------------------------------------------------------------------------------
+    /// The session that comes after this one.
+    fn after(&self, last: Option<UpgradeId>) -> Option<UpgradeId> {
+        match last {
+            None => self.running.first_key_value(),
+            Some(id) => self.running.range((Bound::Excluded(id), Bound::Unbounded)).next(),
+        }
+        .map(|(id, _)| *id)
+    }
 
-    /// Compares what happened since the last time with the promises, and what the sessions say of themselves.
-    fn check(&mut self, doer: Doer) -> Result<(), Stuck> {
-        let facts = cluster::lock(&self.cluster).drain_facts();
-        self.audit(facts, doer)?;
-        let at = self.now();
-        for (id, runner) in &self.running {
-            let session = runner.driver.session();
-            let unfounded = self.audits.get_mut(id).map(|audit| audit.follow(session)).unwrap_or_default();
-            if let Some(violation) = check::session(session).into_iter().chain(unfounded).next() {
-                return Err(Stuck::Broken { at, violation });
+    fn is_due(&self, id: UpgradeId) -> bool {
+        self.running.get(&id).is_some_and(|runner| match runner.next {
+            Next::Now => true,
+            Next::At(time) => time <= self.now(),
+            Next::Finished | Next::Removed => false,
+        })
+    }
+
+    /// Lets a session do one round.
+    fn advance(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        let Some(runner) = self.running.get_mut(&id) else { return Ok(()) };
+        self.rounds += 1;
+        cluster::lock(&self.cluster).acts(By::Session(id));
+        let result = poll(runner.driver.advance());
+        let mut cluster = cluster::lock(&self.cluster);
+        cluster.acts(By::Operator);
+        let now = cluster.now();
+        let next = match result {
+            None => {
+                drop(cluster);
+                self.check()?;
+                return self.die();
             }
+            // It sleeps for as long as that is by its own clock.
+            Some(Ok(Next::At(time))) => {
+                let ahead = self.ahead_ms.load(Ordering::Relaxed);
+                Next::At(now + time.since(Time(now.0.saturating_add_signed(ahead))))
+            }
+            Some(Ok(Next::Now)) => {
+                cluster.journal_mut().count(Kind::Input, 1);
+                Next::Now
+            }
+            // A store that fails is tried again, as the service does.
+            Some(Err(StoreError::Failed(words))) => {
+                cluster.note(Kind::Fault, || format!("the store fails: {words}"));
+                Next::At(now + 1_000)
+            }
+            // Somebody else saved it, or we did and were not told: it is loaded again.
+            Some(Err(StoreError::Conflict(_))) => {
+                drop(cluster);
+                self.running.remove(&id);
+                return self.load(id);
+            }
+            Some(result) => result.map_err(failed)?,
+        };
+        drop(cluster);
+        runner.next = match &self.tamper {
+            Some(tamper) => tamper(runner.driver.session(), next),
+            None => next,
+        };
+        let ended = matches!(runner.next, Next::Finished | Next::Removed);
+        self.check_session(id)?;
+        self.check()?;
+        if ended
+            && self.ended.insert(id)
+            && let Some(runner) = self.running.get(&id)
+        {
+            self.checks += 1;
+            self.check_end(id, runner.driver.session())?;
+        }
+        if self.points.as_ref().is_some_and(Points::round_ended) {
+            self.die()?;
         }
         Ok(())
     }
 
-    fn audit(&mut self, facts: Vec<Fact>, doer: Doer) -> Result<(), Stuck> {
+    // ---- the promises -----------------------------------------------------------------------------------
+
+    /// Checks what happened since the last time.
+    fn check(&mut self) -> Result<(), Stuck> {
+        let facts = {
+            let mut cluster = cluster::lock(&self.cluster);
+            if cluster.facts().is_empty() {
+                return Ok(());
+            }
+            cluster.drain_facts()
+        };
         for fact in &facts {
-            for (id, audit) in &mut self.audits {
-                let by = match doer {
-                    Doer::Session(session) if session == *id => By::Session,
-                    Doer::Session(_) | Doer::Operator => By::Others,
-                    Doer::Nobody => By::Unknown,
-                };
-                if let Some(violation) = audit.witness_deed(fact, by).into_iter().next() {
+            for audit in self.audits.values_mut() {
+                self.checks += 1;
+                if let Some(violation) = audit.witness(fact).into_iter().next() {
                     return Err(Stuck::Broken { at: fact.at, violation });
                 }
             }
         }
-        self.facts.extend(facts);
+        if let Some(all) = &mut self.facts {
+            all.extend(facts);
+        }
         Ok(())
+    }
+
+    /// Checks what a session that may have changed says of itself.
+    fn check_session(&mut self, id: UpgradeId) -> Result<(), Stuck> {
+        let Some(runner) = self.running.get(&id) else { return Ok(()) };
+        let session = runner.driver.session();
+        self.checks += 1;
+        if let Some(violation) = crus_core::check::session(session).into_iter().next() {
+            return Err(Stuck::Broken { at: self.now(), violation });
+        }
+        let unfounded = self.audits.get_mut(&id).map(|audit| audit.follow(session)).unwrap_or_default();
+        match unfounded.into_iter().next() {
+            Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
+            None => Ok(()),
+        }
     }
 
     /// The nodes that are out of service now, as facts.
@@ -434,13 +606,15 @@ impl World {
 
     fn check_end(&self, id: UpgradeId, session: &Session) -> Result<(), Stuck> {
         let Some(audit) = self.audits.get(&id) else { return Ok(()) };
+        // What another session has begun with is that one's to put right. The end may be seen late, after a crash.
+        let others = self.running.iter().filter(|(other, _)| **other != id);
+        let elsewhere: BTreeSet<Xname> = others
+            .flat_map(|(_, runner)| runner.driver.session().in_flight().map(|node| node.xname))
+            .collect();
+        let nodes = session.nodes.iter().filter(|node| !elsewhere.contains(&node.xname));
         let truth = Truth {
-            nodes: session
-                .nodes
-                .iter()
-                .filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?)))
-                .collect(),
-            upgrading: self.members(&session.head.spec.upgrading),
+            nodes: nodes.filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?))).collect(),
+            upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
             failed: self.members(&session.head.spec.failed),
         };
         match audit.at_end(session, &truth).into_iter().next() {
@@ -449,15 +623,15 @@ impl World {
         }
     }
 
-    /// Does something as an operator: it is no deed of a session, whatever it does. What is done to
-    /// [`World::cluster`] between two runs is taken likewise.
+    /// Does something as an operator: it is no deed of a session, nor is what comes of it a broken promise. What is
+    /// done to [`World::cluster`] between two runs is taken likewise.
     ///
     /// # Errors
     /// When a promise was broken before.
     pub fn by_hand(&mut self, act: impl FnOnce(&mut Cluster)) -> Result<(), Stuck> {
-        self.check(Doer::Operator)?;
+        self.check()?;
         act(&mut cluster::lock(&self.cluster));
-        self.check(Doer::Operator)
+        self.check()
     }
 
     // ---- looking ----------------------------------------------------------------------------------------
@@ -467,9 +641,32 @@ impl World {
         cluster::lock(&self.cluster)
     }
 
-    /// The virtual time.
+    /// The virtual time: the cluster's.
     pub fn now(&self) -> Time {
-        self.ports.clock.now()
+        self.cluster().now()
+    }
+
+    fn note(&self, kind: Kind, what: impl FnOnce() -> String) {
+        self.cluster().note(kind, what);
+    }
+
+    /// How often each kind of thing happened.
+    pub fn counts(&self) -> Counts {
+        let mut counts = *self.cluster().journal().counts();
+        let written = self.store.written();
+        counts.set(Kind::Write, written.writes);
+        counts.set(Kind::Claim, written.claims);
+        counts
+    }
+
+    /// How many rounds the sessions did, and how many times something was checked.
+    pub fn rounds_and_checks(&self) -> (u64, u64) {
+        (self.rounds, self.checks)
+    }
+
+    /// From now on facts are forgotten once they were checked: a long run saves memory.
+    pub fn forget_facts(&mut self) {
+        self.facts = None;
     }
 
     /// The store.
@@ -484,7 +681,7 @@ impl World {
 
     /// Everything that happened.
     pub fn facts(&self) -> &[Fact] {
-        &self.facts
+        self.facts.as_deref().unwrap_or_default()
     }
 
     /// All sessions that were ever created.

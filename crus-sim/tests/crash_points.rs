@@ -65,6 +65,18 @@ fn until(world: &mut World, id: UpgradeId, like: impl Fn(&Session) -> bool) -> R
     world.run_until(DAY, |world| world.session(id).is_none_or(&like))
 }
 
+/// Whether the session is as far as this in its first step, or farther: it may have got past while the service was
+/// away.
+fn reached(session: &Session, stage: Stage) -> bool {
+    session.head.step > 0 || session.is_done() || (!session.nodes.is_empty() && session.head.stage >= stage)
+}
+
+/// Whether a node came back from its boot, or more than that.
+fn returning(session: &Session) -> bool {
+    let back = |state: &NodeState| matches!(state, NodeState::Returning | NodeState::Upgraded);
+    session.nodes.iter().any(|node| back(&node.state))
+}
+
 fn successes_and_failures() -> Vec<Scenario> {
     let failing = |boot: BootBehaviour| {
         let mut config = small(2);
@@ -125,14 +137,12 @@ fn deletions() -> Vec<Scenario> {
     vec![
         at("before anything", busy(), |_| true),
         at("when it begins", busy(), |session| !session.nodes.is_empty()),
-        at("while it drains", busy(), |session| session.head.stage == Stage::Quiescing),
-        at("when all is quiet", held(small(3)), |session| session.head.stage == Stage::Quiesced),
-        at("while nodes boot", held(small(3)), |session| session.head.stage == Stage::Booting),
-        at("while a node boots that will not", broken(), |session| session.head.stage == Stage::Booting),
-        at("while nodes return", held(small(3)), |session| {
-            session.nodes.iter().any(|node| node.state == NodeState::Returning)
-        }),
-        at("between two steps", small(3), |session| session.head.step == 1),
+        at("while it drains", busy(), |session| reached(session, Stage::Quiescing)),
+        at("when all is quiet", held(small(3)), |session| reached(session, Stage::Quiesced)),
+        at("while nodes boot", held(small(3)), |session| reached(session, Stage::Booting)),
+        at("while a node boots that will not", broken(), |session| reached(session, Stage::Booting)),
+        at("while nodes return", held(small(3)), returning),
+        at("between two steps", small(3), |session| session.head.step > 0),
         at("while a failed node is marked", broken(), |session| {
             session.nodes.iter().any(|node| matches!(node.state, NodeState::Failed(_)))
         }),
@@ -209,7 +219,10 @@ fn conditions_from_the_start() -> Vec<Scenario> {
         Scenario::new(format!("{what} at first"), small(2), SEED, move |world| {
             break_it(world);
             let id = world.create(spec(2))?;
-            said(world, id, says)?;
+            // It is said once; what it is now stands beside.
+            until(world, id, |session| {
+                session.head.condition.as_ref().is_some_and(|why| why.contains(says))
+            })?;
             world.run_for(MINUTE)?;
             mend_it(world);
             world.must_end(DAY)
@@ -243,18 +256,19 @@ fn conditions_from_the_start() -> Vec<Scenario> {
     all
 }
 
+/// When something happens.
+type Moment = (&'static str, fn(&Session) -> bool);
+
 fn conditions_in_the_middle() -> Vec<Scenario> {
-    let stages: [(&str, fn(&Session) -> bool); 3] = [
-        ("while it drains", |session| session.head.stage == Stage::Quiescing),
-        ("while nodes boot", |session| session.head.stage == Stage::Booting),
-        ("while nodes return", |session| {
-            session.nodes.iter().any(|node| node.state == NodeState::Returning)
-        }),
+    let stages: [Moment; 3] = [
+        ("while it drains", |session| reached(session, Stage::Quiescing)),
+        ("while nodes boot", |session| reached(session, Stage::Booting)),
+        ("while nodes return", returning),
     ];
     let mut all = Vec::new();
     for (when, moment) in stages {
-        // The groups and the template: BOS looks at them late, so that without them the boot session fails. That
-        // they are missing at first is among the scenarios; so is a boot session without nodes.
+        // Not the groups and the template: BOS looks at them late, so that without them the boot session fails,
+        // which is a scenario of its own.
         for (what, break_it, _, mend_it) in CONDITIONS.into_iter().skip(4) {
             all.push(Scenario::new(format!("{what} {when}"), small(2), SEED, move |world| {
                 let id = world.create(spec(2))?;
@@ -265,6 +279,17 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
                 world.must_end(DAY)
             }));
         }
+    }
+    // The upgrading and the failed group and the template, between two steps.
+    for (what, break_it, _, mend_it) in CONDITIONS.into_iter().take(4).skip(1) {
+        all.push(Scenario::new(format!("{what} between two steps"), small(2), SEED, move |world| {
+            let id = world.create(spec(1))?;
+            until(world, id, |session| session.head.step > 0)?;
+            break_it(world);
+            world.run_for(MINUTE)?;
+            mend_it(world);
+            world.must_end(DAY)
+        }));
     }
     all
 }
@@ -281,7 +306,7 @@ fn other_people() -> Vec<Scenario> {
     let meddled = |name: &str, meddle: fn(&World)| {
         Scenario::new(name, drains(), SEED, move |world| {
             let id = world.create(spec(2))?;
-            until(world, id, |session| session.head.stage == Stage::Quiescing)?;
+            until(world, id, |session| reached(session, Stage::Quiescing))?;
             world.run_for(MINUTE)?;
             meddle(world);
             world.must_end(DAY)
@@ -300,8 +325,10 @@ fn other_people() -> Vec<Scenario> {
         // While the service is away nothing is drained: there is no reason of ours to add to.
         .without_absence(),
         meddled("undrained meanwhile, and taken by a job", |world| {
-            // Whether it was drained by then or not.
-            drop(world.cluster().update(&[name(1)], &Update::resume()));
+            // While the service is away it is not drained yet: there is nothing to resume it from.
+            if !in_service(world, 1) {
+                world.cluster().update(&[name(1)], &Update::resume()).unwrap();
+            }
             let mut later = job(2, &[1], 3);
             later.start_ms = MINUTE;
             world.cluster().submit(later);
@@ -323,7 +350,8 @@ fn time_outs_and_boot_sessions() -> Vec<Scenario> {
             world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
             world.must_end(DAY)
         })
-        .without_absence(),
+        .without_absence()
+        .without_late_requests(),
         Scenario::new("a node is taken over", small(2), SEED, move |world| {
             world.create(spec(2))?;
             world.run_until(DAY, cut)?;
@@ -373,8 +401,18 @@ fn two_sessions() -> Vec<Scenario> {
     let shared_group = split(&[1], &[2, 3], &[]);
     let shared_node = split(&[1, 2], &[2, 3], &["up-b", "failed-b"]);
     vec![
-        both("two sessions share groups", shared_group, spec_of("one", "up", "failed"), spec_of("other", "up", "failed")),
-        both("two sessions share a node", shared_node, spec_of("one", "up", "failed"), spec_of("other", "up-b", "failed-b")),
+        both(
+            "two sessions share groups",
+            shared_group,
+            spec_of("one", "up", "failed"),
+            spec_of("other", "up", "failed"),
+        ),
+        both(
+            "two sessions share a node",
+            shared_node,
+            spec_of("one", "up", "failed"),
+            spec_of("other", "up-b", "failed-b"),
+        ),
         Scenario::new("the waiting one of two is deleted", small(2), SEED, |world| {
             world.create(spec(2))?;
             let second = world.create(spec(2))?;
@@ -385,7 +423,7 @@ fn two_sessions() -> Vec<Scenario> {
         Scenario::new("the working one of two is deleted", small(2), SEED, |world| {
             let first = world.create(spec(1))?;
             world.create(spec(2))?;
-            until(world, first, |session| session.head.stage == Stage::Booting)?;
+            until(world, first, |session| reached(session, Stage::Booting))?;
             world.delete(first)?;
             world.must_end(DAY)
         }),
@@ -401,8 +439,9 @@ fn number(name: &str) -> Option<u64> {
 fn effort() -> Effort {
     let times = number("CRUS_TEST_CRASHES").unwrap_or(1) as usize;
     Effort {
-        long_every: 5usize.div_ceil(times),
-        long_ms: 5 * MINUTE,
+        away_every: 4usize.div_ceil(times),
+        // A boot has begun by then, the power is cut, the boot is over.
+        away_ms: vec![5_000, 17_000, 5 * MINUTE],
         near: 12,
         near_tried: times,
         drawn: 20 * times,
