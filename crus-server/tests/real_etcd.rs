@@ -110,7 +110,10 @@ async fn an_etcd_that_is_away_at_the_start_is_said_with_a_remedy() {
     let error = refused(&options).await;
     assert!(matches!(error, EtcdError::Away { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("http://127.0.0.1:1") && text.contains("refused") && text.contains("etcd_endpoints"), "{text}");
+    assert!(
+        text.contains("http://127.0.0.1:1") && text.contains("refused") && text.contains("etcd_endpoints"),
+        "{text}"
+    );
 
     let half = EtcdOptions { user: Some("crus".to_owned()), ..options.clone() };
     assert!(refused(&half).await.to_string().contains("etcd_password_file"));
@@ -256,7 +259,9 @@ async fn a_large_save_that_is_cut_off_counts_wholly_or_not_at_all() {
         heir.remove(id).await.unwrap();
         heir.close().await;
     }
-    println!("{before} did not count, {after} did, {pending} of them were put in their place by the next owner");
+    println!(
+        "{before} did not count, {after} did, {pending} of them were put in their place by the next owner"
+    );
     assert!(before > 0 && after > 0, "seed {seed}: the moments were all alike");
 }
 
@@ -453,11 +458,8 @@ async fn a_user_and_a_password_let_us_in_and_the_password_is_never_told() {
     let file = folder.path().join("password");
     std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
     let anonymous = etcd.options(LONG);
-    let options = EtcdOptions {
-        user: Some("crus".to_owned()),
-        password_file: Some(file.clone()),
-        ..anonymous.clone()
-    };
+    let options =
+        EtcdOptions { user: Some("crus".to_owned()), password_file: Some(file.clone()), ..anonymous.clone() };
     let error = refused(&anonymous).await;
     assert!(matches!(error, EtcdError::Refused { .. }), "{error}");
     let store = open(&options).await;
@@ -477,7 +479,10 @@ async fn a_user_and_a_password_let_us_in_and_the_password_is_never_told() {
 
     let elsewhere = EtcdOptions { prefix: "/elsewhere/".to_owned(), ..options.clone() };
     let error = refused(&elsewhere).await;
-    assert!(matches!(error, EtcdError::Refused { .. }) && error.to_string().contains("/elsewhere/"), "{error}");
+    assert!(
+        matches!(error, EtcdError::Refused { .. }) && error.to_string().contains("/elsewhere/"),
+        "{error}"
+    );
     std::fs::write(&file, format!("{PASSWORD}x")).unwrap();
     let error = refused(&options).await;
     assert!(matches!(error, EtcdError::Refused { .. }), "{error}");
@@ -523,7 +528,9 @@ fn certificates(folder: &Path) -> Tls {
     run(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca"));
     run(&format!("req -new {key} -keyout key.pem -out cert.csr -subj /CN=crus"));
     std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    run("x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem");
+    run(
+        "x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem",
+    );
     let file = |name: &str| folder.join(name);
     Tls { ca: file("ca.pem"), cert: file("cert.pem"), key: file("key.pem") }
 }
