@@ -27,7 +27,7 @@ use etcd_client::{Client, CompactionOptions, GetOptions, PermissionType};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Seconds: short where a test waits for its end, long where it must not end.
-const SHORT: u64 = 2;
+const SHORT: u64 = 3;
 const LONG: u64 = 60;
 
 async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {

@@ -43,7 +43,7 @@ const SPEED: f64 = 60.0;
 const POLL_S: &str = "0.1";
 
 /// Seconds: a lease that tests wait for, and one that no test lives to see the end of.
-const SHORT: u64 = 2;
+const SHORT: u64 = 3;
 const LONG: u64 = 600;
 
 /// No call in so long: a replica sleeps between two looks, or does nothing any more.

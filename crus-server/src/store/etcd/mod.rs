@@ -75,6 +75,10 @@ const CLAIM_PAUSE_MS: u32 = 50;
 /// How often a save begins anew, or a read of a revision that is not kept any more.
 const TRIES: usize = 5;
 
+/// So much shorter than the configured time is the lease: etcd looks for leases that have ended twice a second, and
+/// whoever takes over needs a moment.
+const TO_TAKE_OVER_S: u64 = 1;
+
 /// For how long nothing may be heard of etcd by who follows it.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
@@ -177,11 +181,11 @@ impl EtcdStore {
         read_format(options, opened.map_err(explained)?)?;
 
         let ownership = Arc::<Ownership>::default();
-        let keeper =
-            Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), options.lease_s);
+        let lease_s = options.lease_s.saturating_sub(TO_TAKE_OVER_S).max(1);
+        let keeper = Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), lease_s);
         keeper.begin().await.map_err(explained)?;
         let keeper = tokio::spawn(keeper.run()).abort_handle();
-        let lease = Duration::from_secs(options.lease_s);
+        let lease = Duration::from_secs(lease_s);
         let shared = Shared { connection, keys, ownership, lease, name: name(), keeper };
         Ok(EtcdStore { shared: Arc::new(shared) })
     }
