@@ -24,6 +24,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The file that holds the sessions.
     pub store: PathBuf,
+    /// The etcd that holds the sessions instead, shared by several replicas.
+    pub etcd: EtcdOptions,
     /// How many sessions there may be, and for how long those that are done are kept.
     pub retention: Retention,
     /// Connections served at a time; more wait to be accepted.
@@ -54,12 +56,49 @@ pub struct Config {
     pub log: LogFilter,
 }
 
+/// The etcd that holds the sessions, when there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// Where its members are. None: sessions are kept in a file.
+    pub endpoints: Vec<String>,
+    /// What all our keys begin with.
+    pub prefix: String,
+    /// How long sessions stay owned by a replica that is not heard of any more, in seconds.
+    pub lease_s: u64,
+    /// Who we are.
+    pub user: Option<String>,
+    /// The file with that user's password; its content is a secret.
+    pub password_file: Option<PathBuf>,
+    /// The file with the certificates of the authorities to trust, instead of the system's own.
+    pub ca_file: Option<PathBuf>,
+    /// The file with our own certificate.
+    pub cert_file: Option<PathBuf>,
+    /// The file with its key; its content is a secret.
+    pub key_file: Option<PathBuf>,
+}
+
+impl Default for EtcdOptions {
+    fn default() -> Self {
+        EtcdOptions {
+            endpoints: Vec::new(),
+            prefix: "/crus/".to_owned(),
+            lease_s: 10,
+            user: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        }
+    }
+}
+
 impl Default for Config {
     /// What holds where nothing was set; [`SETTINGS`] says the same, for people.
     fn default() -> Self {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             store: PathBuf::from("/var/lib/crus/crus.redb"),
+            etcd: EtcdOptions::default(),
             retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
             max_connections: 256,
             request_timeout_ms: 30_000,
@@ -108,6 +147,7 @@ impl Setting {
 }
 
 const SERVICE: &str = "Service";
+const ETCD: &str = "Several replicas";
 const PEERS: &str = "Peers";
 const PACE: &str = "Paces and patience";
 const LOGS: &str = "Logs";
@@ -136,6 +176,73 @@ pub const SETTINGS: &[Setting] = &[
         heading: SERVICE,
         help: "File that holds the sessions. Created when it is not there; its directory must be",
         set: |c, v| put(&mut c.store, path(v)),
+    },
+    Setting {
+        key: "etcd_endpoints",
+        value: "URLS",
+        default: NONE,
+        heading: ETCD,
+        help: "Members of the etcd (3.4 or newer) that holds the sessions instead of the file, divided by commas or \
+               as an array: then several replicas may run, and one takes over from another. Needs a crus built with \
+               etcd",
+        set: |c, v| put(&mut c.etcd.endpoints, optional(v, urls).map(Option::unwrap_or_default)),
+    },
+    Setting {
+        key: "etcd_prefix",
+        value: "KEY",
+        default: "/crus/",
+        heading: ETCD,
+        help: "What all our keys in etcd begin with, up to a '/'. Replicas that share sessions share it; nobody else may",
+        set: |c, v| put(&mut c.etcd.prefix, prefix(v)),
+    },
+    Setting {
+        key: "etcd_lease_s",
+        value: "SECONDS",
+        default: "10",
+        heading: ETCD,
+        help: "How long, in whole seconds, sessions stay with a replica that is not heard of any more before another \
+               takes them over; the same for all replicas",
+        set: |c, v| put(&mut c.etcd.lease_s, integer(v, 2..=600)),
+    },
+    Setting {
+        key: "etcd_user",
+        value: "NAME",
+        default: NONE,
+        heading: ETCD,
+        help: "User of etcd to act as, where it asks for one",
+        set: |c, v| put(&mut c.etcd.user, optional(v, |v| parsed(v, "the name of a user of etcd"))),
+    },
+    Setting {
+        key: "etcd_password_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "File with the password of that user. Keep it readable by the service alone",
+        set: |c, v| put(&mut c.etcd.password_file, optional(v, path)),
+    },
+    Setting {
+        key: "etcd_ca_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "PEM file with the certificate authorities to trust for etcd, instead of the system's",
+        set: |c, v| put(&mut c.etcd.ca_file, optional(v, path)),
+    },
+    Setting {
+        key: "etcd_cert_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "PEM file with the certificate to show to etcd",
+        set: |c, v| put(&mut c.etcd.cert_file, optional(v, path)),
+    },
+    Setting {
+        key: "etcd_key_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "PEM file with the key of that certificate. Keep it readable by the service alone",
+        set: |c, v| put(&mut c.etcd.key_file, optional(v, path)),
     },
     Setting {
         key: "max_sessions",
@@ -413,6 +520,30 @@ fn url(value: &Value) -> Result<String, String> {
     })
 }
 
+/// The members of a cluster: all of one scheme, each a host and a port.
+fn urls(value: &Value) -> Result<Vec<String>, String> {
+    let words: Option<Vec<&str>> = match value {
+        Value::Array(words) => words.iter().map(Value::as_str).collect(),
+        other => text(other).map(|text| text.split(',').collect()),
+    };
+    let good = |text: &&str| url(&Value::String((*text).to_owned())).ok();
+    let urls: Option<Vec<String>> = words.and_then(|words| words.iter().map(good).collect());
+    let is_https = |url: &String| url.starts_with("https://");
+    urls.filter(|urls| !urls.is_empty() && urls.iter().all(|url| is_https(url) == is_https(&urls[0]))).ok_or_else(
+        || {
+            must_be(
+                "URLs of hosts and ports, all of http:// or all of https://, divided by commas or as an array, \
+                 without users, passwords, '?' and '#'",
+            )
+        },
+    )
+}
+
+fn prefix(value: &Value) -> Result<String, String> {
+    let stem = text(value).map(|text| text.trim_end_matches('/')).filter(|stem| !stem.is_empty());
+    stem.map(|stem| format!("{stem}/")).ok_or_else(|| must_be("what keys begin with, such as /crus/"))
+}
+
 /// A program and its leading arguments. Nothing here goes through a shell, so nothing is quoted.
 fn command(value: &Value) -> Result<Vec<String>, String> {
     let words = match value {
@@ -457,6 +588,16 @@ mod tests {
         let mut config = Config {
             listen: "[::1]:1".parse().unwrap(),
             store: other().into(),
+            etcd: EtcdOptions {
+                endpoints: vec![other()],
+                prefix: other(),
+                lease_s: 2,
+                user: Some(other()),
+                password_file: Some(other().into()),
+                ca_file: Some(other().into()),
+                cert_file: Some(other().into()),
+                key_file: Some(other().into()),
+            },
             retention: Retention { max_sessions: 1, count: 1, max_age_ms: None },
             max_connections: 1,
             request_timeout_ms: 1,
@@ -549,5 +690,25 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn members_of_etcd_are_urls_of_one_kind_without_secrets() {
+        let read = |text: &str| urls(&Value::String(text.into()));
+        assert_eq!(read("http://a:2379, http://b:2379/").unwrap(), ["http://a:2379", "http://b:2379"]);
+        let array = Value::Array(vec![Value::String("https://a:2379".into())]);
+        assert_eq!(urls(&array).unwrap(), ["https://a:2379"]);
+        for bad in ["", ",", "a:2379", "http://a:2379,https://b:2379", "http://me:secret@a:2379"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(urls(&Value::Array(Vec::new())).is_err());
+    }
+
+    #[test]
+    fn a_prefix_ends_with_a_slash() {
+        let read = |text: &str| prefix(&Value::String(text.into()));
+        assert_eq!(read("/crus").unwrap(), "/crus/");
+        assert_eq!(read("blue/crus//").unwrap(), "blue/crus/");
+        assert!(read("/").is_err(), "that would be all of etcd");
     }
 }
