@@ -49,8 +49,7 @@ impl Claim {
         if let Some(label) = group {
             return Some(format!("the group '{label}'"));
         }
-        let (few, many) =
-            if self.nodes.len() < other.nodes.len() { (self, other) } else { (other, self) };
+        let (few, many) = if self.nodes.len() < other.nodes.len() { (self, other) } else { (other, self) };
         let xname = few.nodes.iter().find(|xname| many.nodes.contains(xname));
         xname.map(|xname| format!("the node {xname}"))
     }

@@ -52,8 +52,8 @@ use crate::time::Time;
 use crate::wlm::{Job, WlmNode};
 
 pub use agenda::{next_wake, outstanding};
-pub use say::MESSAGES_MAX;
 use look::{LastLook, Mark, Way};
+pub use say::MESSAGES_MAX;
 
 /// A durable change of a session: what must be stored, and what can be told to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -680,7 +680,9 @@ impl Machine<'_> {
                 _ => messages::processing_failed(head.step, head.stage, &why),
             };
             // A condition that comes and goes, or whose words change with every attempt, is told once a stage.
-            if self.s.known.told.insert(what) && self.s.messages.last().is_none_or(|last| last.text != message) {
+            if self.s.known.told.insert(what)
+                && self.s.messages.last().is_none_or(|last| last.text != message)
+            {
                 self.say(message);
             }
         }

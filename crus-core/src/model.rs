@@ -656,7 +656,8 @@ mod positions {
         for range in text.split(',').filter(|range| !range.is_empty()) {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let number = |text: &str| {
-                text.parse::<usize>().map_err(|_| D::Error::custom(format!("{range:?} is no range of positions")))
+                text.parse::<usize>()
+                    .map_err(|_| D::Error::custom(format!("{range:?} is no range of positions")))
             };
             let (first, last) = (number(first)?, number(last)?);
             if last.saturating_sub(first) >= MAX - positions.len().min(MAX - 1) {

@@ -583,6 +583,9 @@ fn p9_messages_do_not_grow_with_the_words_of_a_peer() {
     }
     assert_eq!(session.messages.len(), 1, "{:#?}", session.messages);
     let condition = session.head.condition.clone().unwrap();
-    assert!(!session.messages[0].text.contains(&condition), "the condition shows the latest words: {condition}");
+    assert!(
+        !session.messages[0].text.contains(&condition),
+        "the condition shows the latest words: {condition}"
+    );
     paper.run(&mut session);
 }

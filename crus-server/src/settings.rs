@@ -14,6 +14,7 @@ use crus_core::batch::Order;
 use crus_core::{Limits, NodeNameFormat};
 use toml::Value;
 
+use crate::controller::Retention;
 use crate::logging::{LogFilter, LogFormat};
 
 /// What the service runs with.
@@ -23,8 +24,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The file that holds the sessions.
     pub store: PathBuf,
-    /// How many sessions there may be, those that are done included.
-    pub max_sessions: usize,
+    /// How many sessions there may be, and for how long those that are done are kept.
+    pub retention: Retention,
     /// Connections served at a time; more wait to be accepted.
     pub max_connections: usize,
     /// How long one request may take, in milliseconds.
@@ -59,7 +60,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             store: PathBuf::from("/var/lib/crus/crus.redb"),
-            max_sessions: 1000,
+            retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
             max_connections: 256,
             request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
@@ -142,7 +143,23 @@ pub const SETTINGS: &[Setting] = &[
         default: "1000",
         heading: SERVICE,
         help: "How many sessions there may be, completed ones included, until one must be deleted to create another",
-        set: |c, v| put(&mut c.max_sessions, integer(v, 1..=1_000_000)),
+        set: |c, v| put(&mut c.retention.max_sessions, integer(v, 1..=1_000_000)),
+    },
+    Setting {
+        key: "keep_finished",
+        value: "COUNT",
+        default: "200",
+        heading: SERVICE,
+        help: "How many finished sessions are kept, with their outcome and messages: the latest",
+        set: |c, v| put(&mut c.retention.count, integer(v, 0..=1_000_000)),
+    },
+    Setting {
+        key: "keep_finished_s",
+        value: "SECONDS",
+        default: "7776000",
+        heading: SERVICE,
+        help: "For how long a finished session is kept (90 days); none: for ever",
+        set: |c, v| put(&mut c.retention.max_age_ms, optional(v, |v| seconds(v, 1.0..=LONGEST_S * 36_500.0))),
     },
     Setting {
         key: "max_connections",
@@ -440,7 +457,7 @@ mod tests {
         let mut config = Config {
             listen: "[::1]:1".parse().unwrap(),
             store: other().into(),
-            max_sessions: 1,
+            retention: Retention { max_sessions: 1, count: 1, max_age_ms: None },
             max_connections: 1,
             request_timeout_ms: 1,
             shutdown_timeout_ms: 1,

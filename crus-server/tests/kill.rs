@@ -175,7 +175,7 @@ async fn upgraded_all_the_same(seed: u64) -> usize {
         assert!(as_expected, "seed {seed}, killed in {hits:?}: {node:?}");
     }
     assert_eq!(world.nodes[&xnames[DRAINED]].reason.as_deref(), Some(ADMINS_REASON), "seed {seed}");
-    assert_eq!(session.messages.last().unwrap(), "Upgrade Session Completed");
+    assert_eq!(session.messages.last().unwrap().text, "Upgrade Session Completed");
     hits.len()
 }
 

@@ -10,7 +10,7 @@ use crus_core::machine::Event;
 use crus_core::model::{Limits, Node, Spec, UpgradeId};
 use crus_core::model::{NodeState, Phase, Session, Stage};
 use crus_core::ports::{Revision, SessionStore, StoreError};
-use crus_core::{Time, Xname};
+use crus_core::{Message, Time, Xname};
 use crus_server::store::{OpenError, RedbStore};
 use crus_sim::store::MemoryStore;
 use uuid::Uuid;
@@ -24,6 +24,10 @@ fn session() -> Session {
         template: "new-image".parse().unwrap(),
     };
     Session::new(UpgradeId(Uuid::new_v4()), spec, "1.0.0", Limits::default(), Time(1000))
+}
+
+fn said(text: &str) -> Message {
+    Message::new(text, Time(2500))
 }
 
 fn freeze(session: &mut Session, count: u32) -> Vec<Event> {
@@ -54,7 +58,7 @@ async fn conforms(store: &dyn SessionStore) {
 async fn keeps_what_was_created(store: &dyn SessionStore) {
     let (mut one, two) = (session(), session());
     freeze(&mut one, 3);
-    one.messages = vec!["first".into(), "second".into()];
+    one.messages = vec![said("first"), said("second")];
     let revision = store.create(&one).await.unwrap();
     store.create(&two).await.unwrap();
 
@@ -68,6 +72,7 @@ async fn keeps_what_was_created(store: &dyn SessionStore) {
 async fn stores_what_the_events_name(store: &dyn SessionStore) {
     let mut session = session();
     let created = store.create(&session).await.unwrap();
+    assert!(store.own(session.head.id).await.unwrap());
 
     let events = freeze(&mut session, 300);
     let frozen = store.save(&session, &events, created).await.unwrap();
@@ -77,7 +82,7 @@ async fn stores_what_the_events_name(store: &dyn SessionStore) {
     session.head.stage = Stage::Quiescing;
     session.nodes[299].state = NodeState::Draining;
     session.nodes[7].state = NodeState::Draining;
-    session.messages.push("Quiesce requested in step 0: moving to QUIESCING".into());
+    session.messages.push(said("Quiesce requested in step 0: moving to QUIESCING"));
     let events = [
         Event::Node(299),
         Event::Node(7),
@@ -97,12 +102,13 @@ async fn refuses_a_stale_revision(store: &dyn SessionStore) {
     let mut session = session();
     let id = session.head.id;
     let first = store.create(&session).await.unwrap();
+    assert!(store.own(session.head.id).await.unwrap());
     session.head.step = 1;
     let second = store.save(&session, &[Event::Head], first).await.unwrap();
 
     let mut stale = session.clone();
     stale.head.step = 9;
-    stale.messages.push("never stored".into());
+    stale.messages.push(said("never stored"));
     let events = [Event::Head, Event::Message(0)];
     assert_eq!(store.save(&stale, &events, first).await, Err(StoreError::Conflict(id)));
     assert_eq!(load(store, id).await, (session.clone(), second), "nothing of it was stored");
@@ -116,9 +122,10 @@ async fn refuses_a_stale_revision(store: &dyn SessionStore) {
 async fn refuses_what_would_leave_a_gap(store: &dyn SessionStore) {
     let mut session = session();
     let first = store.create(&session).await.unwrap();
+    assert!(store.own(session.head.id).await.unwrap());
     let before = session.clone();
     session.head.step = 1;
-    session.messages = vec!["first".into(), "second".into()];
+    session.messages = vec![said("first"), said("second")];
     let refused = store.save(&session, &[Event::Head, Event::Message(1)], first).await;
     assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
     let refused = store.save(&session, &[Event::Node(0)], first).await;
@@ -130,6 +137,7 @@ async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
     let session = session();
     let id = session.head.id;
     let revision = store.create(&session).await.unwrap();
+    assert!(store.own(id).await.unwrap());
     assert_eq!(store.deletion_ordered(id).await, Ok(false));
     store.order_deletion(id).await.unwrap();
     store.order_deletion(id).await.unwrap();
@@ -142,7 +150,7 @@ async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
 async fn removes_everything(store: &dyn SessionStore) {
     let mut removed = session();
     freeze(&mut removed, 5);
-    removed.messages.push("a message".into());
+    removed.messages.push(said("a message"));
     let id = removed.head.id;
     let mut neighbour = session();
     freeze(&mut neighbour, 5);
@@ -249,11 +257,11 @@ async fn other_files_and_newer_stores_are_left_alone() {
     let database = redb::Database::open(&newer).unwrap();
     let writing = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    writing.open_table(meta).unwrap().insert("format", 2).unwrap();
+    writing.open_table(meta).unwrap().insert("format", 3).unwrap();
     writing.commit().unwrap();
     drop(database);
     let error = refused(&newer);
-    assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{error}");
 }
 
 #[tokio::test]

@@ -114,7 +114,10 @@ mod tests {
         let first = messages[0].to_string();
         assert!(first.starts_with("Quiesce requested in step …: moving to QUIESCING ("), "{first}");
         assert!(first.contains(" times, last 0"), "{first}");
-        assert_eq!(messages.last().unwrap().to_string(), "All nodes quiesced in step 9999: moving to QUIESCED");
+        assert_eq!(
+            messages.last().unwrap().to_string(),
+            "All nodes quiesced in step 9999: moving to QUIESCED"
+        );
     }
 
     #[test]

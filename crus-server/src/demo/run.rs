@@ -100,7 +100,7 @@ async fn watch(
     let mut told = 0;
     let session = loop {
         let Some((session, _)) = store.load(id).await? else { bail!("the session is gone") };
-        for message in &session.messages[told..] {
+        for message in session.messages.iter().skip(told) {
             screen.line(&format!("{:>5.1} s  {message}", started.elapsed().as_secs_f32()));
         }
         told = session.messages.len();

@@ -328,7 +328,11 @@ fn write(parts: &Parts, writing: &redb::WriteTransaction, id: u128) -> Result<()
 
 /// Replaces or appends values, in the order of their positions. What would leave a gap is refused: the session could
 /// not be read again.
-fn put(table: &mut Table<'_, (u128, u32), &[u8]>, id: u128, values: &[(u32, Vec<u8>)]) -> Result<(), Trouble> {
+fn put(
+    table: &mut Table<'_, (u128, u32), &[u8]>,
+    id: u128,
+    values: &[(u32, Vec<u8>)],
+) -> Result<(), Trouble> {
     for (i, value) in values {
         let is_new = table.insert((id, *i), value.as_slice())?.is_none();
         if is_new && *i > 0 && table.get((id, i - 1))?.is_none() {
@@ -557,7 +561,7 @@ impl SessionStore for RedbStore {
     }
 
     async fn disowned(&self, _: UpgradeId) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {

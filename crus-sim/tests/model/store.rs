@@ -1,9 +1,9 @@
 //! The store in memory loses what was not told, and nothing else.
 
-use crus_core::Time;
 use crus_core::machine::Event;
 use crus_core::model::{Limits, Node, Phase, Session, Spec, UpgradeId};
 use crus_core::ports::{Revision, SessionStore, StoreError};
+use crus_core::{Message, Time};
 use crus_sim::store::MemoryStore;
 
 use crate::support::{name, x};
@@ -26,10 +26,11 @@ async fn what_the_events_name_is_kept_and_nothing_else() {
     let mut session = session();
     let id = session.head.id;
     let first = store.create(&session).await.unwrap();
+    assert!(store.own(id).await.unwrap());
     assert_eq!(store.create(&session).await, Err(StoreError::Conflict(id)));
     session.nodes = (1..=3).map(|n| Node::new(x(n), Some(name(n)), Time(6))).collect();
     session.head.phase = Phase::Rolling;
-    session.messages.push("hello".to_owned());
+    session.messages.push(Message::new("hello", Time(1)));
     let second = store.save(&session, &[Event::Frozen, Event::Message(0)], first).await.unwrap();
     let (loaded, revision) = store.load(id).await.unwrap().unwrap();
     assert_eq!((loaded.nodes.len(), loaded.messages.len(), revision), (3, 1, second));
@@ -51,15 +52,16 @@ async fn an_older_revision_a_failing_store_and_a_gap_write_nothing() {
     let mut session = session();
     let id = session.head.id;
     let first = store.create(&session).await.unwrap();
+    assert!(store.own(id).await.unwrap());
     assert_eq!(store.save(&session, &[], Revision(7)).await, Err(StoreError::Conflict(id)));
-    session.messages = vec!["one".to_owned(), "two".to_owned()];
+    session.messages = ["one", "two"].map(|text| Message::new(text, Time(1))).into();
     assert!(matches!(store.save(&session, &[Event::Message(1)], first).await, Err(StoreError::Failed(_))));
     store.fail(Some("disk full"));
     let full = Err(StoreError::Failed("disk full".to_owned()));
     assert_eq!(store.save(&session, &[Event::Message(0)], first).await, full);
     store.fail(None);
     assert_eq!(store.load(id).await.unwrap().unwrap().1, first);
-    assert_eq!(store.load(id).await.unwrap().unwrap().0.messages, [""; 0]);
+    assert_eq!(store.load(id).await.unwrap().unwrap().0.messages, []);
 }
 
 #[tokio::test]
@@ -68,6 +70,7 @@ async fn an_order_to_delete_outlives_a_save_and_goes_with_the_session() {
     let session = session();
     let id = session.head.id;
     let first = store.create(&session).await.unwrap();
+    assert!(store.own(id).await.unwrap());
     assert_eq!(store.deletion_ordered(id).await, Ok(false));
     store.order_deletion(id).await.unwrap();
     store.save(&session, &[Event::Head], first).await.unwrap();
