@@ -87,7 +87,13 @@ pub(crate) fn run(nodes: u32, step_size: u32, steps: u32) {
     let (begun, peers, before) = (cpu_ns(), spent.ns(), store.written());
     at_once(driver.advance()).unwrap();
     let (ns, written) = (cpu_ns() - begun - (spent.ns() - peers), store.written());
-    println!("{:<10}{:>10.1}{:>30}{:>12}\n", "deletion", ns as f64 / 1e6, written.parts - before.parts, written.bytes - before.bytes);
+    println!(
+        "{:<10}{:>10.1}{:>30}{:>12}\n",
+        "deletion",
+        ns as f64 / 1e6,
+        written.parts - before.parts,
+        written.bytes - before.bytes
+    );
 }
 
 #[derive(Default)]

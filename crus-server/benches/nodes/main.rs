@@ -13,7 +13,7 @@ const NODES: u32 = 100_000;
 const FEW: u32 = 1_000;
 
 fn main() {
-    for (nodes, step_size, steps) in [(FEW, 50, 10), (NODES, 50, 10), (NODES, 1_000, 4)] {
+    for (nodes, step_size, steps) in [(FEW, 50, 4), (NODES, 50, 4), (NODES, 1_000, 3)] {
         in_process::run(nodes, step_size, steps);
     }
 }
