@@ -171,6 +171,12 @@ pub fn drain_reason(id: UpgradeId) -> String {
     format!("{DRAIN_WORD} {id}")
 }
 
+/// Whether this is the reason of a node that we drain. It is asked for each node at each look.
+pub(crate) fn is_drain_reason(reason: &str, id: UpgradeId) -> bool {
+    let text = reason.strip_prefix(DRAIN_WORD).and_then(|rest| rest.strip_prefix(' '));
+    text == Some(&*id.0.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()))
+}
+
 /// What marks a node that failed: the original's word for it, and our id.
 pub fn failure_mark(id: UpgradeId, failure: &Failure) -> String {
     let [boot, time_out, _] = FAILURE_WORDS;
@@ -279,6 +285,10 @@ mod tests {
     #[test]
     fn p6_reasons_tell_whose_they_are() {
         let id = UpgradeId(uuid::Uuid::from_u128(7));
+        assert!(is_drain_reason(&drain_reason(id), id));
+        for other in ["rolling-upgrade", "", &drain_reason(UpgradeId(uuid::Uuid::from_u128(8)))] {
+            assert!(!is_drain_reason(other, id), "{other}");
+        }
         let failure = Failure::Boot("no\n\"link\"".into());
         let failed = failure_reason(id, &failure);
         assert_eq!(failed, format!("upgrading-boot-session-failed {id}: failed to boot: no 'link'"));

@@ -4,7 +4,7 @@
 //! [`Node`]s one by one, and the messages one by one. What was merely seen is kept beside them in [`Known`],
 //! which is never stored: after a restart the world is looked at again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -581,9 +581,9 @@ pub struct Known {
     /// Whether the session template was there, and when that was asked.
     pub template: Option<(Time, bool)>,
     /// Nodes in the workload manager, and when they were looked at; unknown ones are `None`.
-    pub wlm: BTreeMap<NodeName, (Time, Option<WlmNode>)>,
+    pub wlm: HashMap<NodeName, (Time, Option<WlmNode>)>,
     /// Since when nodes are unknown to the workload manager.
-    pub missing: BTreeMap<NodeName, Time>,
+    pub missing: HashMap<NodeName, Time>,
     /// The jobs on nodes of the step.
     pub jobs: Option<SeenJobs>,
     /// The nodes that the next step takes, by the jobs on all pending ones, and when these were seen.
@@ -591,9 +591,9 @@ pub struct Known {
     /// No node before this position is pending.
     pub first_pending: usize,
     /// Since when a draining node was seen drained.
-    pub drained: BTreeMap<NodeName, Time>,
+    pub drained: HashMap<NodeName, Time>,
     /// When a failed node was last marked.
-    pub marked: BTreeMap<NodeName, Time>,
+    pub marked: HashMap<NodeName, Time>,
     /// For how long nodes were seen not to be booted, or back, and until when. Time in which nobody could look,
     /// because the service or the peer was down, does not count.
     pub waited: Option<(Time, u64)>,

@@ -740,3 +740,18 @@ fn a_step_is_never_larger_than_one_request_to_bos_can_be() {
     let longest: Xname = "x999999c999999s999999b999999n999999".parse().unwrap();
     assert!(10_000 * (longest.to_string().len() + 1) < 524_288);
 }
+
+/// As many nodes as the default allows: the beginning, two steps, and a deletion.
+#[test]
+fn a_hundred_thousand_nodes_work_and_each_record_stays_small() {
+    let mut paper = Paper::new(100_000);
+    let mut session = session(50);
+    paper.until(&mut session, |s| s.head.step == 2);
+    assert_eq!(session.nodes.len(), 100_000);
+    assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Upgraded).count(), 100);
+    let head = serde_json::to_string(&session.head).unwrap();
+    assert!(head.len() < 1_000, "{head}");
+    machine::step(&mut session, paper.now, Input::Delete);
+    paper.run(&mut session);
+    assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Released).count(), 99_900);
+}

@@ -74,11 +74,11 @@ impl Session {
     /// step.
     pub(super) fn choose(&self, jobs: &[Job]) -> Vec<usize> {
         let mut candidates = candidates(self, jobs);
-        self.limits.order.sort(&mut candidates);
-        let size = usize::try_from(self.head.spec.step_size.get()).unwrap_or(usize::MAX);
+        let size = usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
+        self.limits.order.first(&mut candidates, size);
         let position = |c: &Candidate| self.nodes.binary_search_by_key(&c.xname, |node| node.xname).ok();
         let mut chosen: Vec<usize> =
-            candidates.iter().take(size.min(STEP_MAX)).filter_map(position).collect();
+            candidates.iter().take(size).filter_map(position).collect();
         chosen.sort_unstable();
         chosen
     }
@@ -110,7 +110,7 @@ impl Session {
 
 /// When a node is expected to run nothing: see [`crate::batch`].
 fn candidates(session: &Session, jobs: &[Job]) -> Vec<Candidate> {
-    let mut free: HashMap<&NodeName, FreeAt> = HashMap::new();
+    let mut free: HashMap<&NodeName, FreeAt> = HashMap::with_capacity(jobs.len());
     for job in jobs {
         let end = job.end.map_or(FreeAt::Unknown, FreeAt::By);
         for name in &job.nodes {

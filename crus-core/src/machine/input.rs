@@ -1,6 +1,6 @@
 //! Taking in what was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Effect, Event, Input, Machine, messages, release, retry_pause};
 use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
@@ -42,7 +42,7 @@ impl Machine<'_> {
             }
             Input::Nodes { at, asked, nodes } => {
                 known.troubles.remove(&Kind::ReadNodes);
-                let mut nodes: BTreeMap<_, _> =
+                let mut nodes: HashMap<_, _> =
                     nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
                 // What a slow controller says is as old as its answer: there is nothing fresher to be had.
                 let now = self.now;

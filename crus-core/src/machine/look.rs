@@ -71,10 +71,10 @@ impl Session {
 
     /// Whether the node must still be drained, or drained again.
     pub(super) fn wants_drain(&self, i: usize, seen: &WlmNode) -> bool {
-        let ours = seen.reason.as_deref() == Some(&messages::drain_reason(self.head.id));
+        let ours = || seen.reason.as_deref().is_some_and(|text| messages::is_drain_reason(text, self.head.id));
         self.nodes[i].holder == Holder::Us
             && self.holder_of(seen) == Holder::Us
-            && !(seen.has(Flag::Drain) && ours)
+            && !(seen.has(Flag::Drain) && ours())
     }
 
     /// Whether the node runs nothing and gets nothing new, as its own record tells.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
 
 mod in_process;
+mod process;
 
 use crus_sim::config::{GroupSpec, TemplateSpec};
 use crus_sim::workload::{JobSpec, Wanted, Workload};
@@ -16,6 +17,7 @@ fn main() {
     for (nodes, step_size, steps) in [(FEW, 50, 4), (NODES, 50, 4), (NODES, 1_000, 3)] {
         in_process::run(nodes, step_size, steps);
     }
+    process::run(NODES);
 }
 
 /// So many nodes, half of them with jobs that end between ten minutes and a day from the start.
