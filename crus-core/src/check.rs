@@ -2,8 +2,8 @@
 //!
 //! [`session`] checks what a session says of itself; it is cheap and runs after every step, in production as
 //! well. An [`Audit`] checks what really happened, as a witness tells it: the simulator, or a test that
-//! watches a real cluster. P9 (fix and go on) is about what must happen in the end and is checked by
-//! scenarios.
+//! watches a real cluster. P9 (fix and go on) is about what must happen in the end: whoever knows that nothing
+//! is in the way any more waits for a bounded time, and then calls it broken with [`no_end`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +18,42 @@ use crate::time::Time;
 pub struct Fact {
     /// When.
     pub at: Time,
+    /// Whose deed it was.
+    pub by: By,
     /// What.
     pub what: What,
+}
+
+/// Whose deed something was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum By {
+    /// It came about by itself, as a consequence of what was done before; or the witness cannot tell.
+    #[default]
+    Itself,
+    /// A call made for this session did it, at once.
+    Session(UpgradeId),
+    /// An operator did it.
+    Operator,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
+    /// A boot session was asked for that names this node.
+    RebootAsked {
+        /// Which node.
+        xname: Xname,
+        /// The name of the boot session.
+        boot_session: String,
+        /// When the node and its jobs were last looked at before, with a true answer; the earlier of both. `None`
+        /// when they were not, or when the witness cannot tell.
+        looked: Option<Time>,
+    },
+    /// A node lost its power without a boot session.
+    PowerLost {
+        /// Which node.
+        xname: Xname,
+    },
     /// A boot session cut the power of a node.
     PowerCut {
         /// Which node.
@@ -125,6 +154,19 @@ pub fn session(session: &Session) -> Vec<Violation> {
     violations
 }
 
+/// The violation of a session that has not ended within the time that it was given after the last condition was
+/// met, and the last fault over (P9).
+pub fn no_end(session: &Session) -> Violation {
+    let head = &session.head;
+    let waits = head.condition.as_deref().unwrap_or("nothing that it says");
+    broken("P9", format!("session {} stays in step {}, {}, for {waits}", head.id, head.step, head.stage))
+}
+
+/// The violation of a session that is done and still there within that time, though its deletion was ordered (P7).
+pub fn not_deleted(session: &Session) -> Violation {
+    broken("P7", format!("session {} is still there, though deletion was ordered", session.head.id))
+}
+
 /// What is known of the real world when a session ends.
 #[derive(Debug, Clone, Default)]
 pub struct World {
@@ -145,19 +187,57 @@ pub struct NodeView {
     pub reason: Option<String>,
 }
 
+/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it:
+/// a request may rely on a look of the last poll, and wait as long as a retry does.
+const KNOWN_AFTER_MS: u64 = 70_000;
+
 /// Follows what really happens during one session.
+///
+/// What an operator does is no deed of the session, and what follows from it is no broken promise: where an operator
+/// let a node go after the last look at it, added a bystander or changed a reason, that is theirs.
 #[derive(Debug)]
 pub struct Audit {
     id: UpgradeId,
+    /// The session's id as its boot sessions have it in their names.
+    id_text: String,
+    own_drain: String,
     step_size: usize,
+    starting: GroupLabel,
     upgrading: GroupLabel,
     failed: GroupLabel,
     /// The nodes that carry our drain.
     drained: BTreeSet<Xname>,
-    /// How often each node lost power by this session.
-    reboots: BTreeMap<Xname, u32>,
-    /// The nodes that may leave the session's groups: those of its starting group.
+    /// The nodes that carry a reason of somebody else, and since when.
+    theirs: BTreeMap<Xname, (Time, String)>,
+    nodes: BTreeMap<Xname, Story>,
+    /// The nodes that the session may touch: those of its starting group.
     own: BTreeSet<Xname>,
+    /// Whether these are all: the session has frozen them.
+    frozen: bool,
+    /// When its deletion was ordered.
+    deletion: Option<Time>,
+    /// The members of its groups that an operator put in or took out last.
+    by_hand: BTreeSet<(GroupLabel, Xname)>,
+}
+
+/// What happened to a node during the session.
+#[derive(Debug, Clone, Default)]
+struct Story {
+    /// How often it lost power by this session.
+    reboots: u32,
+    held: bool,
+    /// When it was last let go by somebody else, or by itself.
+    let_go: Option<Time>,
+    /// The last look at it before its reboot was asked for.
+    looked: Option<Time>,
+    /// Whether the last power cut, and what it did to jobs, was not this session's doing.
+    cut_by_others: bool,
+    /// Whether it lost power in another way than by this session.
+    rebooted_otherwise: bool,
+    /// Whether it was in service, or somebody else held it, after its last power cut.
+    back: bool,
+    /// Whether an operator was the last to change its state or reason.
+    by_hand: bool,
 }
 
 impl Audit {
@@ -166,89 +246,218 @@ impl Audit {
         let spec = &session.head.spec;
         Audit {
             id: session.head.id,
+            id_text: session.head.id.to_string(),
+            own_drain: messages::drain_reason(session.head.id),
             step_size: usize::try_from(spec.step_size.get()).unwrap_or(usize::MAX),
+            starting: spec.starting.clone(),
             upgrading: spec.upgrading.clone(),
             failed: spec.failed.clone(),
             drained: BTreeSet::new(),
-            reboots: BTreeMap::new(),
+            theirs: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             own,
+            frozen: false,
+            deletion: None,
+            by_hand: BTreeSet::new(),
         }
+    }
+
+    /// Takes note that the session's deletion was ordered, and the order answered for.
+    pub fn deletion_ordered(&mut self, at: Time) {
+        self.deletion.get_or_insert(at);
+    }
+
+    /// Whether it was.
+    pub fn is_deletion_ordered(&self) -> bool {
+        self.deletion.is_some()
+    }
+
+    /// Takes note of the nodes that the session froze, once it has.
+    pub fn follow(&mut self, session: &Session) -> Vec<Violation> {
+        if self.frozen || session.head.phase == Phase::Created {
+            return Vec::new();
+        }
+        self.frozen = true;
+        let frozen: BTreeSet<Xname> = session.nodes.iter().map(|node| node.xname).collect();
+        let others = frozen.difference(&self.own);
+        let violations = others
+            .map(|xname| broken("P8", format!("{xname} was never in '{}', and is taken", self.starting)))
+            .collect();
+        self.own = frozen;
+        violations
     }
 
     /// How often this session rebooted a node.
     pub fn reboots(&self, xname: Xname) -> u32 {
-        self.reboots.get(&xname).copied().unwrap_or_default()
+        self.nodes.get(&xname).map_or(0, |story| story.reboots)
     }
 
     /// Takes in what happened.
     pub fn witness(&mut self, fact: &Fact) -> Vec<Violation> {
         let mut violations = Vec::new();
         match &fact.what {
+            What::RebootAsked { xname, boot_session, looked } => {
+                if boot_session.contains(&self.id_text) {
+                    self.nodes.entry(*xname).or_default().looked = *looked;
+                }
+            }
+            What::PowerLost { xname } => {
+                let story = self.nodes.entry(*xname).or_default();
+                (story.cut_by_others, story.rebooted_otherwise, story.back) = (true, true, false);
+            }
             What::PowerCut { xname, boot_session, jobs, held } => {
-                if !boot_session.contains(&self.id.to_string()) {
+                let story = self.nodes.entry(*xname).or_default();
+                story.back = false;
+                if !boot_session.contains(&self.id_text) {
+                    (story.cut_by_others, story.rebooted_otherwise) = (true, true);
                     return violations;
                 }
+                // Who was let go after the last look at it may run jobs by now, and that is not our doing.
+                story.cut_by_others =
+                    story.let_go.is_some_and(|at| story.looked.is_some_and(|looked| at >= looked));
                 if !self.own.contains(xname) {
                     violations.push(broken("P2", format!("{xname} is not of this session, and rebooted")));
                 }
-                if !jobs.is_empty() || !held {
+                if (!jobs.is_empty() || !held) && !story.cut_by_others {
                     violations
                         .push(broken("P2", format!("{xname} rebooted while held {held}, jobs {jobs:?}")));
                 }
-                let reboots = self.reboots.entry(*xname).or_default();
-                *reboots += 1;
-                if *reboots > 1 {
-                    violations.push(broken("P3", format!("{xname} rebooted {reboots} times")));
+                story.reboots += 1;
+                if story.reboots > 1 {
+                    violations.push(broken("P3", format!("{xname} rebooted {} times", story.reboots)));
                 }
             }
             What::JobKilled { xname, job } => {
-                violations.push(broken("P2", format!("job {job} lost {xname}")));
-            }
-            What::NodeChanged { xname, held, reason, .. } => {
-                let own_drain = messages::drain_reason(self.id);
-                if *held && reason.as_deref() == Some(&own_drain) {
-                    self.drained.insert(*xname);
-                } else {
-                    self.drained.remove(xname);
-                }
-                if self.drained.len() > self.step_size {
-                    violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
+                let ours = match fact.by {
+                    By::Operator => false,
+                    By::Session(id) => id == self.id,
+                    By::Itself => !self.nodes.get(xname).is_some_and(|story| story.cut_by_others),
+                };
+                if ours {
+                    violations.push(broken("P2", format!("job {job} lost {xname}")));
                 }
             }
-            What::GroupChanged { label, removed, .. } => {
-                if *label == self.upgrading || *label == self.failed {
-                    let others = removed.difference(&self.own);
-                    violations.extend(
-                        others.map(|xname| broken("P8", format!("{xname} was taken out of '{label}'"))),
-                    );
+            What::NodeChanged { xname, held, reason, in_service } => {
+                let story = self.nodes.entry(*xname).or_default();
+                if story.held && !held && fact.by != By::Session(self.id) {
+                    story.let_go = Some(fact.at);
+                }
+                story.held = *held;
+                story.by_hand = fact.by == By::Operator || (story.by_hand && fact.by == By::Itself);
+                let reason = reason.as_deref();
+                let theirs = *held
+                    && reason.is_some_and(|reason| {
+                        !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason)
+                    });
+                story.back |= *in_service || theirs;
+                let reason = reason.filter(|_| *held).unwrap_or_default();
+                violations.extend(self.drain_changed(*xname, reason));
+                violations.extend(self.reason_changed(fact, *xname, reason));
+            }
+            What::GroupChanged { label, added, removed } => {
+                if *label == self.starting {
+                    if fact.by == By::Session(self.id) {
+                        violations.push(broken("P8", format!("'{label}' was changed")));
+                    }
+                    if !self.frozen {
+                        self.own.extend(added);
+                    }
+                }
+                if *label != self.upgrading && *label != self.failed {
+                    return violations;
+                }
+                let changed = || added.union(removed).map(|xname| (label.clone(), *xname));
+                match fact.by {
+                    By::Operator => self.by_hand.extend(changed()),
+                    By::Session(id) if id != self.id => {}
+                    By::Session(_) | By::Itself => {
+                        changed().for_each(|member| _ = self.by_hand.remove(&member));
+                        let others = removed.difference(&self.own);
+                        violations.extend(
+                            others.map(|xname| broken("P8", format!("{xname} was taken out of '{label}'"))),
+                        );
+                    }
                 }
             }
         }
         violations
     }
 
+    /// A node is held for this reason now; the empty one: is not, or nobody says why.
+    fn drain_changed(&mut self, xname: Xname, reason: &str) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if reason != self.own_drain {
+            self.drained.remove(&xname);
+            return violations;
+        }
+        if !self.own.contains(&xname) {
+            violations.push(broken("P6", format!("{xname} is not of this session, and drained")));
+        }
+        let is_new = self.drained.insert(xname);
+        if is_new && self.deletion.is_some() {
+            violations.push(broken("P7", format!("{xname} was drained after deletion was ordered")));
+        }
+        if self.drained.len() > self.step_size {
+            violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
+        }
+        violations
+    }
+
+    /// Likewise: what somebody else wrote there stands until they change it.
+    fn reason_changed(&mut self, fact: &Fact, xname: Xname, reason: &str) -> Option<Violation> {
+        let at = fact.at;
+        let is_theirs =
+            !reason.is_empty() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason);
+        let before = self.theirs.remove(&xname);
+        let since = before.as_ref().filter(|(_, theirs)| theirs == reason).map_or(at, |(since, _)| *since);
+        if is_theirs {
+            self.theirs.insert(xname, (since, reason.to_owned()));
+        }
+        let (since, theirs) = before.filter(|_| fact.by == By::Session(self.id))?;
+        let was_known = at.since(since) >= KNOWN_AFTER_MS;
+        let kept = reason.starts_with(messages::owners_words(&theirs));
+        (was_known && !kept).then(|| {
+            broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session"))
+        })
+    }
+
     /// Compares how the session ended with how the world is.
     pub fn at_end(&self, session: &Session, world: &World) -> Vec<Violation> {
         let mut violations = self::session(session);
+        if !session.is_done() {
+            violations.push(no_end(session));
+            return violations;
+        }
         let accounted = if session.head.deletion.is_some() { "P7" } else { "P4" };
+        let untold = Story::default();
+        let ended_after = |order| session.head.ended.is_some_and(|ended| ended > order);
+        if session.head.deletion.is_none() && self.deletion.is_some_and(ended_after) {
+            violations.push(broken("P7", "it went on to its end though deletion was ordered".to_owned()));
+        }
+        for xname in self.drained.iter().filter(|xname| !world.nodes.contains_key(xname)) {
+            violations.push(broken(accounted, format!("{xname} is left drained by us")));
+        }
         for node in &session.nodes {
             let xname = node.xname;
-            let reboots = self.reboots(xname);
+            let story = self.nodes.get(&xname).unwrap_or(&untold);
+            let by_hand = |label: &GroupLabel| self.by_hand.contains(&(label.clone(), xname));
             let view = world.nodes.get(&xname);
             let reason = view.filter(|v| v.held).and_then(|v| v.reason.as_deref()).unwrap_or_default();
-            if reason == messages::drain_reason(self.id) {
+            if reason == self.own_drain {
                 violations.push(broken(accounted, format!("{xname} is left drained by us")));
             }
             let listed = world.failed.contains(&xname);
             match &node.state {
                 NodeState::Upgraded => {
-                    if reboots != 1 {
-                        violations.push(broken("P5", format!("{xname} is upgraded after {reboots} reboots")));
+                    // Whoever else rebooted it meanwhile, it has booted anew, and BOS said that it succeeded.
+                    if story.reboots == 0 && !story.rebooted_otherwise {
+                        violations.push(broken("P5", format!("{xname} is upgraded and was never rebooted")));
                     }
-                    if listed {
+                    if listed && !by_hand(&self.failed) {
                         violations.push(broken(accounted, format!("{xname} is upgraded, and listed failed")));
                     }
-                    if let Some(view) = view
+                    if !story.back
+                        && let Some(view) = view
                         && view.held
                         && (messages::is_crus_reason(reason) || messages::is_slurm_reason(reason))
                     {
@@ -260,32 +469,166 @@ impl Audit {
                     // A node that HSM does not know cannot be in a group; a deleted session does not wait for
                     // a group that is gone.
                     let may_miss = *failure == Failure::UnknownToHsm || session.head.deletion.is_some();
-                    if !listed && !may_miss && node.step.is_some() {
+                    if !listed && !may_miss && node.step.is_some() && !by_hand(&self.failed) {
                         violations.push(broken(accounted, format!("{xname} failed, and is not listed")));
                     }
                     let mark = messages::failure_mark(self.id, failure);
                     let marked = reason.contains(&mark);
                     let touched = node.step.is_some() && *failure != Failure::DrainTimedOut;
                     let held = view.is_some_and(|view| view.held);
-                    if touched && held && !marked {
+                    if touched && held && !marked && !story.by_hand {
                         violations.push(broken(accounted, format!("{xname} failed, and says {reason:?}")));
                     }
                 }
-                NodeState::Released if reboots > 0 => {
+                NodeState::Released if story.reboots > 0 => {
                     violations.push(broken("P7", format!("{xname} is released after a reboot")));
                 }
                 _ => {}
             }
             if let Holder::Other(theirs) = &node.holder
                 && view.is_some_and(|view| view.held)
-                && !reason.starts_with(theirs.as_str())
+                && !reason.starts_with(messages::owners_words(theirs))
+                && !story.by_hand
             {
                 violations.push(broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}")));
             }
-            if world.upgrading.contains(&xname) {
+            if world.upgrading.contains(&xname) && !by_hand(&self.upgrading) {
                 violations.push(broken(accounted, format!("{xname} is left in the upgrading group")));
             }
         }
         violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::model::{Limits, Node, Spec};
+
+    fn xname(n: u32) -> Xname {
+        format!("x1000c0s{n}b0n0").parse().unwrap()
+    }
+
+    fn a_session() -> Session {
+        let spec = Spec {
+            starting: "all".parse().unwrap(),
+            upgrading: "up".parse().unwrap(),
+            failed: "failed".parse().unwrap(),
+            step_size: NonZeroU32::new(2).unwrap(),
+            template: "image".parse().unwrap(),
+        };
+        Session::new(UpgradeId(uuid::Uuid::from_u128(1)), spec, "1", Limits::default(), Time(0))
+    }
+
+    /// An audit of a session of nodes 1 to 3.
+    fn audit() -> Audit {
+        Audit::new(&a_session(), (1..=3).map(xname).collect())
+    }
+
+    fn ours() -> By {
+        By::Session(a_session().head.id)
+    }
+
+    fn another() -> By {
+        By::Session(UpgradeId(uuid::Uuid::from_u128(2)))
+    }
+
+    fn group(by: By, label: &str, added: &[u32], removed: &[u32]) -> Fact {
+        let nodes = |list: &[u32]| list.iter().copied().map(xname).collect();
+        let (added, removed) = (nodes(added), nodes(removed));
+        Fact { at: Time(0), by, what: What::GroupChanged { label: label.parse().unwrap(), added, removed } }
+    }
+
+    fn held(by: By, at: u64, n: u32, reason: Option<&str>) -> Fact {
+        let (held, reason) = (reason.is_some(), reason.map(str::to_owned));
+        let what = What::NodeChanged { xname: xname(n), held, reason, in_service: !held };
+        Fact { at: Time(at), by, what }
+    }
+
+    fn promises(violations: Vec<Violation>) -> Vec<&'static str> {
+        violations.into_iter().map(|violation| violation.promise).collect()
+    }
+
+    #[test]
+    fn p6_p7_a_drain_must_be_of_the_sessions_nodes_and_before_its_deletion() {
+        let mut audit = audit();
+        let drain = messages::drain_reason(a_session().head.id);
+        assert_eq!(promises(audit.witness(&held(ours(), 0, 1, Some(&drain)))), [""; 0]);
+        assert_eq!(promises(audit.witness(&held(ours(), 0, 9, Some(&drain)))), ["P6"]);
+        audit.witness(&held(ours(), 0, 9, None));
+        audit.deletion_ordered(Time(1));
+        assert_eq!(
+            promises(audit.witness(&held(ours(), 2, 1, Some(&drain)))),
+            [""; 0],
+            "it was drained before"
+        );
+        assert_eq!(promises(audit.witness(&held(ours(), 2, 2, Some(&drain)))), ["P7"]);
+    }
+
+    #[test]
+    fn p6_what_somebody_wrote_stands_until_they_change_it() {
+        let mut audit = audit();
+        let failed = messages::failure_reason(a_session().head.id, &Failure::BootTimedOut);
+        let deeds = |audit: &mut Audit, by, reasons: &[Option<&str>]| {
+            let at = [0, KNOWN_AFTER_MS].into_iter().zip(reasons);
+            promises(at.flat_map(|(at, reason)| audit.witness(&held(by, at, 1, *reason))).collect())
+        };
+        for by in [By::Operator, By::Itself, another()] {
+            assert_eq!(deeds(&mut audit, by, &[Some("bad dimm"), None]), [""; 0]);
+        }
+        assert_eq!(deeds(&mut audit, ours(), &[Some("bad dimm"), None]), ["P6"]);
+        let mine = messages::drain_reason(a_session().head.id);
+        assert_eq!(deeds(&mut audit, ours(), &[Some("bad dimm"), Some(&mine)]), ["P6"]);
+        let behind = messages::added_reason("bad dimm", &failed);
+        assert_eq!(deeds(&mut audit, ours(), &[Some("bad dimm"), Some(&behind)]), [""; 0]);
+        // It may not have been seen yet.
+        audit.witness(&held(By::Operator, 0, 2, Some("just now")));
+        assert_eq!(promises(audit.witness(&held(ours(), 1, 2, None))), [""; 0]);
+    }
+
+    #[test]
+    fn p8_groups_lose_only_the_sessions_nodes_and_the_starting_group_none() {
+        let mut audit = audit();
+        assert_eq!(promises(audit.witness(&group(ours(), "up", &[], &[1, 2]))), [""; 0]);
+        assert_eq!(promises(audit.witness(&group(ours(), "up", &[], &[1, 9]))), ["P8"]);
+        assert_eq!(promises(audit.witness(&group(By::Operator, "up", &[], &[9]))), [""; 0]);
+        assert_eq!(promises(audit.witness(&group(ours(), "all", &[], &[1]))), ["P8"]);
+    }
+
+    #[test]
+    fn p8_a_session_takes_nodes_of_its_starting_group_alone() {
+        let mut session = a_session();
+        session.nodes = [2, 4].map(|n| Node::new(xname(n), None, Time(0))).to_vec();
+        assert_eq!(audit().follow(&session), [], "not frozen yet");
+        session.head.phase = Phase::Rolling;
+        assert_eq!(promises(audit().follow(&session)), ["P8"]);
+        let mut audit = audit();
+        audit.witness(&group(By::Operator, "all", &[4], &[]));
+        assert_eq!(audit.follow(&session), []);
+        // Nodes 1 and 3 were members, and are not of the session.
+        assert_eq!(promises(audit.witness(&group(ours(), "up", &[], &[1]))), ["P8"]);
+    }
+
+    #[test]
+    fn p2_a_job_that_others_end_is_not_ours_to_answer_for() {
+        let what = What::JobKilled { xname: xname(1), job: "7".into() };
+        for (by, broken) in [(By::Operator, 0), (another(), 0), (ours(), 1), (By::Itself, 1)] {
+            let fact = Fact { at: Time(0), by, what: what.clone() };
+            assert_eq!(promises(audit().witness(&fact)), ["P2"][..broken], "{by:?}");
+        }
+    }
+
+    #[test]
+    fn p7_p9_a_session_must_end_and_as_it_was_ordered() {
+        let mut session = a_session();
+        let mut audit = audit();
+        assert_eq!(promises(audit.at_end(&session, &World::default())), ["P9"]);
+        session.head.phase = Phase::Done;
+        session.head.ended = Some(Time(5));
+        assert_eq!(audit.at_end(&session, &World::default()), []);
+        audit.deletion_ordered(Time(4));
+        assert_eq!(promises(audit.at_end(&session, &World::default())), ["P7"]);
     }
 }

@@ -457,13 +457,15 @@ impl Machine<'_> {
                 true
             }
             LastLook::Quiet if self.s.is_upgrading_group_filled() => {
+                let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
+                let silent = batch.iter().copied().filter(is_silent).collect();
                 for &i in &batch {
                     self.follow_holder(i);
                     self.change(i, |node| node.state = NodeState::Rebooting);
                 }
                 let head = &mut self.s.head;
                 let name = BootSessionName::of(head.id.0, head.step, 0);
-                head.boot = Some(Boot { name, intended: self.now, unanswered: None, begun: None });
+                head.boot = Some(Boot { name, intended: self.now, unanswered: None, begun: None, silent });
                 self.s.known.boot = None;
                 self.note_intent();
                 true

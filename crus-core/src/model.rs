@@ -161,6 +161,10 @@ pub struct Boot {
     pub unanswered: Option<Time>,
     /// Since when BOS is known to have it.
     pub begun: Option<Time>,
+    /// The nodes, by their positions, that the workload manager was out of touch with when it was first noted. Of
+    /// the others one that falls silent may be booting.
+    #[serde(default, with = "positions", skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<usize>,
 }
 
 /// The state of one node. Only forwards, except that a node which is not quiet at the last look goes from

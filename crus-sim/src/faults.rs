@@ -5,6 +5,7 @@
 //! under every plan that ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,7 @@ use crus_core::wlm::{Job, WlmNode};
 use crus_core::{GroupLabel, NodeName, TemplateName, Time, Xname};
 
 use crate::cluster::{SharedCluster, lock};
+use crate::journal::Kind;
 use crate::rng::Rng;
 
 /// A way for a call to fail.
@@ -31,8 +33,8 @@ pub enum Fault {
     },
     /// The peer acts, and its answer is lost.
     ReplyLost,
-    /// A question is answered with what was last answered to it, if it was asked before. A request that changes
-    /// something is not affected.
+    /// A question is answered with what was last answered to it, if it was asked before under this plan. A request
+    /// that changes something is not affected.
     Stale,
     /// The peer restarts: this call and all others for so long find nobody. Slurm forgets which nodes it heard of.
     Restarted {
@@ -87,8 +89,19 @@ impl Plan {
         self
     }
 
+    /// Whether answers must be remembered.
+    fn may_be_stale(&self) -> bool {
+        let random = self
+            .random
+            .as_ref()
+            .is_some_and(|random| random.per_mille > 0 && random.faults.contains(&Fault::Stale));
+        random || self.script.values().any(|fault| *fault == Fault::Stale)
+    }
+
     fn fault(&mut self, method: &str, nth: u64) -> Option<Fault> {
-        if let Some(fault) = self.script.get(&(method.to_owned(), nth)) {
+        if !self.script.is_empty()
+            && let Some(fault) = self.script.get(&(method.to_owned(), nth))
+        {
             return Some(*fault);
         }
         let Random { rng, per_mille, faults } = self.random.as_mut()?;
@@ -114,7 +127,21 @@ struct State {
     calls: BTreeMap<&'static str, u64>,
     injected: Vec<Injected>,
     away_until: Option<Time>,
+    remembers: bool,
     seen: Seen,
+}
+
+/// What a peer said.
+struct Answer<T> {
+    value: T,
+    /// When this was so; `None` when it is what it said before.
+    read_at: Option<Time>,
+}
+
+impl<T> Answer<T> {
+    fn now(value: T, read_at: Time) -> Self {
+        Answer { value, read_at: Some(read_at) }
+    }
 }
 
 /// What was answered last.
@@ -131,13 +158,15 @@ struct Seen {
 impl<P> Faulty<P> {
     /// The port `inner` of a cluster, failing by plan.
     pub fn new(inner: P, cluster: &SharedCluster, plan: Plan) -> Self {
-        let state = State { plan, ..State::default() };
+        let state = State { remembers: plan.may_be_stale(), plan, ..State::default() };
         Faulty { inner, cluster: Arc::clone(cluster), state: Arc::new(Mutex::new(state)) }
     }
 
     /// Goes by another plan from now on. Calls are counted on.
     pub fn set_plan(&self, plan: Plan) {
-        self.state().plan = plan;
+        let mut state = self.state();
+        state.remembers = plan.may_be_stale();
+        state.plan = plan;
     }
 
     /// What was made to happen so far.
@@ -149,51 +178,69 @@ impl<P> Faulty<P> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The fault of this call, if it has one; whether the peer is away is another matter.
-    fn next_fault(&self, method: &'static str, at: Time) -> Option<Fault> {
+    /// The fault of this call, if it has one, and whether the peer is away.
+    fn next_fault(&self, method: &'static str, at: Time) -> (Option<Fault>, bool) {
         let mut state = self.state();
         let count = state.calls.entry(method).or_default();
         *count += 1;
         let nth = *count;
-        let fault = state.plan.fault(method, nth)?;
-        state.injected.push(Injected { at, method, nth, fault });
-        Some(fault)
+        let fault = state.plan.fault(method, nth);
+        if let Some(fault) = fault {
+            state.injected.push(Injected { at, method, nth, fault });
+        }
+        (fault, state.away_until.is_some_and(|until| at < until))
     }
 
-    /// Makes a call, or what the plan makes of it. `stale` is what was answered last.
-    async fn call<T: Send>(
+    /// Makes a call, or what the plan makes of it. `asked` is what it is about, for the journal; `stale` is what was
+    /// answered last.
+    async fn call<T: Send + Debug>(
         &self,
         peer: Peer,
         method: &'static str,
+        asked: &(dyn Debug + Sync),
         stale: impl FnOnce(&Seen) -> Option<T> + Send,
         call: impl Future<Output = Result<T, PortError>> + Send,
-    ) -> Result<T, PortError> {
+    ) -> Result<Answer<T>, PortError> {
         let now = lock(&self.cluster).now();
-        let fault = self.next_fault(method, now);
-        if self.state().away_until.is_some_and(|until| now < until) {
+        let (fault, away) = self.next_fault(method, now);
+        if let Some(fault) = fault {
+            lock(&self.cluster).note(Kind::Fault, || format!("{method} {asked:?}: {fault:?}"));
+        }
+        if away {
             return Err(unreachable(peer));
         }
+        let reaches = async {
+            let read_at = lock(&self.cluster).now();
+            let answer = call.await;
+            let kind = match peer {
+                Peer::Hsm => Kind::CallHsm,
+                Peer::Bos => Kind::CallBos,
+                Peer::Wlm => Kind::CallWlm,
+            };
+            lock(&self.cluster).note(kind, || format!("{method} {asked:?}: {answer:?}"));
+            answer.map(|value| Answer::now(value, read_at))
+        };
         match fault {
-            None => call.await,
+            None => reaches.await,
             Some(Fault::Refused) => {
                 Err(PortError::Refused { peer, detail: "an injected refusal".to_owned() })
             }
             Some(Fault::Unreachable) => Err(unreachable(peer)),
             Some(Fault::Slow { ms }) => {
                 self.wait(ms / 2);
-                let answer = call.await;
+                let answer = reaches.await;
                 self.wait(ms - ms / 2);
                 answer
             }
             Some(Fault::ReplyLost) => {
-                call.await?;
+                reaches.await?;
                 Err(PortError::MayHaveActed { peer, detail: "an injected loss of the reply".to_owned() })
             }
             Some(Fault::Stale) => {
                 let seen = stale(&self.state().seen);
                 match seen {
-                    Some(answer) => Ok(answer),
-                    None => call.await,
+                    Some(value) => Ok(Answer { value, read_at: None }),
+                    None => reaches.await,
                 }
             }
             Some(Fault::Restarted { ms }) => {
@@ -204,6 +251,12 @@ impl<P> Faulty<P> {
                 Err(unreachable(peer))
             }
         }
+    }
+
+    /// Where to remember an answer; `None` when nobody will ask for it.
+    fn memory(&self) -> Option<MutexGuard<'_, State>> {
+        let state = self.state();
+        state.remembers.then_some(state)
     }
 
     fn wait(&self, ms: u64) {
@@ -226,17 +279,21 @@ fn never<T>(_: &Seen) -> Option<T> {
 impl<P: Hsm> Hsm for Faulty<P> {
     async fn group(&self, label: &GroupLabel) -> Result<Option<BTreeSet<Xname>>, PortError> {
         let stale = |seen: &Seen| seen.groups.get(label).cloned();
-        let members = self.call(Peer::Hsm, "group", stale, self.inner.group(label)).await?;
-        self.state().seen.groups.insert(label.clone(), members.clone());
+        let members = self.call(Peer::Hsm, "group", label, stale, self.inner.group(label)).await?.value;
+        if let Some(mut state) = self.memory() {
+            state.seen.groups.insert(label.clone(), members.clone());
+        }
         Ok(members)
     }
 
     async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
-        self.call(Peer::Hsm, "add_members", never, self.inner.add_members(label, nodes)).await
+        let call = self.inner.add_members(label, nodes);
+        Ok(self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await?.value)
     }
 
     async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
-        self.call(Peer::Hsm, "remove_members", never, self.inner.remove_members(label, nodes)).await
+        let call = self.inner.remove_members(label, nodes);
+        Ok(self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await?.value)
     }
 
     async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
@@ -244,11 +301,12 @@ impl<P: Hsm> Hsm for Faulty<P> {
             let last: Option<Vec<_>> = nodes.iter().map(|xname| seen.facts.get(xname).cloned()).collect();
             last.map(|facts| facts.into_iter().flatten().collect())
         };
-        let facts = self.call(Peer::Hsm, "facts", stale, self.inner.facts(nodes)).await?;
-        let found: BTreeMap<_, _> = facts.iter().map(|fact| (fact.xname, fact)).collect();
-        let mut state = self.state();
-        for xname in nodes {
-            state.seen.facts.insert(*xname, found.get(xname).map(|fact| (*fact).clone()));
+        let facts = self.call(Peer::Hsm, "facts", &nodes, stale, self.inner.facts(nodes)).await?.value;
+        if let Some(mut state) = self.memory() {
+            let found: BTreeMap<_, _> = facts.iter().map(|fact| (fact.xname, fact)).collect();
+            for xname in nodes {
+                state.seen.facts.insert(*xname, found.get(xname).map(|fact| (*fact).clone()));
+            }
         }
         Ok(facts)
     }
@@ -258,19 +316,24 @@ impl<P: Hsm> Hsm for Faulty<P> {
 impl<P: Bos> Bos for Faulty<P> {
     async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
         let stale = |seen: &Seen| seen.templates.get(name).copied();
-        let there = self.call(Peer::Bos, "has_template", stale, self.inner.has_template(name)).await?;
-        self.state().seen.templates.insert(name.clone(), there);
+        let there =
+            self.call(Peer::Bos, "has_template", name, stale, self.inner.has_template(name)).await?.value;
+        if let Some(mut state) = self.memory() {
+            state.seen.templates.insert(name.clone(), there);
+        }
         Ok(there)
     }
 
     async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
-        self.call(Peer::Bos, "reboot", never, self.inner.reboot(request)).await
+        Ok(self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await?.value)
     }
 
     async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
         let stale = |seen: &Seen| seen.sessions.get(name).cloned();
-        let session = self.call(Peer::Bos, "session", stale, self.inner.session(name)).await?;
-        self.state().seen.sessions.insert(name.clone(), session.clone());
+        let session = self.call(Peer::Bos, "session", name, stale, self.inner.session(name)).await?.value;
+        if let Some(mut state) = self.memory() {
+            state.seen.sessions.insert(name.clone(), session.clone());
+        }
         Ok(session)
     }
 }
@@ -282,11 +345,16 @@ impl<P: Wlm> Wlm for Faulty<P> {
             let last: Option<Vec<_>> = names.iter().map(|name| seen.nodes.get(name).cloned()).collect();
             last.map(|nodes| nodes.into_iter().flatten().collect())
         };
-        let nodes = self.call(Peer::Wlm, "nodes", stale, self.inner.nodes(names)).await?;
-        let found: BTreeMap<_, _> = nodes.iter().map(|node| (&node.name, node)).collect();
-        let mut state = self.state();
-        for name in names {
-            state.seen.nodes.insert(name.clone(), found.get(name).map(|node| (*node).clone()));
+        let answer = self.call(Peer::Wlm, "nodes", &names, stale, self.inner.nodes(names)).await?;
+        let nodes = answer.value;
+        if let Some(at) = answer.read_at {
+            lock(&self.cluster).told(names, false, at);
+        }
+        if let Some(mut state) = self.memory() {
+            let found: BTreeMap<_, _> = nodes.iter().map(|node| (&node.name, node)).collect();
+            for name in names {
+                state.seen.nodes.insert(name.clone(), found.get(name).map(|node| (*node).clone()));
+            }
         }
         Ok(nodes)
     }
@@ -297,28 +365,36 @@ impl<P: Wlm> Wlm for Faulty<P> {
             let by_id: BTreeMap<_, _> = last?.into_iter().flatten().map(|job| (&job.id, job)).collect();
             Some(by_id.into_values().cloned().collect())
         };
-        let jobs = self.call(Peer::Wlm, "jobs", stale, self.inner.jobs(names)).await?;
-        let mut state = self.state();
-        for name in names {
-            let on_it = jobs.iter().filter(|job| job.nodes.contains(name)).cloned().collect();
-            state.seen.jobs.insert(name.clone(), on_it);
+        let answer = self.call(Peer::Wlm, "jobs", &names, stale, self.inner.jobs(names)).await?;
+        let jobs = answer.value;
+        if let Some(at) = answer.read_at {
+            lock(&self.cluster).told(names, true, at);
+        }
+        if let Some(mut state) = self.memory() {
+            for name in names {
+                let on_it = jobs.iter().filter(|job| job.nodes.contains(name)).cloned().collect();
+                state.seen.jobs.insert(name.clone(), on_it);
+            }
         }
         Ok(jobs)
     }
 
     async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
-        self.call(Peer::Wlm, "drain", never, self.inner.drain(names, reason)).await
+        let call = self.inner.drain(names, reason);
+        Ok(self.call(Peer::Wlm, "drain", &(names, reason), never, call).await?.value)
     }
 
     async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
-        self.call(Peer::Wlm, "resume", never, self.inner.resume(names)).await
+        Ok(self.call(Peer::Wlm, "resume", &names, never, self.inner.resume(names)).await?.value)
     }
 
     async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
-        self.call(Peer::Wlm, "down", never, self.inner.down(names, reason)).await
+        let call = self.inner.down(names, reason);
+        Ok(self.call(Peer::Wlm, "down", &(names, reason), never, call).await?.value)
     }
 
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
-        self.call(Peer::Wlm, "set_reason", never, self.inner.set_reason(names, reason)).await
+        let call = self.inner.set_reason(names, reason);
+        Ok(self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await?.value)
     }
 }

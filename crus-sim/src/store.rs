@@ -61,6 +61,8 @@ pub struct Written {
     pub parts: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// How often a session asked for its turn.
+    pub claims: u64,
 }
 
 impl MemoryStore {
@@ -267,6 +269,7 @@ impl SessionStore for MemoryStore {
         let mut inner = self.open()?;
         let (answer, changed) = claims::claim(id, nodes, &mut inner.claims);
         inner.written.writes += u64::from(changed);
+        inner.written.claims += 1;
         Ok(answer)
     }
 

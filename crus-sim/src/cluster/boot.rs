@@ -157,9 +157,9 @@ impl Cluster {
         self.plan(after_ms, Event::Component(ix, action, generation));
     }
 
-    pub(super) fn component_acts(&mut self, ix: Ix, action: Action, generation: u32) {
+    pub(super) fn component_acts(&mut self, ix: Ix, action: Action, generation: u32) -> bool {
         if self.node(ix).component.generation != generation {
-            return;
+            return false;
         }
         let now = self.now;
         match action {
@@ -191,6 +191,7 @@ impl Cluster {
                 }
             }
         }
+        true
     }
 
     fn component_off(&mut self, ix: Ix) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crus_core::check::What;
 use crus_core::{TemplateName, Time, Xname};
 use serde::{Deserialize, Serialize};
 
@@ -275,7 +276,16 @@ impl Cluster {
             components: BTreeSet::new(),
         };
         let entry = Entry { session, taken: BTreeSet::new(), frozen: None };
+        self.tell_reboot_asked(&entry.session.request);
         Ok(&self.bos.sessions.entry(number).insert_entry(entry).into_mut().session)
+    }
+
+    /// Tells the witness which nodes are to be rebooted, and how fresh the knowledge is that lies behind it.
+    fn tell_reboot_asked(&mut self, request: &NewSession) {
+        for xname in request.limit.split(',').filter_map(exact_xname) {
+            let looked = self.by_xname.get(&xname).and_then(|&ix| self.node(ix).looked.earlier());
+            self.tell(What::RebootAsked { xname, boot_session: request.name.clone(), looked });
+        }
     }
 
     /// All sessions, by name.
@@ -392,11 +402,11 @@ impl Cluster {
     }
 
     /// Works out the nodes of a session and takes them.
-    pub(super) fn session_resolves(&mut self, number: u32) {
-        let Some(entry) = self.bos.sessions.get(&number) else { return };
+    pub(super) fn session_resolves(&mut self, number: u32) -> bool {
+        let Some(entry) = self.bos.sessions.get(&number) else { return false };
         if !self.hsm_ready() {
             self.plan(SETUP_RETRY_MS, Event::SessionResolves(number));
-            return;
+            return true;
         }
         let request = entry.session.request.clone();
         match self.resolve(&request) {
@@ -416,6 +426,7 @@ impl Cluster {
                 self.plan(setup, Event::SessionRuns(number));
             }
         }
+        true
     }
 
     fn resolve(&self, request: &NewSession) -> Result<BTreeSet<Xname>, String> {
@@ -465,12 +476,12 @@ impl Cluster {
             && arch == boot_set.arch
     }
 
-    pub(super) fn session_runs(&mut self, number: u32) {
-        if let Some(entry) = self.bos.sessions.get_mut(&number) {
-            entry.session.status = SessionStatus::Running;
-            entry.session.components = entry.taken.clone();
-            self.check_session(number);
-        }
+    pub(super) fn session_runs(&mut self, number: u32) -> bool {
+        let Some(entry) = self.bos.sessions.get_mut(&number) else { return false };
+        entry.session.status = SessionStatus::Running;
+        entry.session.components = entry.taken.clone();
+        self.check_session(number);
+        true
     }
 
     /// Completes a session that has nothing left to wait for.
@@ -497,10 +508,10 @@ impl Cluster {
         self.queue.plan(forgotten.max(now), Event::SessionForgotten(number));
     }
 
-    pub(super) fn session_forgotten(&mut self, number: u32) {
-        if let Some(entry) = self.bos.sessions.remove(&number) {
-            self.bos.numbers.remove(&entry.session.request.name);
-        }
+    pub(super) fn session_forgotten(&mut self, number: u32) -> bool {
+        let Some(entry) = self.bos.sessions.remove(&number) else { return false };
+        self.bos.numbers.remove(&entry.session.request.name);
+        true
     }
 }
 

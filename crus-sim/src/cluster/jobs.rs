@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Cluster;
 use super::queue::{Event, Ix};
 use super::slurm::{JobRecord, JobState, SlurmError, wlm_time};
+use crate::journal::Kind;
 use crate::workload::{Drawn, JobSpec, Wanted, Workload};
 
 /// All jobs, and the nodes that could take one.
@@ -170,21 +171,21 @@ impl Cluster {
         self.start_jobs();
     }
 
-    pub(super) fn job_arrives(&mut self, index: u32) {
-        if let Workload::Listed(jobs) = &self.config.workload
-            && let Some(job) = jobs.get(index as usize).cloned()
-        {
-            self.enqueue(job);
-        }
+    pub(super) fn job_arrives(&mut self, index: u32) -> bool {
+        let Workload::Listed(jobs) = &self.config.workload else { return false };
+        let Some(job) = jobs.get(index as usize).cloned() else { return false };
+        self.enqueue(job);
+        true
     }
 
-    pub(super) fn job_ends(&mut self, id: u32) {
-        self.remove_job(id, None);
+    pub(super) fn job_ends(&mut self, id: u32) -> bool {
+        self.remove_job(id, None)
     }
 
     /// Takes a job off its nodes. Its epilog runs on each but the one that was lost.
-    pub(super) fn remove_job(&mut self, id: u32, lost: Option<Ix>) {
-        let Some(Running { job, nodes, .. }) = self.jobs.running.remove(&id) else { return };
+    /// Returns whether it ran.
+    pub(super) fn remove_job(&mut self, id: u32, lost: Option<Ix>) -> bool {
+        let Some(Running { job, nodes, .. }) = self.jobs.running.remove(&id) else { return false };
         for ix in nodes {
             let cpus = self.cpus_of(&job, ix);
             let epilog = self.draws.slurm.span(self.config.slurm.epilog);
@@ -201,11 +202,16 @@ impl Cluster {
             self.jobs.stale = true;
             self.touch(ix);
         }
+        true
     }
 
-    pub(super) fn epilog_ends(&mut self, ix: Ix, id: u32) {
-        self.node_mut(ix).slurm.epilogs.retain(|&other| other != id);
+    pub(super) fn epilog_ends(&mut self, ix: Ix, id: u32) -> bool {
+        let epilogs = &mut self.node_mut(ix).slurm.epilogs;
+        let there = epilogs.len();
+        epilogs.retain(|&other| other != id);
+        let ended = epilogs.len() < there;
         self.touch(ix);
+        ended
     }
 
     /// Starts every waiting job that can start.
@@ -299,6 +305,7 @@ impl Cluster {
 
     fn start_job(&mut self, waiting: Waiting, nodes: Vec<Ix>, first: bool) {
         let Waiting { job, submitted } = waiting;
+        self.note(Kind::Job, || format!("JobStarts({}) on {nodes:?}", job.id));
         let length = match (job.duration_ms, job.limit_ms) {
             (Some(duration), Some(limit)) => Some(duration.min(limit)),
             (duration, limit) => duration.or(limit),

@@ -35,7 +35,7 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crus_core::check::{Fact, What};
+use crus_core::check::{By, Fact, What};
 use crus_core::{NodeName, Time, Xname};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,7 @@ use self::slurm::{Controller, Update};
 use self::slurmd::SlurmNode;
 pub use self::snapshot::RestoreError;
 use crate::config::{BootBehaviour, ClusterConfig, Held, NodeSpec, Span};
+use crate::journal::{Journal, Kind};
 use crate::rng::Rng;
 
 /// A cluster that several parts of a program look at.
@@ -95,6 +96,22 @@ struct Node {
     hardware: Hardware,
     slurm: SlurmNode,
     component: Component,
+    #[serde(skip)]
+    looked: Looked,
+}
+
+/// When somebody was last told the truth about a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Looked {
+    node: Option<Time>,
+    jobs: Option<Time>,
+}
+
+impl Looked {
+    /// When both were looked at: the earlier of the two.
+    fn earlier(self) -> Option<Time> {
+        Some(self.node?.min(self.jobs?))
+    }
 }
 
 /// The model of a cluster.
@@ -113,6 +130,9 @@ pub struct Cluster {
     bos: Bos,
     facts: Vec<Fact>,
     power_events: Vec<PowerEvent>,
+    /// Who acts on it now.
+    acting: By,
+    journal: Journal,
 }
 
 impl Cluster {
@@ -131,6 +151,7 @@ impl Cluster {
                     slurm: SlurmNode::in_service(&hardware, config.start),
                     component: Component::new(config.start),
                     hardware,
+                    looked: Looked::default(),
                 }
             })
             .collect();
@@ -147,6 +168,8 @@ impl Cluster {
             bos: Bos::new(&config.templates),
             facts: Vec::new(),
             power_events: Vec::new(),
+            acting: By::Itself,
+            journal: Journal::default(),
             config,
         };
         cluster.index_nodes();
@@ -194,12 +217,46 @@ impl Cluster {
     /// Moves the time on to `time` and lets everything happen that is due by then, in order. A time in the past
     /// changes nothing.
     pub fn advance_to(&mut self, time: Time) {
+        let acting = std::mem::take(&mut self.acting);
         while let Some((at, event)) = self.queue.pop_due(time) {
             self.now = self.now.max(at);
-            self.happen(event);
-            self.start_jobs();
+            if self.happen(event) {
+                self.journal.note(self.now, event.kind(), || format!("{event:?}"));
+                self.start_jobs();
+            }
         }
         self.now = self.now.max(time);
+        self.acting = acting;
+    }
+
+    /// From now on, what is done to it is this one's deed; what comes of it later by itself is not.
+    pub fn acts(&mut self, by: By) {
+        self.acting = by;
+    }
+
+    /// What happened so far, counted, and written down if that was asked for.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// To write down what happens.
+    pub fn journal_mut(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    /// Somebody was told the truth about these nodes, or about the jobs on them, as of this time: the witness wants to
+    /// know what was known when a reboot is asked for.
+    pub(crate) fn told(&mut self, names: &[NodeName], of_jobs: bool, at: Time) {
+        for name in names {
+            let Some(&ix) = self.by_name.get(name) else { continue };
+            let looked = &mut self.node_mut(ix).looked;
+            *(if of_jobs { &mut looked.jobs } else { &mut looked.node }) = Some(at);
+        }
+    }
+
+    /// Something happened.
+    pub(crate) fn note(&mut self, kind: Kind, what: impl FnOnce() -> String) {
+        self.journal.note(self.now, kind, what);
     }
 
     /// When something happens next by itself; `None` when nothing will. It may turn out that nothing does.
@@ -212,7 +269,8 @@ impl Cluster {
         self.queue.happened()
     }
 
-    fn happen(&mut self, event: Event) {
+    /// Whether anything happened: what was overtaken does not.
+    fn happen(&mut self, event: Event) -> bool {
         match event {
             Event::JobArrives(index) => self.job_arrives(index),
             Event::JobEnds(id) => self.job_ends(id),
@@ -222,7 +280,10 @@ impl Cluster {
             Event::Answers(ix, generation) => self.slurmd_answers(ix, generation),
             Event::Silent(ix, generation) => self.slurmd_silent(ix, generation),
             Event::Lost(ix, generation) => self.slurmd_lost(ix, generation),
-            Event::ControllerStarts => self.start_slurmctld(),
+            Event::ControllerStarts => {
+                self.start_slurmctld();
+                true
+            }
             Event::SessionResolves(id) => self.session_resolves(id),
             Event::SessionRuns(id) => self.session_runs(id),
             Event::SessionForgotten(id) => self.session_forgotten(id),
@@ -247,7 +308,8 @@ impl Cluster {
 
     fn tell(&mut self, what: What) {
         if self.config.record_facts {
-            self.facts.push(Fact { at: self.now, what });
+            self.journal.remark(self.now, || format!("  {what:?} by {:?}", self.acting));
+            self.facts.push(Fact { at: self.now, by: self.acting, what });
         }
     }
 

@@ -72,13 +72,15 @@ impl Cluster {
             return false;
         }
         let generation = node.hardware.generation;
-        self.os_up(ix, generation);
-        true
+        self.os_up(ix, generation)
     }
 
     /// Cuts a node's power, as a failing part would; its jobs die. Returns whether there is such a node.
     pub fn power_off(&mut self, xname: Xname) -> bool {
         let Some(&ix) = self.by_xname.get(&xname) else { return false };
+        if self.node(ix).hardware.power != Power::Off {
+            self.tell(What::PowerLost { xname });
+        }
         self.cut_power(ix);
         true
     }
@@ -159,11 +161,11 @@ impl Cluster {
         }
     }
 
-    pub(super) fn os_up(&mut self, ix: Ix, generation: u32) {
+    pub(super) fn os_up(&mut self, ix: Ix, generation: u32) -> bool {
         let register = self.config.slurm.register;
         let node = self.node_mut(ix);
         if node.hardware.generation != generation {
-            return;
+            return false;
         }
         node.hardware.power = Power::On;
         node.hardware.image = std::mem::take(&mut node.hardware.booting_image);
@@ -172,5 +174,6 @@ impl Cluster {
             self.plan(after, Event::SlurmdStarts(ix, generation));
         }
         self.component_booted(ix);
+        true
     }
 }

@@ -6,6 +6,8 @@ use std::collections::BinaryHeap;
 use crus_core::Time;
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Kind;
+
 /// The position of a node in the configuration.
 pub(super) type Ix = u32;
 
@@ -39,6 +41,25 @@ pub(super) enum Event {
     SessionForgotten(u32),
     /// BOS does the next thing with a component.
     Component(Ix, Action, u32),
+}
+
+impl Event {
+    /// What kind of thing it is.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Event::JobArrives(_) | Event::JobEnds(_) | Event::EpilogEnds(..) => Kind::Job,
+            Event::OsUp(..)
+            | Event::SlurmdStarts(..)
+            | Event::Answers(..)
+            | Event::Silent(..)
+            | Event::Lost(..)
+            | Event::ControllerStarts => Kind::Node,
+            Event::SessionResolves(_)
+            | Event::SessionRuns(_)
+            | Event::SessionForgotten(_)
+            | Event::Component(..) => Kind::Boot,
+        }
+    }
 }
 
 /// What BOS does with a component.

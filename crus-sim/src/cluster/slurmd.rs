@@ -235,35 +235,40 @@ impl Cluster {
         self.plan(lost, Event::Lost(ix, generation));
     }
 
-    pub(super) fn slurmd_starts(&mut self, ix: Ix, generation: u32) {
+    pub(super) fn slurmd_starts(&mut self, ix: Ix, generation: u32) -> bool {
         let now = wlm_time(self.now);
         let node = self.node_mut(ix);
         if node.hardware.generation != generation {
-            return;
+            return false;
         }
         node.hardware.slurmd = Some(now);
         if !self.controller.stopped {
             self.register(ix);
         }
+        true
     }
 
-    pub(super) fn slurmd_answers(&mut self, ix: Ix, generation: u32) {
+    pub(super) fn slurmd_answers(&mut self, ix: Ix, generation: u32) -> bool {
         let node = self.node(ix);
-        if node.slurm.generation == generation && node.hardware.slurmd.is_some() {
+        let answers = node.slurm.generation == generation && node.hardware.slurmd.is_some();
+        if answers {
             self.register(ix);
         }
+        answers
     }
 
-    pub(super) fn slurmd_silent(&mut self, ix: Ix, generation: u32) {
-        if self.node(ix).slurm.generation == generation {
+    pub(super) fn slurmd_silent(&mut self, ix: Ix, generation: u32) -> bool {
+        let silent = self.node(ix).slurm.generation == generation;
+        if silent {
             self.node_mut(ix).slurm.silent = true;
             self.touch(ix);
         }
+        silent
     }
 
-    pub(super) fn slurmd_lost(&mut self, ix: Ix, generation: u32) {
+    pub(super) fn slurmd_lost(&mut self, ix: Ix, generation: u32) -> bool {
         if self.node(ix).slurm.generation != generation {
-            return;
+            return false;
         }
         self.lose_jobs(ix);
         let at = wlm_time(self.now);
@@ -271,6 +276,7 @@ impl Cluster {
         (slurm.down, slurm.silent, slurm.unknown) = (true, true, false);
         slurm.reason.get_or_insert_with(|| Reason { text: NOT_RESPONDING.to_owned(), user: "slurm", at });
         self.touch(ix);
+        true
     }
 
     /// slurmctld hears from a living slurmd.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crus_core::check::Fact;
+use crus_core::check::{By, Fact};
 use crus_core::{NodeName, Time, Xname};
 use serde::de::{Deserializer, Error as _};
 use serde::ser::Serializer;
@@ -19,6 +19,7 @@ use super::queue::{Event, Ix, Queue};
 use super::slurm::Controller;
 use super::{Cluster, Draws, Node, PowerEvent};
 use crate::config::ClusterConfig;
+use crate::journal::Journal;
 
 /// What the text says that it is.
 const FORMAT: &str = "crus-sim cluster";
@@ -87,6 +88,10 @@ struct Parts {
     facts: Vec<Fact>,
     #[serde(skip)]
     power_events: Vec<PowerEvent>,
+    #[serde(skip)]
+    acting: By,
+    #[serde(skip)]
+    journal: Journal,
 }
 
 fn write_cluster<S: Serializer>(cluster: &&Cluster, serializer: S) -> Result<S::Ok, S::Error> {

@@ -123,7 +123,10 @@ fn check(cluster: &mut Cluster, told: &mut Told) {
                 told.blue.extend(added);
                 told.blue.retain(|xname| !removed.contains(xname));
             }
-            What::PowerCut { .. } | What::JobKilled { .. } => {}
+            What::PowerCut { .. }
+            | What::JobKilled { .. }
+            | What::RebootAsked { .. }
+            | What::PowerLost { .. } => {}
         }
     }
     assert_eq!(cluster.group("blue").unwrap().members, told.blue);

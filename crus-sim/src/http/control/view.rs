@@ -86,6 +86,10 @@ pub(super) fn fact(fact: &Fact) -> Value {
         What::PowerCut { xname, boot_session, jobs, held } => json!({
             "what": "power-cut", "xname": xname, "boot_session": boot_session, "jobs": jobs, "held": held,
         }),
+        What::RebootAsked { xname, boot_session, .. } => {
+            json!({"what": "reboot-asked", "xname": xname, "boot_session": boot_session})
+        }
+        What::PowerLost { xname } => json!({"what": "power-lost", "xname": xname}),
         What::JobKilled { xname, job } => json!({"what": "job-killed", "xname": xname, "job": job}),
         What::NodeChanged { xname, held, reason, in_service } => json!({
             "what": "node-changed", "xname": xname, "held": held, "reason": reason, "in_service": in_service,
