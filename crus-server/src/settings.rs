@@ -48,6 +48,12 @@ pub struct Config {
     pub squeue: Vec<String>,
     /// How long one call to a peer may take, in milliseconds.
     pub call_timeout_ms: u64,
+    /// How many requests to HSM may be under way at a time.
+    pub max_calls_hsm: usize,
+    /// How many requests to BOS may be under way at a time.
+    pub max_calls_bos: usize,
+    /// How many of Slurm's programs may run at a time.
+    pub max_calls_slurm: usize,
     /// Paces and patience of the sessions.
     pub limits: Limits,
     /// How logs are written.
@@ -110,6 +116,9 @@ impl Default for Config {
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
             call_timeout_ms: 30_000,
+            max_calls_hsm: 16,
+            max_calls_bos: 16,
+            max_calls_slurm: 4,
             limits: Limits::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
@@ -350,6 +359,40 @@ pub const SETTINGS: &[Setting] = &[
         help: "How long one call to a peer may take. scontrol itself needs 9 seconds to say that its controller \
                is down",
         set: |c, v| put(&mut c.call_timeout_ms, seconds(v, 0.1..=3600.0)),
+    },
+    Setting {
+        key: "max_calls_hsm",
+        value: "COUNT",
+        default: "16",
+        heading: PEERS,
+        help: "Requests to HSM under way at a time, for all sessions together. A session adds 8 nodes to a group at a \
+               time. More requests wait for a place, at most for call_timeout_s, and fail then",
+        set: |c, v| put(&mut c.max_calls_hsm, integer(v, 1..=1000)),
+    },
+    Setting {
+        key: "max_calls_bos",
+        value: "COUNT",
+        default: "16",
+        heading: PEERS,
+        help: "Requests to BOS under way at a time, likewise",
+        set: |c, v| put(&mut c.max_calls_bos, integer(v, 1..=1000)),
+    },
+    Setting {
+        key: "max_calls_slurm",
+        value: "COUNT",
+        default: "4",
+        heading: PEERS,
+        help: "Programs of Slurm (scontrol, squeue) that run at a time, likewise",
+        set: |c, v| put(&mut c.max_calls_slurm, integer(v, 1..=1000)),
+    },
+    Setting {
+        key: "max_nodes",
+        value: "COUNT",
+        default: "100000",
+        heading: SERVICE,
+        help: "Nodes of one session. One whose starting group holds more waits until the group is smaller, or this is \
+               larger",
+        set: |c, v| put(&mut c.limits.max_nodes, integer(v, 1..=1_000_000)),
     },
     Setting {
         key: "poll_interval_s",
@@ -609,6 +652,9 @@ mod tests {
             scontrol: vec![other()],
             squeue: vec![other()],
             call_timeout_ms: 1,
+            max_calls_hsm: 1,
+            max_calls_bos: 1,
+            max_calls_slurm: 1,
             limits: Limits {
                 poll_ms: 1,
                 retry_max_ms: 1,
@@ -618,6 +664,7 @@ mod tests {
                 settle_ms: 1,
                 last_look_ms: 1,
                 boot_margin_s: 1,
+                max_nodes: 1,
                 order: Order::Name,
                 node_name_format: "n%d".parse().unwrap(),
             },
