@@ -2,7 +2,7 @@
 //! upgrade goes on elsewhere, and the world ends right.
 //!
 //! Each replica has a face of the cluster for itself, so that its calls can be told from those of the others.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 #[path = "support/chance.rs"]
 mod chance;
