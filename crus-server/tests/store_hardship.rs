@@ -7,6 +7,7 @@
 
 #[path = "support/chance.rs"]
 mod chance;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/shortage.rs"]
 mod shortage;
 
