@@ -433,7 +433,10 @@ fn kills_in_creation() {
         *found.entry(format!("{opened}: {}", files.join(", "))).or_default() += 1;
 
         assert_eq!(Reference::new(folder.path(), writes).compare(&path, 0), 0);
-        assert!(!folder.path().join("crus.redb.new").exists(), "what was not finished is cleared away");
+        assert!(
+            !folder.path().join("crus.redb.unfinished").exists(),
+            "what was not finished is cleared away"
+        );
     }
     println!("killed {KILLS} times, leaving {found:#?}");
 }
