@@ -363,7 +363,7 @@ async fn kill_early(mut command: Command, after: Duration) {
     child.wait().unwrap();
 }
 
-/// The first position in the story at which a session's own drain shows.
+/// The positions in the story at which a node carries a session's own drain.
 fn drains(facts: &[Fact], id: UpgradeId) -> impl Iterator<Item = usize> {
     let own = messages::drain_reason(id);
     facts.iter().enumerate().filter_map(move |(at, fact)| match &fact.what {

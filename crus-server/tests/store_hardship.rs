@@ -7,6 +7,7 @@
 
 #[path = "support/chance.rs"]
 mod chance;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/shortage.rs"]
 mod shortage;
 
@@ -432,7 +433,10 @@ fn kills_in_creation() {
         *found.entry(format!("{opened}: {}", files.join(", "))).or_default() += 1;
 
         assert_eq!(Reference::new(folder.path(), writes).compare(&path, 0), 0);
-        assert!(!folder.path().join("crus.redb.new").exists(), "what was not finished is cleared away");
+        assert!(
+            !folder.path().join("crus.redb.unfinished").exists(),
+            "what was not finished is cleared away"
+        );
     }
     println!("killed {KILLS} times, leaving {found:#?}");
 }
