@@ -3,8 +3,8 @@
 //! A [`World`] is a [`Cluster`], a store, and the drivers of the sessions in it. It jumps from one
 //! moment at which anything can happen to the next; nothing sleeps and nothing is spawned. After every step it
 //! checks the promises P1–P8 against what really happened, as the cluster tells it; [`World::must_end`] checks P9.
-//! [`World::crash`] kills the service: the cluster and the store stay, everything else is forgotten. [`World::take_over`] stops it for longer
-//! than its lease lasts, so that another replica runs its sessions.
+//! [`World::crash`] kills the service: the cluster and the store stay, everything else is forgotten.
+//! [`World::take_over`] stops it for longer than its lease lasts, so that another replica runs its sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

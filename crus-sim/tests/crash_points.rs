@@ -3,8 +3,8 @@
 //! the way.
 //!
 //! `CRUS_TEST_CRASHES=N` tries N times as many second crashes and long absences. `CRUS_TEST_SCENARIO` names the
-//! only scenario to run, and with `CRUS_TEST_STRIKES` replays what a failure printed. `CRUS_TEST_SEED` decides
-//! which pairs of crashes are drawn.
+//! only scenario to run, and with `CRUS_TEST_STRIKES` replays what a failure printed. `CRUS_TEST_SEED` is
+//! the seed of the clusters, and decides which pairs of crashes are drawn.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 #[expect(dead_code, reason = "the other scenarios use the rest")]
@@ -49,7 +49,7 @@ fn short_patience() -> Limits {
 }
 
 fn one(name: &str, config: ClusterConfig, step: u32) -> Scenario {
-    Scenario::new(name, config, SEED, move |world| {
+    Scenario::new(name, config, seed(), move |world| {
         world.create(spec(step))?;
         world.must_end(DAY)
     })
@@ -63,6 +63,18 @@ fn said(world: &mut World, id: UpgradeId, text: &str) -> Result<(), Stuck> {
 /// Goes on until the session is like this, or gone.
 fn until(world: &mut World, id: UpgradeId, like: impl Fn(&Session) -> bool) -> Result<(), Stuck> {
     world.run_until(DAY, |world| world.session(id).is_none_or(&like))
+}
+
+/// Whether the session is as far as this in its first step, or farther: it may have got past while the service was
+/// away.
+fn reached(session: &Session, stage: Stage) -> bool {
+    session.head.step > 0 || session.is_done() || (!session.nodes.is_empty() && session.head.stage >= stage)
+}
+
+/// Whether a node came back from its boot, or more than that.
+fn returning(session: &Session) -> bool {
+    let back = |state: &NodeState| matches!(state, NodeState::Returning | NodeState::Upgraded);
+    session.nodes.iter().any(|node| back(&node.state))
 }
 
 fn successes_and_failures() -> Vec<Scenario> {
@@ -94,7 +106,7 @@ fn successes_and_failures() -> Vec<Scenario> {
         one("locked, disabled, another architecture", left_out, 4),
         one("unknown to HSM, to Slurm, no NID", unknown, 2),
         one("a management node", strangers, 2),
-        Scenario::new("a boot session without nodes", elsewhere, SEED, |world| {
+        Scenario::new("a boot session without nodes", elsewhere, seed(), |world| {
             let id = world.create(spec(2))?;
             said(world, id, "The boot session for step 0 failed")?;
             world.cluster().put_boot_template("image", TemplateSpec::of_group("up")).unwrap();
@@ -109,7 +121,7 @@ fn deletions() -> Vec<Scenario> {
         config
     };
     let at = |name: &str, config: ClusterConfig, moment: fn(&Session) -> bool| {
-        Scenario::new(format!("deleted {name}"), config, SEED, move |world| {
+        Scenario::new(format!("deleted {name}"), config, seed(), move |world| {
             let id = world.create(spec(2))?;
             until(world, id, moment)?;
             world.delete(id)?;
@@ -125,19 +137,17 @@ fn deletions() -> Vec<Scenario> {
     vec![
         at("before anything", busy(), |_| true),
         at("when it begins", busy(), |session| !session.nodes.is_empty()),
-        at("while it drains", busy(), |session| session.head.stage == Stage::Quiescing),
-        at("when all is quiet", held(small(3)), |session| session.head.stage == Stage::Quiesced),
-        at("while nodes boot", held(small(3)), |session| session.head.stage == Stage::Booting),
-        at("while a node boots that will not", broken(), |session| session.head.stage == Stage::Booting),
-        at("while nodes return", held(small(3)), |session| {
-            session.nodes.iter().any(|node| node.state == NodeState::Returning)
-        }),
-        at("between two steps", small(3), |session| session.head.step == 1),
+        at("while it drains", busy(), |session| reached(session, Stage::Quiescing)),
+        at("when all is quiet", held(small(3)), |session| reached(session, Stage::Quiesced)),
+        at("while nodes boot", held(small(3)), |session| reached(session, Stage::Booting)),
+        at("while a node boots that will not", broken(), |session| reached(session, Stage::Booting)),
+        at("while nodes return", held(small(3)), returning),
+        at("between two steps", small(3), |session| session.head.step > 0),
         at("while a failed node is marked", broken(), |session| {
             session.nodes.iter().any(|node| matches!(node.state, NodeState::Failed(_)))
         }),
         at("when it is done", small(2), Session::is_done),
-        Scenario::new("deleted while the starting group is missing", small(2), SEED, |world| {
+        Scenario::new("deleted while the starting group is missing", small(2), seed(), |world| {
             world.cluster().delete_group("all").unwrap();
             let id = world.create(spec(2))?;
             said(world, id, "there is no group 'all'")?;
@@ -206,10 +216,13 @@ const CONDITIONS: [Condition; 8] = [
 
 fn conditions_from_the_start() -> Vec<Scenario> {
     let from_the_start = CONDITIONS.map(|(what, break_it, says, mend_it)| {
-        Scenario::new(format!("{what} at first"), small(2), SEED, move |world| {
+        Scenario::new(format!("{what} at first"), small(2), seed(), move |world| {
             break_it(world);
             let id = world.create(spec(2))?;
-            said(world, id, says)?;
+            // It is said once; what it is now stands beside.
+            until(world, id, |session| {
+                session.head.condition.as_ref().is_some_and(|why| why.contains(says))
+            })?;
             world.run_for(MINUTE)?;
             mend_it(world);
             world.must_end(DAY)
@@ -224,7 +237,7 @@ fn conditions_from_the_start() -> Vec<Scenario> {
         ..GroupSpec::default()
     };
     exclusive.groups.insert(label("blue"), blue);
-    all.push(Scenario::new("a node that another exclusive group holds", exclusive, SEED, |world| {
+    all.push(Scenario::new("a node that another exclusive group holds", exclusive, seed(), |world| {
         let id = world.create(spec(2))?;
         said(world, id, "does not take x1000c0s2b0n0 into group 'up'")?;
         world.cluster().remove_member("blue", &xname(2).to_string()).unwrap();
@@ -233,7 +246,7 @@ fn conditions_from_the_start() -> Vec<Scenario> {
     let mut bystander = small(2);
     bystander.nodes.push(NodeSpec::new(xname(9), 9));
     bystander.groups.get_mut(&label("failed")).unwrap().members = vec![xname(2), xname(9)];
-    all.push(Scenario::new("a bystander in the failed group", bystander, SEED, |world| {
+    all.push(Scenario::new("a bystander in the failed group", bystander, seed(), |world| {
         let id = world.create(spec(2))?;
         said(world, id, "group 'failed' holds nodes that are not of")?;
         world.run_for(MINUTE)?;
@@ -243,18 +256,21 @@ fn conditions_from_the_start() -> Vec<Scenario> {
     all
 }
 
+/// When something happens.
+type Moment = (&'static str, fn(&Session) -> bool);
+
 fn conditions_in_the_middle() -> Vec<Scenario> {
-    let stages: [(&str, fn(&Session) -> bool); 3] = [
-        ("while it drains", |session| session.head.stage == Stage::Quiescing),
-        ("while nodes boot", |session| session.head.stage == Stage::Booting),
-        ("while nodes return", |session| session.nodes.iter().any(|node| node.state == NodeState::Returning)),
+    let stages: [Moment; 3] = [
+        ("while it drains", |session| reached(session, Stage::Quiescing)),
+        ("while nodes boot", |session| reached(session, Stage::Booting)),
+        ("while nodes return", returning),
     ];
     let mut all = Vec::new();
     for (when, moment) in stages {
-        // The groups and the template: BOS looks at them late, so that without them the boot session fails. That
-        // they are missing at first is among the scenarios; so is a boot session without nodes.
+        // Not the groups and the template: BOS looks at them late, so that without them the boot session fails,
+        // which is a scenario of its own.
         for (what, break_it, _, mend_it) in CONDITIONS.into_iter().skip(4) {
-            all.push(Scenario::new(format!("{what} {when}"), small(2), SEED, move |world| {
+            all.push(Scenario::new(format!("{what} {when}"), small(2), seed(), move |world| {
                 let id = world.create(spec(2))?;
                 until(world, id, moment)?;
                 break_it(world);
@@ -263,6 +279,17 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
                 world.must_end(DAY)
             }));
         }
+    }
+    // The upgrading and the failed group and the template, between two steps.
+    for (what, break_it, _, mend_it) in CONDITIONS.into_iter().take(4).skip(1) {
+        all.push(Scenario::new(format!("{what} between two steps"), small(2), seed(), move |world| {
+            let id = world.create(spec(1))?;
+            until(world, id, |session| session.head.step > 0)?;
+            break_it(world);
+            world.run_for(MINUTE)?;
+            mend_it(world);
+            world.must_end(DAY)
+        }));
     }
     all
 }
@@ -277,9 +304,9 @@ fn other_people() -> Vec<Scenario> {
     held_and_failing.nodes[0].boot = BootBehaviour::Fails;
     let drains = || with_jobs(small(2), vec![job(1, &[2], 4)]);
     let meddled = |name: &str, meddle: fn(&World)| {
-        Scenario::new(name, drains(), SEED, move |world| {
+        Scenario::new(name, drains(), seed(), move |world| {
             let id = world.create(spec(2))?;
-            until(world, id, |session| session.head.stage == Stage::Quiescing)?;
+            until(world, id, |session| reached(session, Stage::Quiescing))?;
             world.run_for(MINUTE)?;
             meddle(world);
             world.must_end(DAY)
@@ -298,8 +325,10 @@ fn other_people() -> Vec<Scenario> {
         // While the service is away nothing is drained: there is no reason of ours to add to.
         .without_absence(),
         meddled("undrained meanwhile, and taken by a job", |world| {
-            // Whether it was drained by then or not.
-            _ = world.cluster().update(&[name(1)], &Update::resume());
+            // While the service is away it is not drained yet: there is nothing to resume it from.
+            if !in_service(world, 1) {
+                world.cluster().update(&[name(1)], &Update::resume()).unwrap();
+            }
             let mut later = job(2, &[1], 3);
             later.start_ms = MINUTE;
             world.cluster().submit(later);
@@ -314,15 +343,16 @@ fn time_outs_and_boot_sessions() -> Vec<Scenario> {
     };
     vec![
         one("a job outlasts our patience", late, 2).limits(short_patience()),
-        Scenario::new("the boot session is forgotten", small(2), SEED, move |world| {
+        Scenario::new("the boot session is forgotten", small(2), seed(), move |world| {
             let id = world.create(spec(2))?;
             world.run_until(DAY, cut)?;
             let boot = world.session(id).and_then(|session| session.head.boot.clone()).unwrap();
             world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
             world.must_end(DAY)
         })
-        .without_absence(),
-        Scenario::new("a node is taken over", small(2), SEED, move |world| {
+        .without_absence()
+        .without_late_requests(),
+        Scenario::new("a node is taken over", small(2), seed(), move |world| {
             world.create(spec(2))?;
             world.run_until(DAY, cut)?;
             let theirs = NewSession {
@@ -362,7 +392,7 @@ fn two_sessions() -> Vec<Scenario> {
         config
     };
     let both = |name: &str, config: ClusterConfig, first: Spec, second: Spec| {
-        Scenario::new(name, config, SEED, move |world| {
+        Scenario::new(name, config, seed(), move |world| {
             world.create(first.clone())?;
             world.create(second.clone())?;
             world.must_end(DAY)
@@ -383,17 +413,17 @@ fn two_sessions() -> Vec<Scenario> {
             spec_of("one", "up", "failed"),
             spec_of("other", "up-b", "failed-b"),
         ),
-        Scenario::new("the waiting one of two is deleted", small(2), SEED, |world| {
+        Scenario::new("the waiting one of two is deleted", small(2), seed(), |world| {
             world.create(spec(2))?;
             let second = world.create(spec(2))?;
             said(world, second, "Waiting for session")?;
             world.delete(second)?;
             world.must_end(DAY)
         }),
-        Scenario::new("the working one of two is deleted", small(2), SEED, |world| {
+        Scenario::new("the working one of two is deleted", small(2), seed(), |world| {
             let first = world.create(spec(1))?;
             world.create(spec(2))?;
-            until(world, first, |session| session.head.stage == Stage::Booting)?;
+            until(world, first, |session| reached(session, Stage::Booting))?;
             world.delete(first)?;
             world.must_end(DAY)
         }),
@@ -406,15 +436,20 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+fn seed() -> u64 {
+    number("CRUS_TEST_SEED").unwrap_or(SEED)
+}
+
 fn effort() -> Effort {
     let times = number("CRUS_TEST_CRASHES").unwrap_or(1) as usize;
     Effort {
-        long_every: 5usize.div_ceil(times),
-        long_ms: 5 * MINUTE,
+        away_every: 4usize.div_ceil(times),
+        // A boot has begun by then, the power is cut, the boot is over.
+        away_ms: vec![5_000, 17_000, 5 * MINUTE],
         near: 12,
         near_tried: times,
         drawn: 20 * times,
-        seed: number("CRUS_TEST_SEED").unwrap_or(SEED),
+        seed: seed(),
     }
 }
 

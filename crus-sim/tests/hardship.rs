@@ -63,6 +63,46 @@ fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_neither_rebooted_nor_rele
 }
 
 #[test]
+fn p3_p7_nodes_on_their_way_through_a_boot_that_bos_forgot_are_neither_rebooted_nor_released() {
+    for (deleted, dead) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut config = cluster(2);
+        if dead {
+            config.nodes.iter_mut().for_each(|node| node.boot = BootBehaviour::NeverRegisters);
+        }
+        let mut world = world(config);
+        let id = world.create(spec(2)).unwrap();
+        world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+        let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+        assert_eq!(boot.begun, None, "asked for, not seen");
+        // The service dies here; the power of the nodes is cut; somebody tidies up in BOS.
+        let later = world.now() + 50_000;
+        world.cluster().advance_to(later);
+        world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+        world.crash().unwrap();
+        if deleted {
+            world.delete(id).unwrap();
+        }
+        world.must_end(12 * HOUR).unwrap();
+        assert_eq!(world.session(id).is_none(), deleted);
+        assert_eq!(world.members(&label("failed")), BTreeSet::from([xname(1), xname(2)]));
+        assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
+        assert!((1..=2).all(|n| reason(&world, n).contains("the boot session was gone before it ended")));
+    }
+}
+
+#[test]
+fn p3_p9_a_node_that_was_silent_before_keeps_no_step_from_asking_again() {
+    let mut world = world(cluster(2));
+    world.by_hand(|cluster| assert!(cluster.power_off(xname(1)))).unwrap();
+    world.run_for(MINUTE).unwrap();
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| world.session(id).unwrap().head.boot.is_some()).unwrap();
+    assert!(world.cluster().boot_sessions().unwrap().is_empty(), "intended, not asked for");
+    world.crash().unwrap();
+    world.run_until(5 * MINUTE, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+}
+
+#[test]
 fn p7_an_intent_that_was_never_asked_for_is_released_though_bos_is_down() {
     let mut world = world(cluster(2));
     let id = world.create(spec(2)).unwrap();
