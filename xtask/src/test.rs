@@ -37,7 +37,8 @@ fn steps(no_peers: bool) -> Vec<Step> {
         steps.push(Step { name: "peers", run: Box::new(peers::ensure_installed) });
     }
     // The client of etcd is built with protoc.
-    let features: &[&str] = if no_peers { &["--features", "crus-core/mock"] } else { &["--all-features"] };
+    let features: &'static [&str] =
+        if no_peers { &["--features", "crus-core/mock"] } else { &["--all-features"] };
     let cargo_step = |name, args: &[&'static str], more: &[&'static str], envs: &'static [(&str, &str)]| {
         let args = [args, more].concat();
         Step { name, run: Box::new(move || run_cargo(&args, envs)) }
@@ -64,7 +65,7 @@ fn steps(no_peers: bool) -> Vec<Step> {
             features,
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
-        Step { name: "kills", run: Box::new(kills) },
+        Step { name: "kills", run: Box::new(move || kills(features)) },
     ]);
     steps
 }
@@ -85,12 +86,12 @@ fn check_toolchain() -> Result<()> {
 
 /// Kills the service hundreds of times: the binary as it is installed, without features. The test around it is the one
 /// that was built before; a second one, with link-time optimization, would cost minutes.
-fn kills() -> Result<()> {
+fn kills(features: &[&str]) -> Result<()> {
     run_cargo(&["build", "--release", "--package", "crus-server"], &[])?;
     let binary = cargo::target_directory()?.join("release/crus");
     let binary = binary.to_str().context("the target directory has a name that is not UTF-8")?;
     run_cargo(
-        &["test", "--package", "crus-server", "--test", "kill", "--", "--nocapture"],
+        &[&["test", "--workspace"], features, &["--test", "kill", "--", "--nocapture"]].concat(),
         &[("CRUS_TEST_BINARY", binary), ("CRUS_TEST_KILLS", KILLS)],
     )
 }
