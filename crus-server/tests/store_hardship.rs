@@ -390,7 +390,7 @@ fn a_while(random: &mut u64, most_micros: u64) {
 const FEW: usize = 12;
 
 fn kills_in_writes() {
-    const KILLS: u32 = if cfg!(debug_assertions) { 60 } else { 400 };
+    const KILLS: u32 = 100;
     let writes = Writes { seed: seed(), sessions: FEW };
     let mut random = writes.seed;
     let folder = tempfile::tempdir().unwrap();
