@@ -210,8 +210,10 @@ struct Story {
     cut_by_others: bool,
     /// Whether it lost power in another way than by this session.
     rebooted_otherwise: bool,
-    /// Whether it was in service, or somebody else held it, after its last power cut.
+    /// Whether it was in service, or somebody else held it, after this session cut its power.
     back: bool,
+    /// For what somebody else held it last.
+    wish: Option<String>,
     /// Whether an operator was the last to change its state or reason.
     by_hand: bool,
 }
@@ -255,15 +257,15 @@ impl Audit {
             }
             What::PowerLost { xname } => {
                 let story = self.nodes.entry(*xname).or_default();
-                (story.cut_by_others, story.rebooted_otherwise, story.back) = (true, true, false);
+                (story.cut_by_others, story.rebooted_otherwise) = (true, true);
             }
             What::PowerCut { xname, boot_session, jobs, held } => {
                 let story = self.nodes.entry(*xname).or_default();
-                story.back = false;
                 if !boot_session.contains(&self.id_text) {
                     (story.cut_by_others, story.rebooted_otherwise) = (true, true);
                     return violations;
                 }
+                story.back = false;
                 // Who was let go after the last look at it may run jobs by now, and that is not our doing.
                 story.cut_by_others = story.let_go.is_some_and(|at| story.looked.is_some_and(|looked| at >= looked));
                 if !self.own.contains(xname) {
@@ -301,6 +303,9 @@ impl Audit {
                         !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason)
                     });
                 story.back |= *in_service || theirs;
+                if theirs && fact.by != By::Session(self.id) {
+                    story.wish = reason.map(|reason| messages::their_words(reason).to_owned());
+                }
                 if *held && reason == Some(&*self.own_drain) {
                     self.drained.insert(*xname);
                 } else {
@@ -386,12 +391,17 @@ impl Audit {
             }
             if let Holder::Other(theirs) = &node.holder
                 && view.is_some_and(|view| view.held)
-                && !reason.starts_with(theirs.as_str())
+                && !reason.starts_with(messages::their_words(theirs))
+                // Whoever let it go, or gave another reason, has changed their mind.
+                && story.let_go.is_none()
+                && story.wish.as_ref().is_none_or(|wish| wish == messages::their_words(theirs))
                 && !story.by_hand
             {
                 violations.push(broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}")));
             }
-            if world.upgrading.contains(&xname) && !by_hand(&self.upgrading) {
+            // A session that was deleted before it touched a node leaves it wherever it was.
+            let touched = node.step.is_some() || session.head.deletion.is_none();
+            if world.upgrading.contains(&xname) && touched && !by_hand(&self.upgrading) {
                 violations.push(broken(accounted, format!("{xname} is left in the upgrading group")));
             }
         }

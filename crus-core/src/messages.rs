@@ -176,11 +176,16 @@ pub fn failure_reason(id: UpgradeId, failure: &Failure) -> String {
 /// The reason of a node that somebody else holds and that failed: theirs, whole, and ours behind it, instead of
 /// what an earlier upgrade wrote there.
 pub(crate) fn added_reason(theirs: &str, ours: &str) -> String {
-    let earlier = FAILURE_WORDS.iter().filter_map(|word| theirs.find(&format!("; {word} "))).min();
-    match &theirs[..earlier.unwrap_or(theirs.len())] {
+    match their_words(theirs) {
         "" => ours.to_owned(),
         theirs => format!("{theirs}; {ours}"),
     }
+}
+
+/// What somebody else wrote: a reason without the mark that an earlier upgrade added to it.
+pub(crate) fn their_words(reason: &str) -> &str {
+    let earlier = FAILURE_WORDS.iter().filter_map(|word| reason.find(&format!("; {word} "))).min();
+    &reason[..earlier.unwrap_or(reason.len())]
 }
 
 const DRAIN_WORD: &str = "rolling-upgrade";

@@ -34,7 +34,7 @@ pub enum Fault {
     /// The peer acts, and its answer is lost.
     ReplyLost,
     /// A question is answered with what was last answered to it, if it was asked before under this plan. A request
-    /// that changes something is not affected.
+    /// that changes something is not affected; of a group that was changed here HSM does not tell what it was before.
     Stale,
     /// The peer restarts: this call and all others for so long find nobody. Slurm forgets which nodes it heard of.
     Restarted {
@@ -284,11 +284,13 @@ impl<P: Hsm> Hsm for Faulty<P> {
     }
 
     async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
+        self.state().seen.groups.remove(label);
         let call = self.inner.add_members(label, nodes);
         Ok(self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await?.value)
     }
 
     async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
+        self.state().seen.groups.remove(label);
         let call = self.inner.remove_members(label, nodes);
         Ok(self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await?.value)
     }

@@ -182,7 +182,11 @@ impl World {
         let revision = at_once(self.ports.store.create(&session))?.map_err(failed)?;
         at_once(self.ports.store.own(id))?.map_err(failed)?;
         let own = self.members(&session.head.spec.starting);
-        self.audits.insert(id, Audit::new(&session, own));
+        let mut audit = Audit::new(&session, own);
+        for fact in self.cluster().told_nodes() {
+            audit.witness(&fact);
+        }
+        self.audits.insert(id, audit);
         let driver = Driver::new(session, revision, self.ports.clone());
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(id)
@@ -343,9 +347,11 @@ impl World {
     /// # Errors
     /// As [`World::run_until`].
     pub fn run_to_end(&mut self, limit_ms: u64) -> Result<(), Stuck> {
-        self.run_until(limit_ms, |world| {
-            world.running.values().all(|runner| matches!(runner.next, Next::Finished | Next::Removed))
-        })
+        self.run_until(limit_ms, World::is_over)
+    }
+
+    fn is_over(&self) -> bool {
+        self.running.values().all(|runner| matches!(runner.next, Next::Finished | Next::Removed))
     }
 
     /// Lets time pass for the cluster and the service.

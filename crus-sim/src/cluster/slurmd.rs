@@ -1,6 +1,6 @@
 //! What slurmctld knows of each node, and how it hears of it: slurmds register, fall silent and are given up.
 
-use crus_core::check::What;
+use crus_core::check::{By, Fact, What};
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag};
 use crus_core::{NodeName, Time};
@@ -326,6 +326,16 @@ impl Cluster {
             }
             self.remove_job(job, Some(ix));
         }
+    }
+
+    /// The nodes as they were told last, for a witness who comes late.
+    pub(crate) fn told_nodes(&self) -> impl Iterator<Item = Fact> {
+        self.nodes.iter().filter(|node| node.spec.name.is_some()).map(|node| {
+            let Witnessed { held, in_service, reason } = &node.slurm.witnessed;
+            let (xname, reason) = (node.spec.xname, reason.clone());
+            let what = What::NodeChanged { xname, held: *held, reason, in_service: *in_service };
+            Fact { at: self.now, by: By::Itself, what }
+        })
     }
 
     /// To be called after anything in a node's record changed: tells the witness, and the scheduler.
