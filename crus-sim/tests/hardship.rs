@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use common::*;
 use crus_core::Limits;
 use crus_core::model::{Failure, NodeState};
+use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, GroupSpec, Held, NodeSpec, Span};
 use crus_sim::faults::{Fault, Plan};
@@ -38,18 +39,50 @@ fn p2_a_reboot_that_is_asked_for_again_follows_a_new_last_look() {
     assert!(all_upgraded(&world, id));
 }
 
+/// A world whose boot session was asked for, and booted its nodes, while the service was dead; then somebody tidied up
+/// in BOS.
+fn booted_and_forgotten() -> (World, crus_core::UpgradeId) {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+    let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+    assert_eq!(boot.begun, None, "asked for, not seen");
+    let later = world.now() + HOUR / 2;
+    world.cluster().advance_to(later);
+    world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+    (world, id)
+}
+
 #[test]
-fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_neither_rebooted_nor_released() {
+fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_followed_to_their_end() {
     for deleted in [false, true] {
-        let mut world = world(cluster(2));
-        let id = world.create(spec(2)).unwrap();
-        world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
-        let boot = world.session(id).unwrap().head.boot.clone().unwrap();
-        assert_eq!(boot.begun, None, "asked for, not seen");
-        // The service dies here; the nodes boot; somebody tidies up in BOS.
-        let later = world.now() + HOUR / 2;
+        let (mut world, id) = booted_and_forgotten();
+        world.crash().unwrap();
+        if deleted {
+            world.delete(id).unwrap();
+        }
+        world.run_to_end(12 * HOUR).unwrap();
+        assert_eq!(world.session(id).is_none(), deleted);
+        assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1 && in_service(&world, n)));
+        assert!(world.members(&label("failed")).is_empty());
+    }
+}
+
+#[test]
+fn p3_p7_nodes_that_booted_in_a_session_of_which_nothing_is_left_are_neither_rebooted_nor_released() {
+    for deleted in [false, true] {
+        let (mut world, id) = booted_and_forgotten();
+        let others = NewSession {
+            name: "others".into(),
+            operation: Operation::Boot,
+            template_name: "image".into(),
+            limit: String::new(),
+            stage: false,
+            include_disabled: false,
+        };
+        world.by_hand(|cluster| drop(cluster.create_boot_session(others))).unwrap();
+        let later = world.now() + MINUTE;
         world.cluster().advance_to(later);
-        world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
         world.crash().unwrap();
         if deleted {
             world.delete(id).unwrap();
@@ -60,6 +93,23 @@ fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_neither_rebooted_nor_rele
         assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
         assert!((1..=2).all(|n| reason(&world, n).contains("the boot session was gone before it ended")));
     }
+}
+
+#[test]
+fn p3_a_reboot_whose_reply_was_lost_is_not_asked_for_again_once_somebody_deleted_its_session() {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.bos.set_plan(Plan::none().at("reboot", 1, Fault::ReplyLost).at("session", 1, Fault::Unreachable));
+    world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+    let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+    // BOS has taken the nodes; to delete its session does not stop it from cutting their power.
+    let later = world.now() + 6_000;
+    world.cluster().advance_to(later);
+    world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+    world.cluster().advance_to(later + 40_000);
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
+    assert!(all_upgraded(&world, id));
 }
 
 #[test]
