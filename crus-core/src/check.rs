@@ -202,6 +202,8 @@ struct Story {
     /// How often it lost power by this session.
     reboots: u32,
     held: bool,
+    /// Whether somebody else holds it.
+    theirs: bool,
     /// When it was last let go by somebody else, or by itself.
     let_go: Option<Time>,
     /// The last look at it before its reboot was asked for.
@@ -265,7 +267,7 @@ impl Audit {
                     (story.cut_by_others, story.rebooted_otherwise) = (true, true);
                     return violations;
                 }
-                story.back = false;
+                story.back = story.theirs;
                 // Who was let go after the last look at it may run jobs by now, and that is not our doing.
                 story.cut_by_others = story.let_go.is_some_and(|at| story.looked.is_some_and(|looked| at >= looked));
                 if !self.own.contains(xname) {
@@ -302,6 +304,7 @@ impl Audit {
                     && reason.is_some_and(|reason| {
                         !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason)
                     });
+                story.theirs = theirs;
                 story.back |= *in_service || theirs;
                 if theirs && fact.by != By::Session(self.id) {
                     story.wish = reason.map(|reason| messages::their_words(reason).to_owned());
