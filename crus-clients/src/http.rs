@@ -2,7 +2,8 @@
 //!
 //! # Guarantees
 //!
-//! - Every request ends within its time-outs, and no body is read beyond its limit.
+//! - Every request ends within its time-outs, and no body is read beyond its limit. Before that it may wait as long
+//!   again for a place among those under way.
 //! - Redirects are not followed: a token must not travel to wherever an answer points.
 //! - No error holds the token, even when the peer repeats it.
 //!
@@ -30,6 +31,8 @@ use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode,
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
+
+use crate::places::Places;
 
 /// An error's text is cut here: it ends up in messages that people read.
 const DETAIL_MAX_CHARS: usize = 240;
@@ -138,6 +141,8 @@ pub struct PeerConfig {
     pub total_timeout: Duration,
     /// How long an answer may be, in bytes.
     pub body_max_bytes: usize,
+    /// How many requests may be under way at a time. More wait for a place, at most for `total_timeout` each.
+    pub max_calls: usize,
     /// How we prove who we are.
     pub credentials: Credentials,
     /// The only CAs to trust, as PEM; without, those of the operating system.
@@ -145,14 +150,15 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
-    /// The peer at this URL, with the default limits (5 s to connect, 30 s altogether, 64 MiB) and without
-    /// credentials.
+    /// The peer at this URL, with the default limits (5 s to connect, 30 s altogether, 64 MiB, 16 requests at a
+    /// time) and without credentials.
     pub fn new(base: BaseUrl) -> Self {
         PeerConfig {
             base,
             connect_timeout: Duration::from_secs(5),
             total_timeout: Duration::from_secs(30),
             body_max_bytes: 64 * 1024 * 1024,
+            max_calls: 16,
             credentials: Credentials::None,
             ca_pem: None,
         }
@@ -171,6 +177,7 @@ pub(crate) struct Http {
     peer: Peer,
     config: PeerConfig,
     client: Client,
+    places: Places,
     /// The token of the file as it was last read.
     token: Mutex<Option<FileToken>>,
 }
@@ -211,7 +218,8 @@ impl Http {
             client = client.tls_certs_only([]);
         }
         let client = client.build().map_err(|error| ConfigError::Client(innermost(&error)))?;
-        Ok(Http { peer, config, client, token: Mutex::new(None) })
+        let places = Places::new(config.max_calls);
+        Ok(Http { peer, config, client, places, token: Mutex::new(None) })
     }
 
     /// A request for the resource at these segments below the base URL. Each is percent-encoded; none may be `.`
@@ -228,6 +236,8 @@ impl Http {
     /// Sends a request. What comes back is an answer with a code of 2xx, or one of 4xx that is about what was asked
     /// for rather than about who asked.
     pub(crate) async fn send(&self, access: Access, request: RequestBuilder) -> Result<Reply, PortError> {
+        let place = self.places.take(self.config.total_timeout).await;
+        let _place = place.map_err(|error| self.unreachable(error.to_string()))?;
         let token = self.current_token().await.map_err(|detail| self.unreachable(detail))?;
         let mut request = request;
         if let Some(token) = &token {

@@ -10,4 +10,5 @@ pub mod hsm;
 pub mod http;
 #[cfg(test)]
 mod json;
+mod places;
 pub mod slurm;

@@ -3,7 +3,7 @@
 //! # Guarantees
 //!
 //! - A call for many nodes is one process, or one for each 64 KiB of folded names.
-//! - A call ends within the time-out, and nothing that it started outlives it. A program that is a wrapper must
+//! - A program ends within the time-out, after it waited at most as long again for a place among those that run, and nothing that it started outlives it. A program that is a wrapper must
 //!   `exec` what it wraps.
 //! - A node or job that is printed and not understood is an error; it is never left out in silence.
 //! - Arguments are passed as they are, never by a shell, and node names come only from [`NodeName`].
@@ -19,7 +19,7 @@ mod parse;
 mod process;
 mod refusal;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use crus_core::wlm::{Job, WlmNode};
 
 use self::process::{Caller, Output};
 use self::refusal::Act;
+use crate::places::Places;
 
 /// The longest reason that is written, in characters.
 const REASON_MAX: usize = 1_000;
@@ -48,10 +49,12 @@ pub struct SlurmConfig {
     pub env: Vec<(OsString, OsString)>,
     /// The most that one program may print, in bytes. A node takes some 600, a job some 80.
     pub output_max: usize,
+    /// How many programs may run at a time. More calls wait for a place, at most for `timeout` each.
+    pub max_calls: usize,
 }
 
 impl Default for SlurmConfig {
-    /// The programs that `PATH` holds, 30 seconds, 128 MiB.
+    /// The programs that `PATH` holds, 30 seconds, 128 MiB, four at a time.
     fn default() -> Self {
         SlurmConfig {
             scontrol: vec!["scontrol".to_owned()],
@@ -59,6 +62,7 @@ impl Default for SlurmConfig {
             timeout: Duration::from_secs(30),
             env: Vec::new(),
             output_max: 128 << 20,
+            max_calls: 4,
         }
     }
 }
@@ -74,8 +78,9 @@ pub struct Slurm {
 impl Slurm {
     /// A client; nothing is asked yet.
     pub fn new(config: SlurmConfig) -> Self {
-        let SlurmConfig { scontrol, squeue, timeout, env, output_max } = config;
-        Slurm { scontrol, squeue, caller: Caller { timeout, env, output_max } }
+        let SlurmConfig { scontrol, squeue, timeout, env, output_max, max_calls } = config;
+        let places = Places::new(max_calls);
+        Slurm { scontrol, squeue, caller: Caller { timeout, env, output_max, places } }
     }
 
     async fn scontrol(&self, act: Act, args: &[&str]) -> Result<Output, PortError> {
@@ -148,7 +153,7 @@ impl Wlm for Slurm {
         }
         let mut jobs =
             parse::jobs(&output.stdout).map_err(|error| refusal::refused(format!("squeue: {error}")))?;
-        let asked: BTreeSet<&NodeName> = names.iter().collect();
+        let asked: HashSet<&NodeName> = names.iter().collect();
         jobs.retain(|job| job.nodes.iter().any(|name| asked.contains(name)));
         Ok(jobs)
     }

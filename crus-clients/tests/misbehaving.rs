@@ -214,6 +214,45 @@ async fn no_answer_comes() {
 }
 
 #[tokio::test]
+async fn no_more_requests_are_under_way_than_may_be() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}/api", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        let (mut under_way, mut most) = (tokio::task::JoinSet::new(), 0);
+        let mut answered = 0;
+        while answered < 12 {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let mut stream = accepted.unwrap().0;
+                    under_way.spawn(async move {
+                        read_request(&mut stream).await.unwrap();
+                        // Long enough for others to arrive, if they may.
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        stream
+                    });
+                    most = most.max(under_way.len());
+                }
+                Some(asked) = under_way.join_next() => {
+                    let body = "{\"members\":{\"ids\":[]}}";
+                    let length = body.len();
+                    let text = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+                    asked.unwrap().write_all(text.as_bytes()).await.unwrap();
+                    answered += 1;
+                }
+            }
+        }
+        most
+    });
+    let hsm = HsmClient::new(PeerConfig { max_calls: 3, ..config(&base) }).unwrap();
+    let label = label();
+    let calls = (0..12).map(|_| hsm.group(&label));
+    for group in futures_util::future::join_all(calls).await {
+        assert_eq!(group, Ok(Some([].into())));
+    }
+    assert_eq!(serving.await.unwrap(), 3);
+}
+
+#[tokio::test]
 async fn the_connection_breaks() {
     for beginning in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "lorem ipsum\r\n\r\n"] {
         let server = Server::always(Act::Send(beginning.to_owned())).await;

@@ -29,8 +29,8 @@ pub struct Candidate {
 
 /// Chooses the nodes of a step.
 pub trait Batcher {
-    /// Sorts the candidates: the step takes as many as fit from the front.
-    fn sort(&self, candidates: &mut [Candidate]);
+    /// Brings the `size` candidates that the step takes to the front, in order; what is behind them is in none.
+    fn first(&self, candidates: &mut [Candidate], size: usize);
 }
 
 /// The orders in which a service can be told to take nodes.
@@ -46,12 +46,21 @@ pub enum Order {
 }
 
 impl Batcher for Order {
-    fn sort(&self, candidates: &mut [Candidate]) {
+    fn first(&self, candidates: &mut [Candidate], size: usize) {
         match self {
-            Order::SoonestFree => candidates.sort_unstable_by_key(|c| (c.free, c.xname)),
-            Order::Name => candidates.sort_unstable_by_key(|c| c.xname),
+            Order::SoonestFree => first_by(candidates, size, |c| (c.free, c.xname)),
+            Order::Name => first_by(candidates, size, |c| c.xname),
         }
     }
+}
+
+/// Sorts no more than it must: of 100,000 candidates a step takes a few.
+fn first_by<K: Ord>(candidates: &mut [Candidate], size: usize, key: impl Fn(&Candidate) -> K) {
+    let size = size.min(candidates.len());
+    if size < candidates.len() {
+        candidates.select_nth_unstable_by_key(size, &key);
+    }
+    candidates[..size].sort_unstable_by_key(key);
 }
 
 #[cfg(test)]
@@ -69,15 +78,31 @@ mod tests {
         ]
         .map(|(xname, free)| Candidate { xname: xname.parse().unwrap(), free });
         let names = |c: &[Candidate]| c.iter().map(|c| c.xname.to_string()).collect::<Vec<_>>();
-        Order::SoonestFree.sort(&mut candidates);
+        Order::SoonestFree.first(&mut candidates, 5);
         assert_eq!(
             names(&candidates),
             ["x1c0s3b0n0", "x1c0s10b0n0", "x1c0s2b0n0", "x1c0s1b0n0", "x1c0s0b0n0"]
         );
-        Order::Name.sort(&mut candidates);
+        Order::Name.first(&mut candidates, 9);
         assert_eq!(
             names(&candidates),
             ["x1c0s0b0n0", "x1c0s1b0n0", "x1c0s2b0n0", "x1c0s3b0n0", "x1c0s10b0n0"]
         );
+    }
+
+    #[test]
+    fn only_the_first_need_be_in_order() {
+        let place = |n: u32| format!("x1c0s{}b0n0", n * 7_919 % 1_000).parse().unwrap();
+        let free = |n: u32| if n % 3 == 0 { FreeAt::Now } else { FreeAt::By(WlmTime(i64::from(n % 100))) };
+        let candidates: Vec<_> = (0..1_000).map(|n| Candidate { xname: place(n), free: free(n) }).collect();
+        for order in [Order::SoonestFree, Order::Name] {
+            let mut all = candidates.clone();
+            order.first(&mut all, usize::MAX);
+            for size in [0, 1, 50, 999, 1_000] {
+                let mut some = candidates.clone();
+                order.first(&mut some, size);
+                assert_eq!(some[..size], all[..size], "{size} by {order:?}");
+            }
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`session`] checks what a session says of itself; it is cheap and runs after every step, in production as
 //! well. An [`Audit`] checks what really happened, as a witness tells it: the simulator, or a test that
-//! watches a real cluster. P9 (fix and go on) is about what must happen in the end and is checked by
-//! scenarios.
+//! watches a real cluster. P9 (fix and go on) is about what must happen in the end: whoever knows that nothing
+//! is in the way any more waits for a bounded time, and then calls it broken with [`no_end`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -154,6 +154,19 @@ pub fn session(session: &Session) -> Vec<Violation> {
     violations
 }
 
+/// The violation of a session that has not ended within the time that it was given after the last condition was
+/// met, and the last fault over (P9).
+pub fn no_end(session: &Session) -> Violation {
+    let head = &session.head;
+    let waits = head.condition.as_deref().unwrap_or("nothing that it says");
+    broken("P9", format!("session {} stays in step {}, {}, for {waits}", head.id, head.step, head.stage))
+}
+
+/// The violation of a session that is done and still there within that time, though its deletion was ordered (P7).
+pub fn not_deleted(session: &Session) -> Violation {
+    broken("P7", format!("session {} is still there, though deletion was ordered", session.head.id))
+}
+
 /// What is known of the real world when a session ends.
 #[derive(Debug, Clone, Default)]
 pub struct World {
@@ -174,6 +187,10 @@ pub struct NodeView {
     pub reason: Option<String>,
 }
 
+/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it:
+/// a request may rely on a look of the last poll, and wait as long as a retry does.
+const KNOWN_AFTER_MS: u64 = 70_000;
+
 /// Follows what really happens during one session.
 ///
 /// What an operator does is no deed of the session, and what follows from it is no broken promise: where an operator
@@ -185,13 +202,20 @@ pub struct Audit {
     id_text: String,
     own_drain: String,
     step_size: usize,
+    starting: GroupLabel,
     upgrading: GroupLabel,
     failed: GroupLabel,
     /// The nodes that carry our drain.
     drained: BTreeSet<Xname>,
+    /// The nodes that carry a reason of somebody else, and since when.
+    theirs: BTreeMap<Xname, (Time, String)>,
     nodes: BTreeMap<Xname, Story>,
-    /// The nodes that may leave the session's groups: those of its starting group.
+    /// The nodes that the session may touch: those of its starting group.
     own: BTreeSet<Xname>,
+    /// Whether these are all: the session has frozen them.
+    frozen: bool,
+    /// When its deletion was ordered.
+    deletion: Option<Time>,
     /// The members of its groups that an operator put in or took out last.
     by_hand: BTreeSet<(GroupLabel, Xname)>,
 }
@@ -229,18 +253,42 @@ impl Audit {
             id_text: session.head.id.to_string(),
             own_drain: messages::drain_reason(session.head.id),
             step_size: usize::try_from(spec.step_size.get()).unwrap_or(usize::MAX),
+            starting: spec.starting.clone(),
             upgrading: spec.upgrading.clone(),
             failed: spec.failed.clone(),
             drained: BTreeSet::new(),
+            theirs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             own,
+            frozen: false,
+            deletion: None,
             by_hand: BTreeSet::new(),
         }
     }
 
-    /// The session's nodes were frozen: from now on these are its own, and no others.
-    pub fn frozen(&mut self, session: &Session) {
-        self.own = session.nodes.iter().map(|node| node.xname).collect();
+    /// Takes note that the session's deletion was ordered, and the order answered for.
+    pub fn deletion_ordered(&mut self, at: Time) {
+        self.deletion.get_or_insert(at);
+    }
+
+    /// Whether it was.
+    pub fn is_deletion_ordered(&self) -> bool {
+        self.deletion.is_some()
+    }
+
+    /// Takes note of the nodes that the session froze, once it has.
+    pub fn follow(&mut self, session: &Session) -> Vec<Violation> {
+        if self.frozen || session.head.phase == Phase::Created {
+            return Vec::new();
+        }
+        self.frozen = true;
+        let frozen: BTreeSet<Xname> = session.nodes.iter().map(|node| node.xname).collect();
+        let others = frozen.difference(&self.own);
+        let violations = others
+            .map(|xname| broken("P8", format!("{xname} was never in '{}', and is taken", self.starting)))
+            .collect();
+        self.own = frozen;
+        violations
     }
 
     /// How often this session rebooted a node.
@@ -269,7 +317,8 @@ impl Audit {
                 }
                 story.back = story.theirs;
                 // Who was let go after the last look at it may run jobs by now, and that is not our doing.
-                story.cut_by_others = story.let_go.is_some_and(|at| story.looked.is_some_and(|looked| at >= looked));
+                story.cut_by_others =
+                    story.let_go.is_some_and(|at| story.looked.is_some_and(|looked| at >= looked));
                 if !self.own.contains(xname) {
                     violations.push(broken("P2", format!("{xname} is not of this session, and rebooted")));
                 }
@@ -307,18 +356,21 @@ impl Audit {
                 story.theirs = theirs;
                 story.back |= *in_service || theirs;
                 if theirs && fact.by != By::Session(self.id) {
-                    story.wish = reason.map(|reason| messages::their_words(reason).to_owned());
+                    story.wish = reason.map(|reason| messages::owners_words(reason).to_owned());
                 }
-                if *held && reason == Some(&*self.own_drain) {
-                    self.drained.insert(*xname);
-                } else {
-                    self.drained.remove(xname);
-                }
-                if self.drained.len() > self.step_size {
-                    violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
-                }
+                let reason = reason.filter(|_| *held).unwrap_or_default();
+                violations.extend(self.drain_changed(*xname, reason));
+                violations.extend(self.reason_changed(fact, *xname, reason));
             }
             What::GroupChanged { label, added, removed } => {
+                if *label == self.starting {
+                    if fact.by == By::Session(self.id) {
+                        violations.push(broken("P8", format!("'{label}' was changed")));
+                    }
+                    if !self.frozen {
+                        self.own.extend(added);
+                    }
+                }
                 if *label != self.upgrading && *label != self.failed {
                     return violations;
                 }
@@ -339,11 +391,60 @@ impl Audit {
         violations
     }
 
+    /// A node is held for this reason now; the empty one: is not, or nobody says why.
+    fn drain_changed(&mut self, xname: Xname, reason: &str) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if reason != self.own_drain {
+            self.drained.remove(&xname);
+            return violations;
+        }
+        if !self.own.contains(&xname) {
+            violations.push(broken("P6", format!("{xname} is not of this session, and drained")));
+        }
+        let is_new = self.drained.insert(xname);
+        if is_new && self.deletion.is_some() {
+            violations.push(broken("P7", format!("{xname} was drained after deletion was ordered")));
+        }
+        if self.drained.len() > self.step_size {
+            violations.push(broken("P1", format!("{} nodes are drained", self.drained.len())));
+        }
+        violations
+    }
+
+    /// Likewise: what somebody else wrote there stands until they change it.
+    fn reason_changed(&mut self, fact: &Fact, xname: Xname, reason: &str) -> Option<Violation> {
+        let at = fact.at;
+        let is_theirs =
+            !reason.is_empty() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason);
+        let before = self.theirs.remove(&xname);
+        let since = before.as_ref().filter(|(_, theirs)| theirs == reason).map_or(at, |(since, _)| *since);
+        if is_theirs {
+            self.theirs.insert(xname, (since, reason.to_owned()));
+        }
+        let (since, theirs) = before.filter(|_| fact.by == By::Session(self.id))?;
+        let was_known = at.since(since) >= KNOWN_AFTER_MS;
+        let kept = reason.starts_with(messages::owners_words(&theirs));
+        (was_known && !kept).then(|| {
+            broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session"))
+        })
+    }
+
     /// Compares how the session ended with how the world is.
     pub fn at_end(&self, session: &Session, world: &World) -> Vec<Violation> {
         let mut violations = self::session(session);
+        if !session.is_done() {
+            violations.push(no_end(session));
+            return violations;
+        }
         let accounted = if session.head.deletion.is_some() { "P7" } else { "P4" };
         let untold = Story::default();
+        let ended_after = |order| session.head.ended.is_some_and(|ended| ended > order);
+        if session.head.deletion.is_none() && self.deletion.is_some_and(ended_after) {
+            violations.push(broken("P7", "it went on to its end though deletion was ordered".to_owned()));
+        }
+        for xname in self.drained.iter().filter(|xname| !world.nodes.contains_key(xname)) {
+            violations.push(broken(accounted, format!("{xname} is left drained by us")));
+        }
         for node in &session.nodes {
             let xname = node.xname;
             let story = self.nodes.get(&xname).unwrap_or(&untold);
@@ -394,10 +495,10 @@ impl Audit {
             }
             if let Holder::Other(theirs) = &node.holder
                 && view.is_some_and(|view| view.held)
-                && !reason.starts_with(messages::their_words(theirs))
+                && !reason.starts_with(messages::owners_words(theirs))
                 // Whoever let it go, or gave another reason, has changed their mind.
                 && story.let_go.is_none()
-                && story.wish.as_ref().is_none_or(|wish| wish == messages::their_words(theirs))
+                && story.wish.as_ref().is_none_or(|wish| wish == messages::owners_words(theirs))
                 && !story.by_hand
             {
                 violations.push(broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}")));
@@ -409,5 +510,138 @@ impl Audit {
             }
         }
         violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::model::{Limits, Node, Spec};
+
+    fn xname(n: u32) -> Xname {
+        format!("x1000c0s{n}b0n0").parse().unwrap()
+    }
+
+    fn a_session() -> Session {
+        let spec = Spec {
+            starting: "all".parse().unwrap(),
+            upgrading: "up".parse().unwrap(),
+            failed: "failed".parse().unwrap(),
+            step_size: NonZeroU32::new(2).unwrap(),
+            template: "image".parse().unwrap(),
+        };
+        Session::new(UpgradeId(uuid::Uuid::from_u128(1)), spec, "1", Limits::default(), Time(0))
+    }
+
+    /// An audit of a session of nodes 1 to 3.
+    fn audit() -> Audit {
+        Audit::new(&a_session(), (1..=3).map(xname).collect())
+    }
+
+    fn ours() -> By {
+        By::Session(a_session().head.id)
+    }
+
+    fn another() -> By {
+        By::Session(UpgradeId(uuid::Uuid::from_u128(2)))
+    }
+
+    fn group(by: By, label: &str, added: &[u32], removed: &[u32]) -> Fact {
+        let nodes = |list: &[u32]| list.iter().copied().map(xname).collect();
+        let (added, removed) = (nodes(added), nodes(removed));
+        Fact { at: Time(0), by, what: What::GroupChanged { label: label.parse().unwrap(), added, removed } }
+    }
+
+    fn held(by: By, at: u64, n: u32, reason: Option<&str>) -> Fact {
+        let (held, reason) = (reason.is_some(), reason.map(str::to_owned));
+        let what = What::NodeChanged { xname: xname(n), held, reason, in_service: !held };
+        Fact { at: Time(at), by, what }
+    }
+
+    fn promises(violations: Vec<Violation>) -> Vec<&'static str> {
+        violations.into_iter().map(|violation| violation.promise).collect()
+    }
+
+    #[test]
+    fn p6_p7_a_drain_must_be_of_the_sessions_nodes_and_before_its_deletion() {
+        let mut audit = audit();
+        let drain = messages::drain_reason(a_session().head.id);
+        assert_eq!(promises(audit.witness(&held(ours(), 0, 1, Some(&drain)))), [""; 0]);
+        assert_eq!(promises(audit.witness(&held(ours(), 0, 9, Some(&drain)))), ["P6"]);
+        audit.witness(&held(ours(), 0, 9, None));
+        audit.deletion_ordered(Time(1));
+        assert_eq!(
+            promises(audit.witness(&held(ours(), 2, 1, Some(&drain)))),
+            [""; 0],
+            "it was drained before"
+        );
+        assert_eq!(promises(audit.witness(&held(ours(), 2, 2, Some(&drain)))), ["P7"]);
+    }
+
+    #[test]
+    fn p6_what_somebody_wrote_stands_until_they_change_it() {
+        let mut audit = audit();
+        let failed = messages::failure_reason(a_session().head.id, &Failure::BootTimedOut);
+        let deeds = |audit: &mut Audit, by, reasons: &[Option<&str>]| {
+            let at = [0, KNOWN_AFTER_MS].into_iter().zip(reasons);
+            promises(at.flat_map(|(at, reason)| audit.witness(&held(by, at, 1, *reason))).collect())
+        };
+        for by in [By::Operator, By::Itself, another()] {
+            assert_eq!(deeds(&mut audit, by, &[Some("bad dimm"), None]), [""; 0]);
+        }
+        assert_eq!(deeds(&mut audit, ours(), &[Some("bad dimm"), None]), ["P6"]);
+        let mine = messages::drain_reason(a_session().head.id);
+        assert_eq!(deeds(&mut audit, ours(), &[Some("bad dimm"), Some(&mine)]), ["P6"]);
+        let behind = messages::added_reason("bad dimm", &failed);
+        assert_eq!(deeds(&mut audit, ours(), &[Some("bad dimm"), Some(&behind)]), [""; 0]);
+        // It may not have been seen yet.
+        audit.witness(&held(By::Operator, 0, 2, Some("just now")));
+        assert_eq!(promises(audit.witness(&held(ours(), 1, 2, None))), [""; 0]);
+    }
+
+    #[test]
+    fn p8_groups_lose_only_the_sessions_nodes_and_the_starting_group_none() {
+        let mut audit = audit();
+        assert_eq!(promises(audit.witness(&group(ours(), "up", &[], &[1, 2]))), [""; 0]);
+        assert_eq!(promises(audit.witness(&group(ours(), "up", &[], &[1, 9]))), ["P8"]);
+        assert_eq!(promises(audit.witness(&group(By::Operator, "up", &[], &[9]))), [""; 0]);
+        assert_eq!(promises(audit.witness(&group(ours(), "all", &[], &[1]))), ["P8"]);
+    }
+
+    #[test]
+    fn p8_a_session_takes_nodes_of_its_starting_group_alone() {
+        let mut session = a_session();
+        session.nodes = [2, 4].map(|n| Node::new(xname(n), None, Time(0))).to_vec();
+        assert_eq!(audit().follow(&session), [], "not frozen yet");
+        session.head.phase = Phase::Rolling;
+        assert_eq!(promises(audit().follow(&session)), ["P8"]);
+        let mut audit = audit();
+        audit.witness(&group(By::Operator, "all", &[4], &[]));
+        assert_eq!(audit.follow(&session), []);
+        // Nodes 1 and 3 were members, and are not of the session.
+        assert_eq!(promises(audit.witness(&group(ours(), "up", &[], &[1]))), ["P8"]);
+    }
+
+    #[test]
+    fn p2_a_job_that_others_end_is_not_ours_to_answer_for() {
+        let what = What::JobKilled { xname: xname(1), job: "7".into() };
+        for (by, broken) in [(By::Operator, 0), (another(), 0), (ours(), 1), (By::Itself, 1)] {
+            let fact = Fact { at: Time(0), by, what: what.clone() };
+            assert_eq!(promises(audit().witness(&fact)), ["P2"][..broken], "{by:?}");
+        }
+    }
+
+    #[test]
+    fn p7_p9_a_session_must_end_and_as_it_was_ordered() {
+        let mut session = a_session();
+        let mut audit = audit();
+        assert_eq!(promises(audit.at_end(&session, &World::default())), ["P9"]);
+        session.head.phase = Phase::Done;
+        session.head.ended = Some(Time(5));
+        assert_eq!(audit.at_end(&session, &World::default()), []);
+        audit.deletion_ordered(Time(4));
+        assert_eq!(promises(audit.at_end(&session, &World::default())), ["P7"]);
     }
 }

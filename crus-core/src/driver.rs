@@ -24,6 +24,7 @@ use crate::check;
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
 use crate::model::{SeenGroup, Session};
+use crate::names::{NodeName, Xname};
 use crate::ports::{Bos, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
 use crate::time::Time;
 
@@ -185,8 +186,9 @@ impl Driver {
             Effect::ReadTemplate(name) => {
                 self.ports.bos.has_template(name).await.map(|exists| Input::Template { at, exists })
             }
-            Effect::Claim(nodes) => {
-                let result = self.ports.store.claim(self.session.head.id, nodes).await?;
+            Effect::Claim => {
+                let nodes: Vec<Xname> = self.session.members().collect();
+                let result = self.ports.store.claim(self.session.head.id, &nodes).await?;
                 Ok(Input::Claim { at, result })
             }
             Effect::ReadNodes(names) => {
@@ -196,6 +198,11 @@ impl Driver {
             Effect::ReadJobs(names) => {
                 let jobs = self.ports.wlm.jobs(names).await;
                 jobs.map(|jobs| Input::Jobs { at, asked: names.clone(), jobs })
+            }
+            Effect::ReadPendingJobs => {
+                let names: Vec<NodeName> =
+                    self.session.pending().filter_map(|node| node.name.clone()).collect();
+                self.ports.wlm.jobs(&names).await.map(Input::PendingJobs)
             }
             Effect::ReadBoot(name) => {
                 let session = self.ports.bos.session(name).await;
@@ -229,9 +236,10 @@ impl Driver {
             Effect::ReadGroup(_)
             | Effect::ReadFacts(_)
             | Effect::ReadTemplate(_)
-            | Effect::Claim(_)
+            | Effect::Claim
             | Effect::ReadNodes(_)
             | Effect::ReadJobs(_)
+            | Effect::ReadPendingJobs
             | Effect::ReadBoot(_) => Ok(()),
         };
         if let Err(error) = &result {
@@ -387,7 +395,10 @@ mod tests {
                 next => break next,
             }
         };
-        assert_eq!(pause, Next::At(Noon.now() + Limits::default().poll_ms));
+        let poll_ms = Limits::default().poll_ms;
+        let Next::At(again) = pause else { panic!("{pause:?}") };
+        let waits = again.since(Noon.now());
+        assert!((poll_ms..=poll_ms * 6 / 5).contains(&waits), "{waits} ms");
         let said = "Processing step 0 in stage STARTING failed - the Hardware State Manager is unreachable: no route";
         let messages: Vec<String> = driver.session().messages.iter().map(ToString::to_string).collect();
         assert_eq!(messages, [said]);

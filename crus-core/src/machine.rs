@@ -41,10 +41,11 @@ mod look;
 mod say;
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::messages;
 use crate::model::{
-    Boot, Failure, Group, Holder, Kind, Known, Node, NodeState, Phase, SeenGroup, Session, Stage,
+    Boot, Failure, Group, Holder, Kind, Known, Limits, Node, NodeState, Phase, SeenGroup, Session, Stage,
 };
 use crate::names::{BootSessionName, NodeName, TemplateName, Xname};
 use crate::ports::{BootSession, NodeFacts, PortError, RebootRequest, Rejected};
@@ -127,12 +128,15 @@ pub enum Effect {
     ReadFacts(Vec<Xname>),
     /// Look whether the session template is there.
     ReadTemplate(TemplateName),
-    /// Ask whether the session's turn has come to work on these nodes.
-    Claim(Vec<Xname>),
+    /// Ask whether the session's turn has come to work on the [members](Session::members) of its starting group.
+    Claim,
     /// Look at nodes in the workload manager.
     ReadNodes(Vec<NodeName>),
     /// Look at the jobs that hold any of these nodes.
     ReadJobs(Vec<NodeName>),
+    /// Look at the jobs that hold any of the [pending](Session::pending) nodes, to choose those of a step. It does not
+    /// list them: they may be very many.
+    ReadPendingJobs,
     /// Look at a boot session.
     ReadBoot(BootSessionName),
     /// Drain nodes.
@@ -158,9 +162,9 @@ impl Effect {
             Effect::ReadGroup(group) => Kind::ReadGroup(*group),
             Effect::ReadFacts(_) => Kind::ReadFacts,
             Effect::ReadTemplate(_) => Kind::ReadTemplate,
-            Effect::Claim(_) => Kind::Claim,
+            Effect::Claim => Kind::Claim,
             Effect::ReadNodes(_) => Kind::ReadNodes,
-            Effect::ReadJobs(_) => Kind::ReadJobs,
+            Effect::ReadJobs(_) | Effect::ReadPendingJobs => Kind::ReadJobs,
             Effect::ReadBoot(_) => Kind::ReadBoot,
             Effect::Drain(_) => Kind::Drain,
             Effect::Resume(_) => Kind::Resume,
@@ -221,6 +225,8 @@ pub enum Input {
         /// The jobs that hold any of them.
         jobs: Vec<Job>,
     },
+    /// The jobs that hold pending nodes. Those of other nodes do no harm.
+    PendingJobs(Vec<Job>),
     /// The boot session of this name, if BOS knows one.
     Boot {
         /// When the look began.
@@ -325,7 +331,7 @@ impl Machine<'_> {
         if !self.s.batch().all(Node::is_settled) {
             return false;
         }
-        if !self.s.nodes.iter().any(|node| node.state == NodeState::Pending) {
+        if !self.s.has_pending() {
             self.say(messages::no_nodes(self.s.head.step));
             self.enter(Stage::Cleanup);
             return true;
@@ -333,7 +339,7 @@ impl Machine<'_> {
         if self.s.unmet_condition().is_some() || !self.s.is_ready_to_start() {
             return false;
         }
-        let chosen = self.s.chosen();
+        let Some((_, chosen)) = self.s.known.chosen.clone() else { return false };
         let known = &self.s.known;
         let name = |i: &usize| self.s.nodes[*i].name.as_ref();
         let gone: Vec<usize> = chosen.iter().copied().filter(|i| self.s.is_gone(*i)).collect();
@@ -341,6 +347,7 @@ impl Machine<'_> {
             self.s.head.batch.clone_from(&gone);
             self.events.push(Event::Head);
             self.give_up_gone(&gone);
+            self.s.known.chosen = None;
             return true;
         }
         let looks: Option<Vec<(usize, WlmNode)>> = chosen
@@ -361,8 +368,8 @@ impl Machine<'_> {
                 node.boot_before = seen.boot_time;
             });
         }
+        self.s.forget_other_nodes(&chosen);
         self.s.head.batch = chosen;
-        self.s.known.jobs = None;
         self.say(messages::quiesce_requested(step));
         self.enter(Stage::Quiescing);
         true
@@ -450,13 +457,15 @@ impl Machine<'_> {
                 true
             }
             LastLook::Quiet if self.s.is_upgrading_group_filled() => {
+                let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
+                let silent = batch.iter().copied().filter(is_silent).collect();
                 for &i in &batch {
                     self.follow_holder(i);
                     self.change(i, |node| node.state = NodeState::Rebooting);
                 }
                 let head = &mut self.s.head;
                 let name = BootSessionName::of(head.id.0, head.step, 0);
-                head.boot = Some(Boot { name, intended: self.now, unanswered: None, begun: None });
+                head.boot = Some(Boot { name, intended: self.now, unanswered: None, begun: None, silent });
                 self.s.known.boot = None;
                 self.note_intent();
                 true
@@ -627,7 +636,7 @@ impl Machine<'_> {
                     Failure::UnknownToWlm => {}
                     _ => node.owed.marking = true,
                 }
-                node.state = NodeState::Failed(failure);
+                node.state = NodeState::Failed(failure.bounded());
             });
         }
     }
@@ -668,8 +677,8 @@ impl Machine<'_> {
             self.s.known.troubles.retain(|kind, _| needed.contains(kind));
         }
         let unmet = if self.s.is_done() { None } else { self.s.unmet() };
-        let queued = self.s.head.phase == Phase::Created && self.s.known.blocked.is_some();
-        let condition = unmet.as_ref().map(|(_, why)| say::bounded(why.clone()));
+        let queued = self.s.is_queued();
+        let condition = unmet.as_ref().map(|(_, why)| messages::bounded(why, messages::TEXT_MAX));
         if condition == self.s.head.condition {
             return;
         }
@@ -708,6 +717,20 @@ fn paced(session: &Session, kind: Kind) -> Time {
     let asked = session.known.asked.get(&kind).map_or(Time(0), |&at| at + session.limits.poll_ms);
     let trouble = session.known.troubles.get(&kind).map_or(Time(0), |trouble| trouble.until);
     asked.max(trouble)
+}
+
+/// The pause before a call that failed so many times in a row is made again. It doubles with each failure, and is up
+/// to a fifth longer than that, by a hash of what it is about: sessions that fail together do not all come back at
+/// the same moment. Never shorter than a poll interval nor longer than the bound.
+fn retry_pause(session: &Session, kind: Kind, failures: u32) -> u64 {
+    let Limits { poll_ms, retry_max_ms, .. } = session.limits;
+    let doubled = poll_ms.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    // The longest pauses differ as well.
+    let pause = doubled.min(retry_max_ms - retry_max_ms / 6);
+    let mut hash = DefaultHasher::new();
+    (session.head.id, kind, failures).hash(&mut hash);
+    let jitter = (pause / 5).checked_add(1).map_or(0, |range| hash.finish() % range);
+    pause.saturating_add(jitter).max(poll_ms).min(retry_max_ms)
 }
 
 impl Session {

@@ -11,6 +11,10 @@ use crate::names::{GroupLabel, Xname};
 
 /// The longest reason that is written into the workload manager, in characters.
 const REASON_MAX: usize = 240;
+/// The longest message or condition, in characters: a peer's words may be of any length.
+pub(crate) const TEXT_MAX: usize = 1000;
+/// The longest words of somebody else that are kept with a node, in characters.
+pub(crate) const DETAIL_MAX: usize = 240;
 /// How many names a message lists before it only counts.
 const NAMES_MAX: usize = 5;
 
@@ -104,6 +108,13 @@ pub(crate) fn group_missing(label: &GroupLabel) -> String {
     format!("there is no group '{label}' in the Hardware State Manager")
 }
 
+pub(crate) fn group_too_large(label: &GroupLabel, size: usize, max: usize) -> String {
+    format!(
+        "group '{label}' holds {size} nodes, and a session may have {max}: divide the group, or raise max_nodes in \
+         the service's configuration"
+    )
+}
+
 pub(crate) fn group_holds_others<'a>(
     label: &GroupLabel,
     starting: &GroupLabel,
@@ -160,6 +171,12 @@ pub fn drain_reason(id: UpgradeId) -> String {
     format!("{DRAIN_WORD} {id}")
 }
 
+/// Whether this is the reason of a node that we drain. It is asked for each node at each look.
+pub(crate) fn is_drain_reason(reason: &str, id: UpgradeId) -> bool {
+    let text = reason.strip_prefix(DRAIN_WORD).and_then(|rest| rest.strip_prefix(' '));
+    text == Some(&*id.0.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()))
+}
+
 /// What marks a node that failed: the original's word for it, and our id.
 pub fn failure_mark(id: UpgradeId, failure: &Failure) -> String {
     let [boot, time_out, _] = FAILURE_WORDS;
@@ -176,14 +193,14 @@ pub fn failure_reason(id: UpgradeId, failure: &Failure) -> String {
 /// The reason of a node that somebody else holds and that failed: theirs, whole, and ours behind it, instead of
 /// what an earlier upgrade wrote there.
 pub(crate) fn added_reason(theirs: &str, ours: &str) -> String {
-    match their_words(theirs) {
+    match owners_words(theirs) {
         "" => ours.to_owned(),
         theirs => format!("{theirs}; {ours}"),
     }
 }
 
-/// What somebody else wrote: a reason without the mark that an earlier upgrade added to it.
-pub(crate) fn their_words(reason: &str) -> &str {
+/// What of somebody's reason is theirs: all that stands before the mark of an upgrade.
+pub(crate) fn owners_words(reason: &str) -> &str {
     let earlier = FAILURE_WORDS.iter().filter_map(|word| reason.find(&format!("; {word} "))).min();
     &reason[..earlier.unwrap_or(reason.len())]
 }
@@ -248,6 +265,14 @@ fn are<T: Display>(names: impl ExactSizeIterator<Item = T>) -> String {
     format!("{} {verb}", list(names))
 }
 
+/// A text of at most so many characters, and `…` where more was cut off.
+pub(crate) fn bounded(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A text that fits on one line of the workload manager's records. Slurm strips double quotes.
 fn one_line(text: &str) -> String {
     let plain = |c: char| match c {
@@ -265,6 +290,10 @@ mod tests {
     #[test]
     fn p6_reasons_tell_whose_they_are() {
         let id = UpgradeId(uuid::Uuid::from_u128(7));
+        assert!(is_drain_reason(&drain_reason(id), id));
+        for other in ["rolling-upgrade", "", &drain_reason(UpgradeId(uuid::Uuid::from_u128(8)))] {
+            assert!(!is_drain_reason(other, id), "{other}");
+        }
         let failure = Failure::Boot("no\n\"link\"".into());
         let failed = failure_reason(id, &failure);
         assert_eq!(failed, format!("upgrading-boot-session-failed {id}: failed to boot: no 'link'"));
@@ -283,6 +312,12 @@ mod tests {
         assert_eq!(added_reason("bad dimm", &failed), format!("bad dimm; {failed}"));
         assert_eq!(added_reason(&format!("bad dimm; {failed}"), &failed), format!("bad dimm; {failed}"));
         assert_eq!(added_reason("", &failed), failed);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(bounded(&"ä".repeat(240), 240), "ä".repeat(240));
+        assert_eq!(bounded(&"ä".repeat(5000), 240), format!("{}…", "ä".repeat(240)));
     }
 
     #[test]

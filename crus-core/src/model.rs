@@ -4,7 +4,7 @@
 //! [`Node`]s one by one, and the messages one by one. What was merely seen is kept beside them in [`Known`],
 //! which is never stored: after a restart the world is looked at again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::batch::Order;
+use crate::messages;
 use crate::names::{BootSessionName, GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
 use crate::ports::{BootSession, NodeFacts, Rejected};
 use crate::time::{Time, WlmTime};
@@ -75,6 +76,8 @@ pub struct Limits {
     pub last_look_ms: u64,
     /// How much later a boot time must be to be another boot. Slurm's jitters by a second.
     pub boot_margin_s: i64,
+    /// How many nodes a session may have. One whose starting group holds more waits until it does not.
+    pub max_nodes: usize,
     /// How the nodes of a step are chosen.
     pub order: Order,
     /// How the workload manager names the node of a NID.
@@ -92,6 +95,7 @@ impl Default for Limits {
             settle_ms: 60_000,
             last_look_ms: 20_000,
             boot_margin_s: 3,
+            max_nodes: 100_000,
             order: Order::SoonestFree,
             node_name_format: NodeNameFormat::default(),
         }
@@ -157,6 +161,10 @@ pub struct Boot {
     pub unanswered: Option<Time>,
     /// Since when BOS is known to have it.
     pub begun: Option<Time>,
+    /// The nodes, by their positions, that the workload manager was out of touch with when it was first noted. Of
+    /// the others one that falls silent may be booting.
+    #[serde(default, with = "positions", skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<usize>,
 }
 
 /// The state of one node. Only forwards, except that a node which is not quiet at the last look goes from
@@ -212,13 +220,35 @@ pub enum Failure {
     ReturnTimedOut(String),
 }
 
+impl Failure {
+    /// The same, with words of others that are not too long to be kept for each node.
+    #[must_use]
+    pub(crate) fn bounded(self) -> Self {
+        let cut = |words: String| messages::bounded(&words, messages::DETAIL_MAX);
+        match self {
+            Failure::NotCompute(role) => Failure::NotCompute(cut(role)),
+            Failure::LeftOut(why) => Failure::LeftOut(cut(why)),
+            Failure::Boot(error) => Failure::Boot(cut(error)),
+            Failure::BootSession(error) => Failure::BootSession(cut(error)),
+            Failure::ReturnTimedOut(state) => Failure::ReturnTimedOut(cut(state)),
+            Failure::UnknownToHsm
+            | Failure::NoNid
+            | Failure::UnknownToWlm
+            | Failure::DrainTimedOut
+            | Failure::BootSessionLost
+            | Failure::TakenOver
+            | Failure::BootTimedOut => self,
+        }
+    }
+}
+
 /// Who keeps a node out of service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holder {
     /// Nobody but us.
     Us,
-    /// Somebody else, with this reason: the node keeps that state (P6).
+    /// Somebody else, with a reason that begins so: the node keeps that state (P6).
     Other(String),
 }
 
@@ -474,6 +504,18 @@ impl Session {
         self.head.batch.iter().filter_map(|&i| self.nodes.get(i))
     }
 
+    /// The nodes that no step has taken yet.
+    pub fn pending(&self) -> impl Iterator<Item = &Node> {
+        let nodes = self.nodes.get(self.known.first_pending..).unwrap_or_default();
+        nodes.iter().filter(|node| node.state == NodeState::Pending)
+    }
+
+    /// The members of the starting group as they were read, until the nodes are frozen.
+    pub fn members(&self) -> impl Iterator<Item = Xname> {
+        let members = self.known.starting.as_ref().and_then(|seen| seen.members.as_ref());
+        members.into_iter().flatten().copied()
+    }
+
     /// The label of one of its groups.
     pub fn label(&self, group: Group) -> &GroupLabel {
         match group {
@@ -543,15 +585,19 @@ pub struct Known {
     /// Whether the session template was there, and when that was asked.
     pub template: Option<(Time, bool)>,
     /// Nodes in the workload manager, and when they were looked at; unknown ones are `None`.
-    pub wlm: BTreeMap<NodeName, (Time, Option<WlmNode>)>,
+    pub wlm: HashMap<NodeName, (Time, Option<WlmNode>)>,
     /// Since when nodes are unknown to the workload manager.
-    pub missing: BTreeMap<NodeName, Time>,
-    /// The jobs.
+    pub missing: HashMap<NodeName, Time>,
+    /// The jobs on nodes of the step.
     pub jobs: Option<SeenJobs>,
+    /// The nodes that the next step takes, by the jobs on all pending ones, and when these were seen.
+    pub chosen: Option<(Time, Vec<usize>)>,
+    /// No node before this position is pending.
+    pub first_pending: usize,
     /// Since when a draining node was seen drained.
-    pub drained: BTreeMap<NodeName, Time>,
+    pub drained: HashMap<NodeName, Time>,
     /// When a failed node was last marked.
-    pub marked: BTreeMap<NodeName, Time>,
+    pub marked: HashMap<NodeName, Time>,
     /// For how long nodes were seen not to be booted, or back, and until when. Time in which nobody could look,
     /// because the service or the peer was down, does not count.
     pub waited: Option<(Time, u64)>,

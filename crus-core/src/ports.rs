@@ -341,7 +341,7 @@ pub trait SessionStore: Send + Sync + 'static {
 /// What changes in a store, ourselves included, as it becomes known.
 #[async_trait]
 pub trait Changes: Send + 'static {
-    /// The next change; waits for it.
+    /// The next change; waits for it. To give up waiting loses none.
     ///
     /// # Errors
     /// When the store cannot be followed any more: begin again with [`SessionStore::changes`], and look at

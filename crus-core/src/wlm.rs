@@ -65,6 +65,11 @@ impl WlmNode {
         self.has(Flag::Drain) || self.has(Flag::Fail) || self.base == BaseState::Down
     }
 
+    /// Whether the controller is in touch with it and knows when it booted.
+    pub fn shows_its_boot(&self) -> bool {
+        self.boot_time.is_some() && !self.has(Flag::NotResponding)
+    }
+
     /// Whether nothing runs on it, its epilogs included, as far as the node's own record tells; the jobs
     /// must agree.
     ///

@@ -84,7 +84,7 @@ impl Paper {
                 return Input::Facts { at, asked: nodes.clone(), facts: facts.collect() };
             }
             Effect::ReadTemplate(_) => return Input::Template { at, exists: true },
-            Effect::Claim(_) => return Input::Claim { at, result: Ok(()) },
+            Effect::Claim => return Input::Claim { at, result: Ok(()) },
             Effect::ReadNodes(names) => {
                 let nodes = names.iter().filter_map(|name| self.nodes.get(name).cloned()).collect();
                 self.resumed_since_look.retain(|name| !names.contains(name));
@@ -93,6 +93,7 @@ impl Paper {
             Effect::ReadJobs(names) => {
                 return Input::Jobs { at, asked: names.clone(), jobs: self.jobs.clone() };
             }
+            Effect::ReadPendingJobs => return Input::PendingJobs(self.jobs.clone()),
             Effect::ReadBoot(name) => {
                 let session = self.boots.get(name.as_str()).map(|request| BootSession {
                     status: BootStatus::Complete,
@@ -588,4 +589,169 @@ fn p9_messages_do_not_grow_with_the_words_of_a_peer() {
         "the condition shows the latest words: {condition}"
     );
     paper.run(&mut session);
+}
+
+// ---- bounds ---------------------------------------------------------------------------------------------------
+
+/// A group that is too large is waited for like any other condition.
+#[test]
+fn p9_a_group_with_more_nodes_than_a_session_may_have_waits_until_it_is_mended() {
+    let mut paper = Paper::new(3);
+    let mut session = session(2);
+    session.limits.max_nodes = 2;
+    for _ in 0..50 {
+        paper.round(&mut session);
+    }
+    let condition = "group 'all' holds 3 nodes, and a session may have 2: divide the group, or raise max_nodes in the \
+                     service's configuration";
+    assert_eq!(session.head.condition.as_deref(), Some(condition));
+    assert_eq!(texts(&session), [format!("Processing step 0 in stage STARTING failed - {condition}")]);
+    assert!(!session.head.queued && session.nodes.is_empty());
+    paper.groups.get_mut(&Group::Starting).unwrap().as_mut().unwrap().remove(&xname(3));
+    paper.run(&mut session);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
+    assert_eq!((session.nodes.len(), session.head.condition), (2, None));
+}
+
+/// The moments at which a session looks for its template while BOS is away.
+fn attempts(id: u128, limits: Limits) -> Vec<Time> {
+    let mut paper = Paper::new(1);
+    let mut session = session(1);
+    session.limits = limits;
+    session.head.id = UpgradeId(uuid::Uuid::from_u128(id));
+    let mut attempts = Vec::new();
+    while attempts.len() < 12 {
+        machine::step(&mut session, paper.now, Input::Tick);
+        match machine::outstanding(&session, paper.now).into_iter().next() {
+            Some(effect @ Effect::ReadTemplate(_)) => {
+                attempts.push(paper.now);
+                let error = PortError::Unreachable { peer: Peer::Bos, detail: "no route".into() };
+                machine::step(&mut session, paper.now, Input::Failed { effect, error });
+            }
+            _ => _ = paper.round(&mut session),
+        }
+    }
+    attempts
+}
+
+fn pauses(attempts: &[Time]) -> Vec<u64> {
+    attempts.windows(2).map(|pair| pair[1].since(pair[0])).collect()
+}
+
+#[test]
+fn p9_what_fails_is_tried_again_ever_more_seldom_but_at_a_bounded_pace() {
+    let limits = Limits::default();
+    for id in 1..=50 {
+        let pauses = pauses(&attempts(id, limits.clone()));
+        for (n, pause) in pauses.iter().enumerate() {
+            let doubled = limits.poll_ms << n.min(16);
+            assert!(*pause >= doubled.min(limits.retry_max_ms * 5 / 6), "session {id}: {pauses:?}");
+            assert!(*pause <= (doubled * 6 / 5).min(limits.retry_max_ms), "session {id}: {pauses:?}");
+        }
+        assert_eq!(pauses, self::pauses(&attempts(id, limits.clone())), "the same again, whenever it is run");
+    }
+    // Whatever is configured: no faster than polls, and no slower than the bound.
+    for (poll_ms, retry_max_ms) in [(10_000, 10_000), (10_000, 5_000), (10, u64::MAX), (7, 8)] {
+        let limits = Limits { poll_ms, retry_max_ms, ..Limits::default() };
+        for pause in pauses(&attempts(1, limits)) {
+            assert!((poll_ms.min(retry_max_ms)..=retry_max_ms).contains(&pause), "{pause} ms");
+        }
+    }
+}
+
+#[test]
+fn p9_sessions_that_fail_together_do_not_all_come_back_at_the_same_moment() {
+    let sessions: Vec<Vec<Time>> = (1..=50).map(|id| attempts(id, Limits::default())).collect();
+    for n in 1..12 {
+        let moments: BTreeSet<Time> = sessions.iter().map(|attempts| attempts[n]).collect();
+        // Of fifty moments drawn from two seconds or more, a few may be the same.
+        assert!(moments.len() >= 40, "attempt {n} comes at {} moments only", moments.len());
+    }
+}
+
+/// What peers and people write is of any length; what is kept of it with each node is not.
+#[test]
+fn words_of_others_are_kept_up_to_a_bound() {
+    let long = "ä".repeat(100_000);
+    let mut paper = Paper::new(3);
+    let reasoned = paper.nodes.get_mut(&name(1)).unwrap();
+    reasoned.flags.insert(Flag::Drain);
+    reasoned.reason = Some(long.clone());
+    let mut session = session(3);
+    while !matches!(paper.round(&mut session), Some(Effect::Reboot(_))) {}
+    let request = paper.boots.values().next().unwrap().clone();
+    let failed = |&xname: &Xname| BootNode { xname, state: BootNodeState::Failed(long.clone()) };
+    let boot = BootSession {
+        status: BootStatus::Complete,
+        error: None,
+        members: request.nodes.iter().copied().collect(),
+        nodes: request.nodes.iter().map(failed).collect(),
+    };
+    let input = Input::Boot { at: paper.now, name: request.name, session: Some(boot) };
+    machine::step(&mut session, paper.now, input);
+    assert!(session.nodes.iter().all(|node| matches!(node.state, NodeState::Failed(Failure::Boot(_)))));
+    paper.run(&mut session);
+    for part in session.nodes.iter().map(|node| serde_json::to_string(node).unwrap()) {
+        assert!(part.len() < 1_500, "{} bytes", part.len());
+    }
+    for message in &session.messages {
+        assert!(message.text.chars().count() <= 1_001);
+    }
+    // Cut in what we keep, not in what the owner wrote (P6).
+    let reason = paper.nodes[&name(1)].reason.clone().unwrap();
+    assert!(reason.starts_with(&long) && reason.contains("upgrading-boot-session-failed"));
+}
+
+/// What was seen of the nodes of one step is not kept for the next.
+#[test]
+fn what_is_known_does_not_grow_from_step_to_step() {
+    let mut paper = Paper::new(60);
+    let mut session = session(2);
+    for _ in 0..100_000 {
+        machine::step(&mut session, paper.now, Input::Tick);
+        let known = &session.known;
+        let kept = [
+            known.wlm.len(),
+            known.missing.len(),
+            known.drained.len(),
+            known.marked.len(),
+            known.rejected.len(),
+            known.left_out.len(),
+        ];
+        // Those of this step, and while the next one is chosen those of that.
+        assert!(kept.iter().all(|kept| *kept <= 4), "{kept:?} in step {}", session.head.step);
+        if session.is_done() {
+            assert_eq!(session.head.step, 30);
+            return;
+        }
+        paper.round(&mut session);
+    }
+    panic!("the session does not end");
+}
+
+/// Whatever was asked for, BOS's limit of 524,288 characters is never exceeded: that could not be mended.
+#[test]
+fn a_step_is_never_larger_than_one_request_to_bos_can_be() {
+    let size = 12_000;
+    let mut paper = Paper::new(size);
+    let mut session = session(size);
+    paper.until(&mut session, |s| s.head.stage == Stage::Quiescing);
+    assert_eq!(session.head.batch.len(), 10_000);
+    let longest: Xname = "x999999c999999s999999b999999n999999".parse().unwrap();
+    assert!(10_000 * (longest.to_string().len() + 1) < 524_288);
+}
+
+/// As many nodes as the default allows: the beginning, two steps, and a deletion.
+#[test]
+fn a_hundred_thousand_nodes_work_and_each_record_stays_small() {
+    let mut paper = Paper::new(100_000);
+    let mut session = session(50);
+    paper.until(&mut session, |s| s.head.step == 2);
+    assert_eq!(session.nodes.len(), 100_000);
+    assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Upgraded).count(), 100);
+    let head = serde_json::to_string(&session.head).unwrap();
+    assert!(head.len() < 1_000, "{head}");
+    machine::step(&mut session, paper.now, Input::Delete);
+    paper.run(&mut session);
+    assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Released).count(), 99_900);
 }

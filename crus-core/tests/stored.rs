@@ -69,8 +69,13 @@ fn session() -> Session {
     head.stage_since = Time(3_000);
     head.batch = vec![1, 2, 3];
     let name = BootSessionName::of(id.0, 3, 0);
-    head.boot =
-        Some(Boot { name, intended: Time(3_000), unanswered: Some(Time(3_001)), begun: Some(Time(3_002)) });
+    head.boot = Some(Boot {
+        name,
+        intended: Time(3_000),
+        unanswered: Some(Time(3_001)),
+        begun: Some(Time(3_002)),
+        silent: Vec::new(),
+    });
     head.deletion = Some(Time(4_000));
     head.condition = Some("there is no group 'up'".into());
     head.ended = Some(Time(5_000));

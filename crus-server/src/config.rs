@@ -222,12 +222,19 @@ impl Loaded {
 
 /// A value as it may be shown: what a URL holds before its `@` may be a password.
 fn shown(value: &Value) -> String {
-    let hidden = value.as_str().and_then(|text| {
-        let (scheme, rest) = text.split_once("://")?;
-        let (_, host) = rest.rsplit_once('@')?;
-        Some(Value::String(format!("{scheme}://[hidden]@{host}")))
-    });
-    hidden.as_ref().unwrap_or(value).to_string()
+    match value {
+        Value::Array(values) => {
+            format!("[{}]", values.iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        value => {
+            let hidden = value.as_str().and_then(|text| {
+                let (scheme, rest) = text.split_once("://")?;
+                let (_, host) = rest.rsplit_once('@')?;
+                Some(Value::String(format!("{scheme}://[hidden]@{host}")))
+            });
+            hidden.as_ref().unwrap_or(value).to_string()
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
@@ -314,6 +321,9 @@ mod tests {
         );
         let error = load(&["--hsm-url", "https://me:p@ss@hsm/v2"], &[]).unwrap_err();
         assert!(error.starts_with("--hsm-url has the wrong value \"https://[hidden]@hsm/v2\""), "{error}");
+        let (_members, path_of_members) = file("etcd_endpoints = ['http://a:1', 'http://me:p@ss@b:1']");
+        let error = load(&["--config", &path_of_members], &[]).unwrap_err();
+        assert!(error.contains("[\"http://a:1\", \"http://[hidden]@b:1\"]"), "{error}");
         assert_eq!(
             load(&["--config", &path], &[]).unwrap_err(),
             format!(

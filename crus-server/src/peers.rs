@@ -46,23 +46,25 @@ impl Peers {
                 Credentials::TokenFile(path.clone())
             }
         };
-        let peer = |option: &str, url: &str| -> anyhow::Result<PeerConfig> {
+        let peer = |option: &str, url: &str, max_calls: usize| -> anyhow::Result<PeerConfig> {
             let base: BaseUrl = url.parse().with_context(|| format!("{option} is of no use"))?;
             let mut peer = PeerConfig::new(base);
             peer.total_timeout = Duration::from_millis(config.call_timeout_ms);
             peer.connect_timeout = peer.connect_timeout.min(peer.total_timeout);
+            peer.max_calls = max_calls;
             peer.credentials = credentials.clone();
             peer.ca_pem = ca_pem.clone();
             Ok(peer)
         };
-        let hsm = HsmClient::new(peer("hsm_url", &config.hsm_url)?)
+        let hsm = HsmClient::new(peer("hsm_url", &config.hsm_url, config.max_calls_hsm)?)
             .context("failed to set up the client of HSM")?;
-        let bos = BosClient::new(peer("bos_url", &config.bos_url)?)
+        let bos = BosClient::new(peer("bos_url", &config.bos_url, config.max_calls_bos)?)
             .context("failed to set up the client of BOS")?;
         let slurm = Slurm::new(SlurmConfig {
             scontrol: config.scontrol.clone(),
             squeue: config.squeue.clone(),
             timeout: Duration::from_millis(config.call_timeout_ms),
+            max_calls: config.max_calls_slurm,
             ..SlurmConfig::default()
         });
         Ok(Peers { hsm: Arc::new(hsm), bos: Arc::new(bos), wlm: Arc::new(slurm) })

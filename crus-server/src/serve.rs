@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crus_api::ApiLimits;
+use crus_core::ports::SessionStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::http::{self, HttpLimits};
 use crate::logging;
 use crate::peers::Peers;
 use crate::settings::Config;
-use crate::store::RedbStore;
+use crate::store::Store;
 
 /// Answers come from memory and calls to peers only wait: one thread works while the other is busy decoding.
 const WORKERS: usize = 2;
@@ -75,7 +76,7 @@ pub(crate) struct Service {
     listener: TcpListener,
     address: SocketAddr,
     controller: Controller,
-    store: Arc<RedbStore>,
+    store: Store,
     limits: HttpLimits,
     patience: Duration,
 }
@@ -83,14 +84,14 @@ pub(crate) struct Service {
 impl Service {
     /// Opens the store, takes up the sessions in it, and listens.
     pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
-        let store = Arc::new(RedbStore::open(&config.store)?);
+        let store = Store::open(config).await?;
         let Peers { hsm, bos, wlm } = Peers::new(config)?;
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
         let clock = Arc::new(SteadyClock::new());
-        let outside = Outside { hsm, bos, wlm, store: store.clone(), clock };
-        let controller = Controller::start(outside, config.limits.clone(), config.max_sessions).await?;
+        let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock };
+        let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;
         let limits = HttpLimits {
             max_connections: config.max_connections,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
@@ -108,13 +109,13 @@ impl Service {
     }
 
     /// Where the sessions live.
-    pub(crate) fn store(&self) -> Arc<RedbStore> {
-        Arc::clone(&self.store)
+    pub(crate) fn store(&self) -> Arc<dyn SessionStore> {
+        self.store.sessions()
     }
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, limits, patience, .. } = self;
+        let Service { listener, controller, store, limits, patience, .. } = self;
         let router = crus_api::router(Arc::new(controller.clone()), ApiLimits::default());
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
@@ -129,6 +130,7 @@ impl Service {
                     patience.as_secs_f32()
                 );
             }
+            store.close().await;
         };
         tokio::join!(http::serve(listener, router, limits, until(stopped)), sessions);
     }

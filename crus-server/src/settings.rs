@@ -14,6 +14,7 @@ use crus_core::batch::Order;
 use crus_core::{Limits, NodeNameFormat};
 use toml::Value;
 
+use crate::controller::Retention;
 use crate::logging::{LogFilter, LogFormat};
 
 /// What the service runs with.
@@ -23,8 +24,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The file that holds the sessions.
     pub store: PathBuf,
-    /// How many sessions there may be, those that are done included.
-    pub max_sessions: usize,
+    /// The etcd that holds the sessions instead, shared by several replicas.
+    pub etcd: EtcdOptions,
+    /// How many sessions there may be, and for how long those that are done are kept.
+    pub retention: Retention,
     /// Connections served at a time; more wait to be accepted.
     pub max_connections: usize,
     /// How long one request may take, in milliseconds.
@@ -45,6 +48,12 @@ pub struct Config {
     pub squeue: Vec<String>,
     /// How long one call to a peer may take, in milliseconds.
     pub call_timeout_ms: u64,
+    /// How many requests to HSM may be under way at a time.
+    pub max_calls_hsm: usize,
+    /// How many requests to BOS may be under way at a time.
+    pub max_calls_bos: usize,
+    /// How many of Slurm's programs may run at a time.
+    pub max_calls_slurm: usize,
     /// Paces and patience of the sessions.
     pub limits: Limits,
     /// How logs are written.
@@ -53,13 +62,50 @@ pub struct Config {
     pub log: LogFilter,
 }
 
+/// The etcd that holds the sessions, when there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// Where its members are. None: sessions are kept in a file.
+    pub endpoints: Vec<String>,
+    /// What all our keys begin with.
+    pub prefix: String,
+    /// How long sessions stay owned by a replica that is not heard of any more, in seconds.
+    pub lease_s: u64,
+    /// Who we are.
+    pub user: Option<String>,
+    /// The file with that user's password; its content is a secret.
+    pub password_file: Option<PathBuf>,
+    /// The file with the certificates of the authorities to trust, instead of the system's own.
+    pub ca_file: Option<PathBuf>,
+    /// The file with our own certificate.
+    pub cert_file: Option<PathBuf>,
+    /// The file with its key; its content is a secret.
+    pub key_file: Option<PathBuf>,
+}
+
+impl Default for EtcdOptions {
+    fn default() -> Self {
+        EtcdOptions {
+            endpoints: Vec::new(),
+            prefix: "/crus/".to_owned(),
+            lease_s: 10,
+            user: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        }
+    }
+}
+
 impl Default for Config {
     /// What holds where nothing was set; [`SETTINGS`] says the same, for people.
     fn default() -> Self {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             store: PathBuf::from("/var/lib/crus/crus.redb"),
-            max_sessions: 1000,
+            etcd: EtcdOptions::default(),
+            retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
             max_connections: 256,
             request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
@@ -70,6 +116,9 @@ impl Default for Config {
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
             call_timeout_ms: 30_000,
+            max_calls_hsm: 16,
+            max_calls_bos: 16,
+            max_calls_slurm: 4,
             limits: Limits::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
@@ -107,6 +156,7 @@ impl Setting {
 }
 
 const SERVICE: &str = "Service";
+const ETCD: &str = "Several replicas";
 const PEERS: &str = "Peers";
 const PACE: &str = "Paces and patience";
 const LOGS: &str = "Logs";
@@ -137,12 +187,95 @@ pub const SETTINGS: &[Setting] = &[
         set: |c, v| put(&mut c.store, path(v)),
     },
     Setting {
+        key: "etcd_endpoints",
+        value: "URLS",
+        default: NONE,
+        heading: ETCD,
+        help: "Members of the etcd (3.4 or newer) that holds the sessions instead of the file, divided by commas or \
+               as an array: then several replicas may run, and one takes over from another. Needs a crus built with \
+               etcd",
+        set: |c, v| put(&mut c.etcd.endpoints, optional(v, urls).map(Option::unwrap_or_default)),
+    },
+    Setting {
+        key: "etcd_prefix",
+        value: "KEY",
+        default: "/crus/",
+        heading: ETCD,
+        help: "What all our keys in etcd begin with, up to a '/'. Replicas that share sessions share it; nobody else may",
+        set: |c, v| put(&mut c.etcd.prefix, prefix(v)),
+    },
+    Setting {
+        key: "etcd_lease_s",
+        value: "SECONDS",
+        default: "10",
+        heading: ETCD,
+        help: "How long, in whole seconds, sessions stay with a replica that is not heard of any more before another \
+               takes them over; the same for all replicas",
+        set: |c, v| put(&mut c.etcd.lease_s, integer(v, 2..=600)),
+    },
+    Setting {
+        key: "etcd_user",
+        value: "NAME",
+        default: NONE,
+        heading: ETCD,
+        help: "User of etcd to act as, where it asks for one",
+        set: |c, v| put(&mut c.etcd.user, optional(v, |v| parsed(v, "the name of a user of etcd"))),
+    },
+    Setting {
+        key: "etcd_password_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "File with the password of that user. Keep it readable by the service alone",
+        set: |c, v| put(&mut c.etcd.password_file, optional(v, path)),
+    },
+    Setting {
+        key: "etcd_ca_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "PEM file with the certificate authorities to trust for etcd, instead of the system's",
+        set: |c, v| put(&mut c.etcd.ca_file, optional(v, path)),
+    },
+    Setting {
+        key: "etcd_cert_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "PEM file with the certificate to show to etcd",
+        set: |c, v| put(&mut c.etcd.cert_file, optional(v, path)),
+    },
+    Setting {
+        key: "etcd_key_file",
+        value: "PATH",
+        default: NONE,
+        heading: ETCD,
+        help: "PEM file with the key of that certificate. Keep it readable by the service alone",
+        set: |c, v| put(&mut c.etcd.key_file, optional(v, path)),
+    },
+    Setting {
         key: "max_sessions",
         value: "COUNT",
         default: "1000",
         heading: SERVICE,
         help: "How many sessions there may be, completed ones included, until one must be deleted to create another",
-        set: |c, v| put(&mut c.max_sessions, integer(v, 1..=1_000_000)),
+        set: |c, v| put(&mut c.retention.max_sessions, integer(v, 1..=1_000_000)),
+    },
+    Setting {
+        key: "keep_finished",
+        value: "COUNT",
+        default: "200",
+        heading: SERVICE,
+        help: "How many finished sessions are kept, with their outcome and messages: the latest",
+        set: |c, v| put(&mut c.retention.count, integer(v, 0..=1_000_000)),
+    },
+    Setting {
+        key: "keep_finished_s",
+        value: "SECONDS",
+        default: "7776000",
+        heading: SERVICE,
+        help: "For how long a finished session is kept (90 days); none: for ever",
+        set: |c, v| put(&mut c.retention.max_age_ms, optional(v, |v| seconds(v, 1.0..=LONGEST_S * 36_500.0))),
     },
     Setting {
         key: "max_connections",
@@ -226,6 +359,40 @@ pub const SETTINGS: &[Setting] = &[
         help: "How long one call to a peer may take. scontrol itself needs 9 seconds to say that its controller \
                is down",
         set: |c, v| put(&mut c.call_timeout_ms, seconds(v, 0.1..=3600.0)),
+    },
+    Setting {
+        key: "max_calls_hsm",
+        value: "COUNT",
+        default: "16",
+        heading: PEERS,
+        help: "Requests to HSM under way at a time, for all sessions together. A session adds 8 nodes to a group at a \
+               time. More requests wait for a place, at most for call_timeout_s, and fail then",
+        set: |c, v| put(&mut c.max_calls_hsm, integer(v, 1..=1000)),
+    },
+    Setting {
+        key: "max_calls_bos",
+        value: "COUNT",
+        default: "16",
+        heading: PEERS,
+        help: "Requests to BOS under way at a time, likewise",
+        set: |c, v| put(&mut c.max_calls_bos, integer(v, 1..=1000)),
+    },
+    Setting {
+        key: "max_calls_slurm",
+        value: "COUNT",
+        default: "4",
+        heading: PEERS,
+        help: "Programs of Slurm (scontrol, squeue) that run at a time, likewise",
+        set: |c, v| put(&mut c.max_calls_slurm, integer(v, 1..=1000)),
+    },
+    Setting {
+        key: "max_nodes",
+        value: "COUNT",
+        default: "100000",
+        heading: SERVICE,
+        help: "Nodes of one session. One whose starting group holds more waits until the group is smaller, or this is \
+               larger",
+        set: |c, v| put(&mut c.limits.max_nodes, integer(v, 1..=1_000_000)),
     },
     Setting {
         key: "poll_interval_s",
@@ -396,6 +563,30 @@ fn url(value: &Value) -> Result<String, String> {
     })
 }
 
+/// The members of a cluster: all of one scheme, each a host and a port.
+fn urls(value: &Value) -> Result<Vec<String>, String> {
+    let words: Option<Vec<&str>> = match value {
+        Value::Array(words) => words.iter().map(Value::as_str).collect(),
+        other => text(other).map(|text| text.split(',').collect()),
+    };
+    let good = |text: &&str| url(&Value::String((*text).to_owned())).ok();
+    let urls: Option<Vec<String>> = words.and_then(|words| words.iter().map(good).collect());
+    let is_https = |url: &String| url.starts_with("https://");
+    urls.filter(|urls| !urls.is_empty() && urls.iter().all(|url| is_https(url) == is_https(&urls[0]))).ok_or_else(
+        || {
+            must_be(
+                "URLs of hosts and ports, all of http:// or all of https://, divided by commas or as an array, \
+                 without users, passwords, '?' and '#'",
+            )
+        },
+    )
+}
+
+fn prefix(value: &Value) -> Result<String, String> {
+    let stem = text(value).map(|text| text.trim_end_matches('/')).filter(|stem| !stem.is_empty());
+    stem.map(|stem| format!("{stem}/")).ok_or_else(|| must_be("what keys begin with, such as /crus/"))
+}
+
 /// A program and its leading arguments. Nothing here goes through a shell, so nothing is quoted.
 fn command(value: &Value) -> Result<Vec<String>, String> {
     let words = match value {
@@ -440,7 +631,17 @@ mod tests {
         let mut config = Config {
             listen: "[::1]:1".parse().unwrap(),
             store: other().into(),
-            max_sessions: 1,
+            etcd: EtcdOptions {
+                endpoints: vec![other()],
+                prefix: other(),
+                lease_s: 2,
+                user: Some(other()),
+                password_file: Some(other().into()),
+                ca_file: Some(other().into()),
+                cert_file: Some(other().into()),
+                key_file: Some(other().into()),
+            },
+            retention: Retention { max_sessions: 1, count: 1, max_age_ms: None },
             max_connections: 1,
             request_timeout_ms: 1,
             shutdown_timeout_ms: 1,
@@ -451,6 +652,9 @@ mod tests {
             scontrol: vec![other()],
             squeue: vec![other()],
             call_timeout_ms: 1,
+            max_calls_hsm: 1,
+            max_calls_bos: 1,
+            max_calls_slurm: 1,
             limits: Limits {
                 poll_ms: 1,
                 retry_max_ms: 1,
@@ -460,6 +664,7 @@ mod tests {
                 settle_ms: 1,
                 last_look_ms: 1,
                 boot_margin_s: 1,
+                max_nodes: 1,
                 order: Order::Name,
                 node_name_format: "n%d".parse().unwrap(),
             },
@@ -532,5 +737,25 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn members_of_etcd_are_urls_of_one_kind_without_secrets() {
+        let read = |text: &str| urls(&Value::String(text.into()));
+        assert_eq!(read("http://a:2379, http://b:2379/").unwrap(), ["http://a:2379", "http://b:2379"]);
+        let array = Value::Array(vec![Value::String("https://a:2379".into())]);
+        assert_eq!(urls(&array).unwrap(), ["https://a:2379"]);
+        for bad in ["", ",", "a:2379", "http://a:2379,https://b:2379", "http://me:secret@a:2379"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(urls(&Value::Array(Vec::new())).is_err());
+    }
+
+    #[test]
+    fn a_prefix_ends_with_a_slash() {
+        let read = |text: &str| prefix(&Value::String(text.into()));
+        assert_eq!(read("/crus").unwrap(), "/crus/");
+        assert_eq!(read("blue/crus//").unwrap(), "blue/crus/");
+        assert!(read("/").is_err(), "that would be all of etcd");
     }
 }

@@ -13,14 +13,15 @@ use crus_core::machine::Event;
 use crus_core::model::{Phase, Session, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
-    BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
-    SessionStore, StoreError, Wlm,
+    BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
+    Revision, SessionStore, StoreError, Wlm,
 };
 use crus_core::wlm::{Job, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, Spec, TemplateName, Time, UpgradeId, Xname};
 use crus_server::clock::SteadyClock;
-use crus_server::controller::{Controller, Outside, RecoveryError};
+use crus_server::controller::{Controller, Outside, RecoveryError, Retention};
 use crus_server::store::RedbStore;
+use crus_sim::store::MemoryStore;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -222,7 +223,8 @@ async fn controller(
         store: store.clone(),
         clock: Arc::new(SteadyClock::new()),
     };
-    Controller::start(outside, limits(), max_sessions).await
+    let retention = Retention { max_sessions, count: 100, max_age_ms: None };
+    Controller::start(outside, limits(), retention).await
 }
 
 /// A service over a store that holds `sessions`.
@@ -412,4 +414,160 @@ async fn p4_a_session_that_cannot_be_read_is_not_passed_over() {
     let refused = controller(&Peers::new(Ends::Unreachable), &Moody::open(&path), 100).await;
     let error = refused.err().expect("the start is refused").to_string();
     assert!(error.contains(&session.head.id.to_string()) && error.contains("restore the store"), "{error}");
+}
+
+// ---- replicas -------------------------------------------------------------------------------------------------
+
+/// Two controllers on one store, as in two processes: each with peers of its own, so that it shows who acts.
+struct Replicas {
+    controllers: [Controller; 2],
+    peers: [Arc<Peers>; 2],
+    stores: [Arc<MemoryStore>; 2],
+}
+
+impl Replicas {
+    async fn start(retention: Retention) -> Self {
+        let store = MemoryStore::default();
+        let stores = [Arc::new(store.another_replica()), Arc::new(store)];
+        let peers = [Peers::new(Ends::Unreachable), Peers::new(Ends::Unreachable)];
+        let start = async |i: usize| {
+            let peers = peers[i].clone();
+            let outside = Outside {
+                hsm: peers.clone(),
+                bos: peers.clone(),
+                wlm: peers,
+                store: stores[i].clone(),
+                clock: Arc::new(SteadyClock::new()),
+            };
+            Controller::start(outside, limits(), retention.clone()).await.unwrap()
+        };
+        Replicas { controllers: [start(0).await, start(1).await], peers, stores }
+    }
+
+    /// A session that the first replica runs.
+    async fn create(&self) -> UpgradeId {
+        let id = self.controllers[0].create(spec()).await.unwrap().upgrade_id;
+        eventually("the first replica runs it", || async { self.peers[0].calls() > 0 }).await;
+        id
+    }
+}
+
+fn keep_all() -> Retention {
+    Retention { max_sessions: 100, count: 100, max_age_ms: None }
+}
+
+#[tokio::test]
+async fn every_replica_answers_for_a_session_and_one_runs_it() {
+    let replicas = Replicas::start(keep_all()).await;
+    let id = replicas.create().await;
+    eventually("both tell the same", || async {
+        let [one, two] = [&replicas.controllers[0], &replicas.controllers[1]];
+        let (one, two) = (one.get(id).await.unwrap().unwrap(), two.get(id).await.unwrap());
+        two.is_some_and(|two| !two.messages.is_empty() && *two == *one)
+    })
+    .await;
+    assert_eq!(replicas.peers[1].calls(), 0, "the other one leaves it alone");
+}
+
+#[tokio::test]
+async fn p7_a_deletion_given_to_another_replica_reaches_the_owner() {
+    let replicas = Replicas::start(keep_all()).await;
+    let id = replicas.create().await;
+    eventually("the other has heard of it", || async {
+        replicas.controllers[1].get(id).await.unwrap().is_some()
+    })
+    .await;
+    let deleting = replicas.controllers[1].delete(id).await.unwrap().unwrap();
+    assert_eq!(deleting.state, SessionState::Deleting);
+    for controller in &replicas.controllers {
+        eventually("gone", || async { controller.get(id).await.unwrap().is_none() }).await;
+    }
+    assert_eq!(replicas.peers[1].calls(), 0);
+    assert_eq!(replicas.stores[0].load(id).await, Ok(None));
+}
+
+#[tokio::test]
+async fn p3_a_session_whose_owner_lost_its_lease_is_run_by_another_and_left_by_the_first() {
+    let replicas = Replicas::start(keep_all()).await;
+    let id = replicas.create().await;
+    replicas.stores[0].expire();
+    eventually("the second runs it", || async {
+        replicas.peers[1].calls() > 0 || replicas.stores[0].owns(id)
+    })
+    .await;
+    if replicas.stores[0].owns(id) {
+        // The first one was quicker to own it again: it is its own, and nobody else's.
+        assert!(!replicas.stores[1].owns(id));
+        return;
+    }
+    eventually("the first has let go", || async { !replicas.stores[0].owns(id) }).await;
+    let calls = replicas.peers[0].calls();
+    let later = replicas.peers[1].calls() + 20;
+    eventually("the second goes on", || async { replicas.peers[1].calls() > later }).await;
+    assert_eq!(replicas.peers[0].calls(), calls, "the first one acts no more");
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_hands_its_sessions_over_at_once() {
+    let replicas = Replicas::start(keep_all()).await;
+    let id = replicas.create().await;
+    assert!(replicas.controllers[0].shutdown(Duration::from_secs(60)).await);
+    eventually("the second runs it", || async { replicas.peers[1].calls() > 0 }).await;
+    assert!(replicas.stores[1].owns(id));
+}
+
+// ---- finished sessions ----------------------------------------------------------------------------------------
+
+/// A finished session that ended then.
+fn finished(ended: u64) -> Session {
+    let mut session = stored(Phase::Done, ended);
+    session.head.ended = Some(Time(ended));
+    session.messages = vec![crus_core::Message::new("Upgrade Session Completed", Time(ended))];
+    session
+}
+
+#[tokio::test]
+async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_always() {
+    let now = SteadyClock::new().now().0;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::open(&directory.path().join("crus.redb"));
+    let [old, third, second, last] = [1_000, now - 3_000, now - 2_000, now - 1_000].map(finished);
+    let running = stored(Phase::Created, 1);
+    for session in [&second, &old, &last, &running, &third] {
+        store.create(session).await.unwrap();
+    }
+    let peers = Peers::new(Ends::Unreachable);
+    let outside = Outside {
+        hsm: peers.clone(),
+        bos: peers.clone(),
+        wlm: peers.clone(),
+        store: store.clone(),
+        clock: Arc::new(SteadyClock::new()),
+    };
+    let retention = Retention { max_sessions: 100, count: 3, max_age_ms: Some(3_600_000) };
+    let controller = Controller::start(outside.clone(), limits(), retention).await.unwrap();
+    let left = async |controller: &Controller| {
+        let mut ids: Vec<_> = controller.list().await.unwrap().iter().map(|s| s.upgrade_id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let ids = |sessions: &[&Session]| {
+        let mut ids: Vec<_> = sessions.iter().map(|session| session.head.id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let by_age = ids(&[&third, &second, &last, &running]);
+    eventually("the old one went", || async { left(&controller).await == by_age }).await;
+    assert!(controller.shutdown(Duration::from_secs(60)).await);
+
+    let retention = Retention { max_sessions: 100, count: 1, max_age_ms: None };
+    let controller = Controller::start(outside, limits(), retention).await.unwrap();
+    let by_number = ids(&[&last, &running]);
+    eventually("all but the latest went", || async { left(&controller).await == by_number }).await;
+    assert_eq!(store.load(second.head.id).await, Ok(None), "from the store as well");
+    let kept = controller.get(last.head.id).await.unwrap().unwrap();
+    assert_eq!(
+        (kept.state, &*kept.messages),
+        (SessionState::Ready, &["Upgrade Session Completed".into()][..])
+    );
 }

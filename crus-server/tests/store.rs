@@ -1,178 +1,24 @@
 //! What every session store must do, and what the one in a file must do besides.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
-use std::collections::BTreeSet;
+#[path = "support/conformance.rs"]
+mod conformance;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crus_core::machine::Event;
-use crus_core::model::{Limits, Node, Spec, UpgradeId};
-use crus_core::model::{NodeState, Phase, Session, Stage};
-use crus_core::ports::{Revision, SessionStore, StoreError};
-use crus_core::{Message, Time, Xname};
+use conformance::{conforms, freeze, load, replicas_conform, session};
+use crus_core::ports::{SessionStore as _, StoreError};
 use crus_server::store::{OpenError, RedbStore};
 use crus_sim::store::MemoryStore;
-use uuid::Uuid;
-
-fn session() -> Session {
-    let spec = Spec {
-        starting: "slurm-nodes".parse().unwrap(),
-        upgrading: "upgrading-nodes".parse().unwrap(),
-        failed: "failed-nodes".parse().unwrap(),
-        step_size: 2.try_into().unwrap(),
-        template: "new-image".parse().unwrap(),
-    };
-    Session::new(UpgradeId(Uuid::new_v4()), spec, "1.0.0", Limits::default(), Time(1000))
-}
-
-fn said(text: &str) -> Message {
-    Message::new(text, Time(2500))
-}
-
-fn freeze(session: &mut Session, count: u32) -> Vec<Event> {
-    session.nodes = (0..count)
-        .map(|slot| {
-            let xname = Xname::new(&format!("x1000c0s{slot}b0n0")).unwrap();
-            Node::new(xname, Some(format!("nid{:06}", slot + 1).parse().unwrap()), Time(2000))
-        })
-        .collect();
-    session.head.phase = Phase::Rolling;
-    vec![Event::Frozen, Event::Phase(Phase::Rolling)]
-}
-
-async fn load(store: &dyn SessionStore, id: UpgradeId) -> (Session, Revision) {
-    store.load(id).await.unwrap().expect("the session is stored")
-}
-
-/// Every promise of [`SessionStore`], one after the other.
-async fn conforms(store: &dyn SessionStore) {
-    keeps_what_was_created(store).await;
-    stores_what_the_events_name(store).await;
-    refuses_a_stale_revision(store).await;
-    refuses_what_would_leave_a_gap(store).await;
-    keeps_orders_beside_the_session(store).await;
-    removes_everything(store).await;
-}
-
-async fn keeps_what_was_created(store: &dyn SessionStore) {
-    let (mut one, two) = (session(), session());
-    freeze(&mut one, 3);
-    one.messages = vec![said("first"), said("second")];
-    let revision = store.create(&one).await.unwrap();
-    store.create(&two).await.unwrap();
-
-    assert_eq!(load(store, one.head.id).await, (one.clone(), revision));
-    let ids: BTreeSet<_> = store.ids().await.unwrap().into_iter().collect();
-    assert!(ids.is_superset(&[one.head.id, two.head.id].into()));
-    assert_eq!(store.create(&one).await, Err(StoreError::Conflict(one.head.id)), "an id is used once");
-    assert_eq!(store.load(session().head.id).await, Ok(None));
-}
-
-async fn stores_what_the_events_name(store: &dyn SessionStore) {
-    let mut session = session();
-    let created = store.create(&session).await.unwrap();
-    assert!(store.own(session.head.id).await.unwrap());
-
-    let events = freeze(&mut session, 300);
-    let frozen = store.save(&session, &events, created).await.unwrap();
-    assert_ne!(frozen, created, "the revision changes with every save");
-    assert_eq!(load(store, session.head.id).await, (session.clone(), frozen));
-
-    session.head.stage = Stage::Quiescing;
-    session.nodes[299].state = NodeState::Draining;
-    session.nodes[7].state = NodeState::Draining;
-    session.messages.push(said("Quiesce requested in step 0: moving to QUIESCING"));
-    let events = [
-        Event::Node(299),
-        Event::Node(7),
-        Event::Node(7),
-        Event::Stage { step: 0, stage: Stage::Quiescing },
-        Event::Message(0),
-    ];
-    let quiescing = store.save(&session, &events, frozen).await.unwrap();
-    assert_eq!(load(store, session.head.id).await, (session.clone(), quiescing));
-
-    session.head.condition = Some("there is no group".into());
-    let last = store.save(&session, &[Event::Head], quiescing).await.unwrap();
-    assert_eq!(load(store, session.head.id).await, (session.clone(), last));
-}
-
-async fn refuses_a_stale_revision(store: &dyn SessionStore) {
-    let mut session = session();
-    let id = session.head.id;
-    let first = store.create(&session).await.unwrap();
-    assert!(store.own(session.head.id).await.unwrap());
-    session.head.step = 1;
-    let second = store.save(&session, &[Event::Head], first).await.unwrap();
-
-    let mut stale = session.clone();
-    stale.head.step = 9;
-    stale.messages.push(said("never stored"));
-    let events = [Event::Head, Event::Message(0)];
-    assert_eq!(store.save(&stale, &events, first).await, Err(StoreError::Conflict(id)));
-    assert_eq!(load(store, id).await, (session.clone(), second), "nothing of it was stored");
-
-    store.remove(id).await.unwrap();
-    let gone = store.save(&session, &[Event::Head], second).await;
-    assert_eq!(gone, Err(StoreError::Conflict(id)), "what was removed does not come back");
-    assert_eq!(store.load(id).await, Ok(None));
-}
-
-async fn refuses_what_would_leave_a_gap(store: &dyn SessionStore) {
-    let mut session = session();
-    let first = store.create(&session).await.unwrap();
-    assert!(store.own(session.head.id).await.unwrap());
-    let before = session.clone();
-    session.head.step = 1;
-    session.messages = vec![said("first"), said("second")];
-    let refused = store.save(&session, &[Event::Head, Event::Message(1)], first).await;
-    assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
-    let refused = store.save(&session, &[Event::Node(0)], first).await;
-    assert!(matches!(refused, Err(StoreError::Failed(_))), "there is no such node: {refused:?}");
-    assert_eq!(load(store, session.head.id).await, (before, first), "nothing of it was stored");
-}
-
-async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
-    let session = session();
-    let id = session.head.id;
-    let revision = store.create(&session).await.unwrap();
-    assert!(store.own(id).await.unwrap());
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
-    store.order_deletion(id).await.unwrap();
-    store.order_deletion(id).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true));
-    assert_eq!(load(store, id).await.1, revision, "an order does not disturb who runs the session");
-    store.save(&session, &[Event::Head], revision).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true), "a save does not undo it");
-}
-
-async fn removes_everything(store: &dyn SessionStore) {
-    let mut removed = session();
-    freeze(&mut removed, 5);
-    removed.messages.push(said("a message"));
-    let id = removed.head.id;
-    let mut neighbour = session();
-    freeze(&mut neighbour, 5);
-    store.create(&removed).await.unwrap();
-    let kept = store.create(&neighbour).await.unwrap();
-    store.order_deletion(id).await.unwrap();
-
-    store.remove(id).await.unwrap();
-    store.remove(id).await.unwrap();
-    assert_eq!(store.load(id).await, Ok(None));
-    assert!(!store.ids().await.unwrap().contains(&id));
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
-    assert_eq!(load(store, neighbour.head.id).await, (neighbour.clone(), kept));
-
-    let bare = Session { nodes: Vec::new(), messages: Vec::new(), ..removed };
-    store.create(&bare).await.unwrap();
-    assert_eq!(load(store, id).await.0, bare, "nothing of the old one is left under its id");
-}
 
 #[tokio::test]
 async fn the_store_in_memory_conforms() {
-    conforms(&MemoryStore::default()).await;
+    let store = MemoryStore::default();
+    conforms(&store).await;
+    let another = store.another_replica();
+    replicas_conform(&store, &another, async |_| store.expire()).await;
 }
 
 #[tokio::test]

@@ -91,7 +91,10 @@ impl Plan {
 
     /// Whether answers must be remembered.
     fn may_be_stale(&self) -> bool {
-        let random = self.random.as_ref().is_some_and(|random| random.per_mille > 0 && random.faults.contains(&Fault::Stale));
+        let random = self
+            .random
+            .as_ref()
+            .is_some_and(|random| random.per_mille > 0 && random.faults.contains(&Fault::Stale));
         random || self.script.values().any(|fault| *fault == Fault::Stale)
     }
 

@@ -9,6 +9,8 @@
 //! - [`store`]: sessions in memory, as serialised parts.
 //! - [`faults`]: decorators that make any port fail as real ones do.
 //! - [`world`]: sessions on such a cluster in virtual time, every promise checked after every step.
+//! - [`crash`]: a scenario in such a world, run again with a crash at each of its points.
+//! - [`mutants`]: services that break a promise on purpose, to show that it is seen.
 //! - [`worlds`]: such worlds drawn from seeds, with faults, crashes and operators of every kind.
 //! - [`journal`]: what happens in a world, counted and written down.
 //! - [`http`] and [`stand_in`]: the model as the servers and programs that the real clients talk to.
@@ -18,9 +20,11 @@
 
 pub mod cluster;
 pub mod config;
+pub mod crash;
 pub mod faults;
 pub mod http;
 pub mod journal;
+pub mod mutants;
 pub mod ports;
 mod rng;
 pub mod slurm_lab;

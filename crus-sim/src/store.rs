@@ -17,7 +17,7 @@ use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
 
 /// One replica's handle on a store that lives as long as the process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MemoryStore {
     replica: u64,
     inner: Arc<Mutex<Inner>>,
@@ -63,12 +63,6 @@ pub struct Written {
     pub bytes: u64,
     /// How often a session asked for its turn.
     pub claims: u64,
-}
-
-impl Default for MemoryStore {
-    fn default() -> Self {
-        MemoryStore { replica: 0, inner: Arc::default() }
-    }
 }
 
 impl MemoryStore {
@@ -297,7 +291,9 @@ impl SessionStore for MemoryStore {
             if inner.owners.get(&id) != Some(&self.replica) {
                 return Poll::Ready(());
             }
-            inner.disowned.push(context.waker().clone());
+            if !inner.disowned.iter().any(|waker| waker.will_wake(context.waker())) {
+                inner.disowned.push(context.waker().clone());
+            }
             Poll::Pending
         };
         poll_fn(lost).await;

@@ -2,9 +2,9 @@
 //!
 //! A [`World`] is a [`Cluster`], a store, and the drivers of the sessions in it. It jumps from one
 //! moment at which anything can happen to the next; nothing sleeps and nothing is spawned. After every step it
-//! checks the promises P1–P8 against what really happened, as the cluster tells it. [`World::crash`] kills the
-//! service: the cluster and the store stay, everything else is forgotten. [`World::take_over`] stops it for longer
-//! than its lease lasts, so that another replica runs its sessions.
+//! checks the promises P1–P8 against what really happened, as the cluster tells it; [`World::must_end`] checks P9.
+//! [`World::crash`] kills the service: the cluster and the store stay, everything else is forgotten.
+//! [`World::take_over`] stops it for longer than its lease lasts, so that another replica runs its sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use crus_core::check::{Audit, By, Fact, NodeView, Violation, World as Truth};
+use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Truth};
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::machine::Event;
 use crus_core::model::Node;
@@ -23,6 +23,7 @@ use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xn
 
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
+use crate::crash::Points;
 use crate::faults::{Faulty, Plan};
 use crate::journal::{Counts, Kind};
 use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
@@ -58,6 +59,9 @@ struct Runner {
     /// A time is the cluster's: whoever sleeps is not woken by another setting of its clock.
     next: Next,
 }
+
+/// What a round of a session says next, made something else: a service with a broken loop.
+type Tamper = Box<dyn Fn(&Session, Next) -> Next>;
 
 /// The service's own clock.
 #[derive(Debug, Clone)]
@@ -119,18 +123,20 @@ pub struct World {
     audits: BTreeMap<UpgradeId, Audit>,
     /// The sessions whose end was checked: later ones may change what they left.
     ended: BTreeSet<UpgradeId>,
-    /// The sessions whose nodes are known.
-    frozen: BTreeSet<UpgradeId>,
     facts: Option<Vec<Fact>>,
     created: u64,
     rounds: u64,
     checks: u64,
+    points: Option<Points>,
+    tamper: Option<Tamper>,
 }
 
 impl World {
     /// A world with a service that has nothing to do yet.
     pub fn new(config: ClusterConfig, seed: u64, limits: Limits) -> Self {
         let cluster = Cluster::new(config, seed).shared();
+        // Whatever is done to it by nobody else.
+        cluster::lock(&cluster).acts(By::Operator);
         let sim = SimPorts::new(&cluster);
         let store = Arc::new(MemoryStore::default());
         let hsm = Faulty::new(sim.hsm.clone(), &cluster, Plan::none());
@@ -159,12 +165,30 @@ impl World {
             stopped: Vec::new(),
             audits: BTreeMap::new(),
             ended: BTreeSet::new(),
-            frozen: BTreeSet::new(),
             facts: Some(Vec::new()),
             created: 0,
             rounds: 0,
             checks: 0,
+            points: None,
+            tamper: None,
         }
+    }
+
+    /// Puts something between the service and its ports and store, for the sessions that are created from now on.
+    pub fn decorate(&mut self, decorate: impl FnOnce(Ports) -> Ports) {
+        self.ports = decorate(self.ports.clone());
+    }
+
+    /// Lets the service pass these points, for the sessions that are created from now on: at some of them it dies,
+    /// and is started again.
+    pub fn pass(&mut self, points: &Points) {
+        self.decorate(|ports| points.before(ports));
+        self.points = Some(points.clone());
+    }
+
+    /// Makes something else of what a round says is next.
+    pub fn tamper(&mut self, tamper: impl Fn(&Session, Next) -> Next + 'static) {
+        self.tamper = Some(Box::new(tamper));
     }
 
     // ---- the service ------------------------------------------------------------------------------------
@@ -179,14 +203,22 @@ impl World {
         self.note(Kind::Operator, || format!("creates {id}: {spec:?}"));
         let now = self.ports.clock.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
-        let revision = at_once(self.ports.store.create(&session))?.map_err(failed)?;
-        at_once(self.ports.store.own(id))?.map_err(failed)?;
-        let own = self.members(&session.head.spec.starting);
-        let mut audit = Audit::new(&session, own);
+        let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
         for fact in self.cluster().told_nodes() {
             audit.witness(&fact);
         }
         self.audits.insert(id, audit);
+        let Some(result) = poll(self.ports.store.create(&session)) else {
+            // The client got no answer. It looks whether the session is there, and asks again if not.
+            self.die()?;
+            if !self.running.contains_key(&id) {
+                self.created -= 1;
+                return self.create(session.head.spec);
+            }
+            return Ok(id);
+        };
+        let revision = result.map_err(failed)?;
+        at_once(self.ports.store.own(id))?.map_err(failed)?;
         let driver = Driver::new(session, revision, self.ports.clone());
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(id)
@@ -198,7 +230,16 @@ impl World {
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("deletes {id}"));
-        at_once(self.ports.store.order_deletion(id))?.map_err(failed)?;
+        let Some(result) = poll(self.ports.store.order_deletion(id)) else {
+            // The client got no answer, and asks again.
+            self.die()?;
+            return self.delete(id);
+        };
+        result.map_err(failed)?;
+        let now = self.ports.clock.now();
+        if let Some(audit) = self.audits.get_mut(&id) {
+            audit.deletion_ordered(now);
+        }
         if !self.running.contains_key(&id) {
             self.load(id)?;
         }
@@ -282,6 +323,24 @@ impl World {
         self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
     }
 
+    /// A call never returned: the service died in it, and is started again.
+    fn die(&mut self) -> Result<(), Stuck> {
+        let Some(down_ms) = self.points.as_ref().and_then(Points::take_death) else {
+            return Err(Stuck::Failed("a port in-process did not answer at once".to_owned()));
+        };
+        let died = std::mem::take(&mut self.running);
+        let later = self.now() + down_ms;
+        self.pass_time(later)?;
+        self.crash()?;
+        // A session that it removed and could not tell of.
+        for (id, runner) in died {
+            if !self.running.contains_key(&id) && self.ended.insert(id) {
+                self.check_end(id, runner.driver.session())?;
+            }
+        }
+        Ok(())
+    }
+
     fn load_all(&mut self) -> Result<(), Stuck> {
         for id in at_once(self.ports.store.ids())?.map_err(failed)? {
             self.load(id)?;
@@ -311,6 +370,7 @@ impl World {
     /// When a promise is broken, a session spins, or the condition does not hold by `limit_ms` from now.
     pub fn run_until(&mut self, limit_ms: u64, holds: impl Fn(&World) -> bool) -> Result<(), Stuck> {
         let limit = self.now() + limit_ms;
+        self.check()?;
         loop {
             if holds(self) {
                 return Ok(());
@@ -337,7 +397,11 @@ impl World {
     }
 
     fn pass_time(&mut self, until: Time) -> Result<(), Stuck> {
-        cluster::lock(&self.cluster).advance_to(until);
+        let mut cluster = cluster::lock(&self.cluster);
+        cluster.acts(By::Itself);
+        cluster.advance_to(until);
+        cluster.acts(By::Operator);
+        drop(cluster);
         self.check()
     }
 
@@ -352,6 +416,34 @@ impl World {
 
     fn is_over(&self) -> bool {
         self.running.values().all(|runner| matches!(runner.next, Next::Finished | Next::Removed))
+    }
+
+    /// Likewise, when nothing is in the way any more: every condition is met, every fault over. What has not ended
+    /// by then is a broken promise (P9), and so is a session that stays though its deletion was ordered (P7).
+    ///
+    /// # Errors
+    /// As [`World::run_until`].
+    pub fn must_end(&mut self, limit_ms: u64) -> Result<(), Stuck> {
+        let at = self.now();
+        match self.run_to_end(limit_ms) {
+            Err(Stuck::TooLate(_)) => {}
+            other => other?,
+        }
+        for (id, runner) in &self.running {
+            let session = runner.driver.session();
+            let violation = match runner.next {
+                Next::Removed => continue,
+                Next::Finished => {
+                    let ordered = self.audits.get(id).is_some_and(Audit::is_deletion_ordered);
+                    ordered.then(|| check::not_deleted(session))
+                }
+                Next::Now | Next::At(_) => Some(check::no_end(session)),
+            };
+            if let Some(violation) = violation {
+                return Err(Stuck::Broken { at, violation });
+            }
+        }
+        Ok(())
     }
 
     /// Lets time pass for the cluster and the service.
@@ -408,33 +500,55 @@ impl World {
         let Some(runner) = self.running.get_mut(&id) else { return Ok(()) };
         self.rounds += 1;
         cluster::lock(&self.cluster).acts(By::Session(id));
-        let result = at_once(runner.driver.advance());
+        let result = poll(runner.driver.advance());
         let mut cluster = cluster::lock(&self.cluster);
-        cluster.acts(By::Itself);
+        cluster.acts(By::Operator);
         let now = cluster.now();
-        runner.next = match result? {
+        let next = match result {
+            None => {
+                drop(cluster);
+                self.check()?;
+                return self.die();
+            }
             // It sleeps for as long as that is by its own clock.
-            Ok(Next::At(time)) => {
+            Some(Ok(Next::At(time))) => {
                 let ahead = self.ahead_ms.load(Ordering::Relaxed);
                 Next::At(now + time.since(Time(now.0.saturating_add_signed(ahead))))
             }
-            Ok(Next::Now) => {
+            Some(Ok(Next::Now)) => {
                 cluster.journal_mut().count(Kind::Input, 1);
                 Next::Now
             }
             // A store that fails is tried again, as the service does.
-            Err(StoreError::Failed(words)) => {
+            Some(Err(StoreError::Failed(words))) => {
                 cluster.note(Kind::Fault, || format!("the store fails: {words}"));
                 Next::At(now + 1_000)
             }
-            result => result.map_err(failed)?,
+            // Somebody else saved it, or we did and were not told: it is loaded again.
+            Some(Err(StoreError::Conflict(_))) => {
+                drop(cluster);
+                self.running.remove(&id);
+                return self.load(id);
+            }
+            Some(result) => result.map_err(failed)?,
         };
         drop(cluster);
+        runner.next = match &self.tamper {
+            Some(tamper) => tamper(runner.driver.session(), next),
+            None => next,
+        };
         let ended = matches!(runner.next, Next::Finished | Next::Removed);
         self.check_session(id)?;
         self.check()?;
-        if ended && self.ended.insert(id) {
-            self.check_end(id)?;
+        if ended
+            && self.ended.insert(id)
+            && let Some(runner) = self.running.get(&id)
+        {
+            self.checks += 1;
+            self.check_end(id, runner.driver.session())?;
+        }
+        if self.points.as_ref().is_some_and(Points::round_ended) {
+            self.die()?;
         }
         Ok(())
     }
@@ -472,28 +586,24 @@ impl World {
         if let Some(violation) = crus_core::check::session(session).into_iter().next() {
             return Err(Stuck::Broken { at: self.now(), violation });
         }
-        if !session.nodes.is_empty()
-            && self.frozen.insert(id)
-            && let Some(audit) = self.audits.get_mut(&id)
-        {
-            audit.frozen(session);
+        let unfounded = self.audits.get_mut(&id).map(|audit| audit.follow(session)).unwrap_or_default();
+        match unfounded.into_iter().next() {
+            Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn check_end(&mut self, id: UpgradeId) -> Result<(), Stuck> {
-        self.checks += 1;
-        let (Some(runner), Some(audit)) = (self.running.get(&id), self.audits.get(&id)) else {
-            return Ok(());
-        };
-        let session = runner.driver.session();
+    fn check_end(&self, id: UpgradeId, session: &Session) -> Result<(), Stuck> {
+        let Some(audit) = self.audits.get(&id) else { return Ok(()) };
+        // What another session has begun with is that one's to put right. The end may be seen late, after a crash.
+        let others = self.running.iter().filter(|(other, _)| **other != id);
+        let elsewhere: BTreeSet<Xname> = others
+            .flat_map(|(_, runner)| runner.driver.session().in_flight().map(|node| node.xname))
+            .collect();
+        let nodes = session.nodes.iter().filter(|node| !elsewhere.contains(&node.xname));
         let truth = Truth {
-            nodes: session
-                .nodes
-                .iter()
-                .filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?)))
-                .collect(),
-            upgrading: self.members(&session.head.spec.upgrading),
+            nodes: nodes.filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?))).collect(),
+            upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
             failed: self.members(&session.head.spec.failed),
         };
         match audit.at_end(session, &truth).into_iter().next() {
@@ -502,17 +612,14 @@ impl World {
         }
     }
 
-    /// Does something as an operator: it is no deed of a session, nor is what comes of it a broken promise.
+    /// Does something as an operator: it is no deed of a session, nor is what comes of it a broken promise. What is
+    /// done to [`World::cluster`] between two runs is taken likewise.
     ///
     /// # Errors
     /// When a promise was broken before.
     pub fn by_hand(&mut self, act: impl FnOnce(&mut Cluster)) -> Result<(), Stuck> {
         self.check()?;
-        let mut cluster = cluster::lock(&self.cluster);
-        cluster.acts(By::Operator);
-        act(&mut cluster);
-        cluster.acts(By::Itself);
-        drop(cluster);
+        act(&mut cluster::lock(&self.cluster));
         self.check()
     }
 
@@ -566,6 +673,11 @@ impl World {
         self.facts.as_deref().unwrap_or_default()
     }
 
+    /// All sessions that were ever created.
+    pub fn sessions(&self) -> impl Iterator<Item = UpgradeId> + '_ {
+        self.audits.keys().copied()
+    }
+
     /// A session, running or finished; `None` once it is gone.
     pub fn session(&self, id: UpgradeId) -> Option<&Session> {
         let runner = self.running.get(&id)?;
@@ -610,10 +722,15 @@ fn failed(error: impl std::fmt::Display) -> Stuck {
     Stuck::Failed(error.to_string())
 }
 
+/// Polls a future once. `None`: it did not end at once.
+fn poll<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
 /// Runs a future that never waits: the ports in-process and the store in memory answer at once.
 fn at_once<F: Future>(future: F) -> Result<F::Output, Stuck> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Ok(output),
-        Poll::Pending => Err(Stuck::Failed("a port in-process did not answer at once".to_owned())),
-    }
+    poll(future).ok_or_else(|| Stuck::Failed("a port in-process did not answer at once".to_owned()))
 }

@@ -52,6 +52,22 @@ fn booted_and_forgotten() -> (World, crus_core::UpgradeId) {
     (world, id)
 }
 
+/// Somebody else's boot session takes the nodes, so that nothing tells of the one before.
+fn taken_by_others(world: &World) {
+    let others = NewSession {
+        name: "others".into(),
+        operation: Operation::Boot,
+        template_name: "image".into(),
+        limit: String::new(),
+        stage: false,
+        include_disabled: false,
+    };
+    let mut cluster = world.cluster();
+    cluster.create_boot_session(others).unwrap();
+    let later = cluster.now() + 6_000;
+    cluster.advance_to(later);
+}
+
 #[test]
 fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_followed_to_their_end() {
     for deleted in [false, true] {
@@ -71,17 +87,7 @@ fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_followed_to_their_end() {
 fn p3_p7_nodes_that_booted_in_a_session_of_which_nothing_is_left_are_neither_rebooted_nor_released() {
     for deleted in [false, true] {
         let (mut world, id) = booted_and_forgotten();
-        let others = NewSession {
-            name: "others".into(),
-            operation: Operation::Boot,
-            template_name: "image".into(),
-            limit: String::new(),
-            stage: false,
-            include_disabled: false,
-        };
-        world.by_hand(|cluster| drop(cluster.create_boot_session(others))).unwrap();
-        let later = world.now() + MINUTE;
-        world.cluster().advance_to(later);
+        taken_by_others(&world);
         world.crash().unwrap();
         if deleted {
             world.delete(id).unwrap();
@@ -109,6 +115,47 @@ fn p3_a_reboot_whose_reply_was_lost_is_not_asked_for_again_once_somebody_deleted
     world.run_to_end(12 * HOUR).unwrap();
     assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
     assert!(all_upgraded(&world, id));
+}
+
+#[test]
+fn p3_p7_nodes_on_their_way_through_a_boot_that_bos_forgot_are_neither_rebooted_nor_released() {
+    for (deleted, dead) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut config = cluster(2);
+        if dead {
+            config.nodes[0].boot = BootBehaviour::NeverRegisters;
+        }
+        let mut world = world(config);
+        let id = world.create(spec(2)).unwrap();
+        world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+        let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+        assert_eq!(boot.begun, None, "asked for, not seen");
+        // The service dies here; the power of the nodes is cut; somebody tidies up in BOS.
+        let later = world.now() + 50_000;
+        world.cluster().advance_to(later);
+        world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+        taken_by_others(&world);
+        world.crash().unwrap();
+        if deleted {
+            world.delete(id).unwrap();
+        }
+        world.must_end(12 * HOUR).unwrap();
+        assert_eq!(world.session(id).is_none(), deleted);
+        assert_eq!(world.members(&label("failed")), BTreeSet::from([xname(1), xname(2)]));
+        assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
+        assert!((1..=2).all(|n| reason(&world, n).contains("the boot session was gone before it ended")));
+    }
+}
+
+#[test]
+fn p3_p9_a_node_that_was_silent_before_keeps_no_step_from_asking_again() {
+    let mut world = world(cluster(2));
+    world.by_hand(|cluster| assert!(cluster.power_off(xname(1)))).unwrap();
+    world.run_for(MINUTE).unwrap();
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| world.session(id).unwrap().head.boot.is_some()).unwrap();
+    assert!(world.cluster().boot_sessions().unwrap().is_empty(), "intended, not asked for");
+    world.crash().unwrap();
+    world.run_until(5 * MINUTE, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::refusal;
+use crate::places::{AllTaken, Places};
 
 /// How long a killed program may take to be gone. One that the kernel cannot end is left to it.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
@@ -28,6 +29,8 @@ pub(super) struct Output {
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
+    #[error(transparent)]
+    AllTaken(#[from] AllTaken),
     #[error("failed to start {program}: {reason}; is the path to Slurm's client programs configured?")]
     Start { program: String, reason: String },
     #[error("{program} did not end within {} s{}", limit.as_secs_f64(), after_colon(said))]
@@ -49,12 +52,14 @@ pub(super) struct Caller {
     pub(super) timeout: Duration,
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) output_max: usize,
+    pub(super) places: Places,
 }
 
 impl Caller {
     /// Runs `command` (a program and its leading arguments) with `args`. Never by a shell. Whatever happens, the
     /// program is gone when this returns or is dropped.
     pub(super) async fn run(&self, command: &[String], args: &[&str]) -> Result<Output, RunError> {
+        let _place = self.places.take(self.timeout).await?;
         let begun = Instant::now();
         let (program, leading) = command.split_first().ok_or_else(|| RunError::Start {
             program: args.first().copied().unwrap_or_default().to_owned(),
@@ -87,7 +92,11 @@ impl Caller {
             Err(_) => "not in time".to_owned(),
         };
         tracing::debug!(%program, call, end, ms = begun.elapsed().as_millis(), "called");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        // What is text is not copied: it may be long.
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        };
         let error = match ended {
             Ok(Ok(status)) => return Ok(Output { stdout: text(stdout), stderr: text(stderr), status }),
             Ok(Err(error)) => error,

@@ -79,7 +79,7 @@ pub(super) fn of_output(act: Act, program: &str, output: &Output) -> PortError {
 pub(super) fn of_run(act: Act, error: &RunError) -> PortError {
     let detail = error.to_string();
     match (error, act) {
-        (RunError::Start { .. }, _) => unreachable(detail),
+        (RunError::Start { .. } | RunError::AllTaken(_), _) => unreachable(detail),
         (_, Act::Update) => may_have_acted(detail),
         (RunError::TooMuch { .. }, Act::Read) => refused(detail),
         (RunError::TimedOut { .. } | RunError::Io { .. }, Act::Read) => unreachable(detail),

@@ -135,6 +135,17 @@ async fn a_program_that_hangs_is_killed_and_an_update_may_have_acted() {
 }
 
 #[tokio::test]
+async fn no_more_programs_run_at_a_time_than_may() {
+    let config = SlurmConfig { max_calls: 1, ..SlurmConfig::default() };
+    let fake = Fake::with("echo begin >>\"$DIR/calls\"; sleep 0.02; echo end >>\"$DIR/calls\"", &config);
+    let nodes = names(&["nid000001"]);
+    let calls = (0..5).map(|_| fake.slurm.drain(&nodes, "x"));
+    let done = futures_util::future::join_all(calls).await;
+    assert_eq!(done, [const { Ok(()) }; 5]);
+    assert_eq!(fake.read("calls"), "begin\nend\n".repeat(5));
+}
+
+#[tokio::test]
 async fn a_program_that_prints_without_end_is_stopped() {
     let config = SlurmConfig { output_max: 100_000, ..SlurmConfig::default() };
     for endless in ["exec yes", "exec yes >&2"] {

@@ -117,24 +117,25 @@ impl Agenda<'_> {
         let Some(members) = &starting.members else {
             return self.look(self.again(starting.at), Effect::ReadGroup(Group::Starting));
         };
-        let members = || members.iter().copied().collect();
+        if self.s.too_many_nodes().is_some() {
+            return self.look(self.again(starting.at), Effect::ReadGroup(Group::Starting));
+        }
         if known.claimed {
             if known.facts.is_none() {
-                self.look(NOW, Effect::ReadFacts(members()));
+                self.look(NOW, Effect::ReadFacts(members.iter().copied().collect()));
             }
         } else if let Some((at, _)) = &known.blocked {
             // The group may change while the session waits for its turn.
             self.look(self.again(starting.at), Effect::ReadGroup(Group::Starting));
-            self.look(self.again(*at), Effect::Claim(members()));
+            self.look(self.again(*at), Effect::Claim);
         } else {
-            self.look(NOW, Effect::Claim(members()));
+            self.look(NOW, Effect::Claim);
         }
     }
 
     fn starting(&mut self) {
         let s = self.s;
-        let pending = |s: &Session| s.nodes.iter().any(|node| node.state == NodeState::Pending);
-        if !s.batch().all(|node| node.is_settled()) || !pending(s) {
+        if !s.batch().all(|node| node.is_settled()) || !s.has_pending() {
             return;
         }
         let groups = [Group::Upgrading, Group::Failed];
@@ -159,11 +160,9 @@ impl Agenda<'_> {
             return;
         }
         if !s.is_ready_to_start() {
-            let pending = s.nodes.iter().filter(|node| node.state == NodeState::Pending);
-            let names = pending.filter_map(|node| node.name.clone()).collect();
-            return self.look(NOW, Effect::ReadJobs(names));
+            return self.look(NOW, Effect::ReadPendingJobs);
         }
-        for i in s.chosen() {
+        for &i in s.known.chosen.iter().flat_map(|(_, chosen)| chosen) {
             let Some(name) = s.nodes[i].name.clone() else { continue };
             let due = match s.known.wlm.get(&name) {
                 Some((at, _)) if *at >= s.head.stage_since => self.again(*at),

@@ -1,6 +1,6 @@
 //! Which nodes: all of a session's, when its turn has come, and those of a step, when it starts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Event, Machine};
 use crate::batch::{Batcher as _, Candidate, FreeAt};
@@ -8,6 +8,9 @@ use crate::model::{Failure, Node, NodeState, Phase, Session, Stage};
 use crate::names::{NodeName, Xname};
 use crate::ports::NodeFacts;
 use crate::wlm::Job;
+
+/// The most nodes of one step, whatever was asked for: so many of the longest xnames fit into one request to BOS.
+const STEP_MAX: usize = 10_000;
 
 impl Machine<'_> {
     /// No node is touched. Once it is the session's turn, its nodes are frozen.
@@ -20,7 +23,7 @@ impl Machine<'_> {
             return false;
         }
         let Some((_, facts)) = self.s.known.facts.take() else { return false };
-        let Some(members) = self.s.known.starting.as_ref().and_then(|seen| seen.members.clone()) else {
+        let Some(members) = self.s.known.starting.take().and_then(|seen| seen.members) else {
             return false;
         };
         self.freeze(&members, &facts);
@@ -50,7 +53,7 @@ impl Machine<'_> {
             };
             let mut node = Node::new(xname, found.as_ref().ok().cloned(), self.now);
             if let Err(failure) = found {
-                node.state = NodeState::Failed(failure);
+                node.state = NodeState::Failed(failure.bounded());
                 node.owed.listing = true;
             }
             node
@@ -67,23 +70,47 @@ impl Machine<'_> {
 }
 
 impl Session {
-    /// The nodes that the next step takes, by the jobs as they were seen last.
-    pub(super) fn chosen(&self) -> Vec<usize> {
-        let Some(seen) = &self.known.jobs else { return Vec::new() };
-        let (mut sorted, positions): (Vec<Candidate>, BTreeMap<Xname, usize>) =
-            candidates(self, &seen.jobs).into_iter().map(|(c, i)| (c, (c.xname, i))).unzip();
-        self.limits.order.sort(&mut sorted);
-        let size = usize::try_from(self.head.spec.step_size.get()).unwrap_or(usize::MAX);
-        let mut chosen: Vec<usize> =
-            sorted.iter().take(size).filter_map(|c| positions.get(&c.xname).copied()).collect();
+    /// The nodes that the next step takes, by these jobs: the only place that goes through all pending nodes, once a
+    /// step.
+    pub(super) fn choose(&self, jobs: &[Job]) -> Vec<usize> {
+        let mut candidates = candidates(self, jobs);
+        let size =
+            usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
+        self.limits.order.first(&mut candidates, size);
+        let position = |c: &Candidate| self.nodes.binary_search_by_key(&c.xname, |node| node.xname).ok();
+        let mut chosen: Vec<usize> = candidates.iter().take(size).filter_map(position).collect();
         chosen.sort_unstable();
         chosen
+    }
+
+    /// Whether any node is pending.
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending().next().is_some()
+    }
+
+    /// A step begins: what was seen of nodes that are not in it counts no more, and would only grow.
+    pub(super) fn forget_other_nodes(&mut self, batch: &[usize]) {
+        let mut seen = std::mem::take(&mut self.known.wlm);
+        let names = batch.iter().filter_map(|&i| self.nodes.get(i)?.name.as_ref());
+        let kept = names.filter_map(|name| seen.remove_entry(name)).collect();
+        // No node becomes pending again.
+        let not_pending = |node: &Node| node.state != NodeState::Pending;
+        let before = self.nodes.iter().skip(self.known.first_pending).take_while(|node| not_pending(node));
+        let first_pending = self.known.first_pending + before.count();
+        self.known.wlm = kept;
+        self.known.first_pending = first_pending;
+        self.known.missing.clear();
+        self.known.drained.clear();
+        self.known.marked.clear();
+        self.known.rejected.clear();
+        self.known.jobs = None;
+        self.known.chosen = None;
     }
 }
 
 /// When a node is expected to run nothing: see [`crate::batch`].
-fn candidates(session: &Session, jobs: &[Job]) -> Vec<(Candidate, usize)> {
-    let mut free: BTreeMap<&NodeName, FreeAt> = BTreeMap::new();
+fn candidates(session: &Session, jobs: &[Job]) -> Vec<Candidate> {
+    let mut free: HashMap<&NodeName, FreeAt> = HashMap::with_capacity(jobs.len());
     for job in jobs {
         let end = job.end.map_or(FreeAt::Unknown, FreeAt::By);
         for name in &job.nodes {
@@ -91,11 +118,9 @@ fn candidates(session: &Session, jobs: &[Job]) -> Vec<(Candidate, usize)> {
             *latest = end.max(*latest);
         }
     }
-    let pending = session.nodes.iter().enumerate().filter(|(_, node)| node.state == NodeState::Pending);
-    pending
-        .filter_map(|(i, node)| {
-            let free = free.get(node.name.as_ref()?).copied().unwrap_or(FreeAt::Now);
-            Some((Candidate { xname: node.xname, free }, i))
-        })
-        .collect()
+    let candidate = |node: &Node| {
+        let free = free.get(node.name.as_ref()?).copied().unwrap_or(FreeAt::Now);
+        Some(Candidate { xname: node.xname, free })
+    };
+    session.pending().filter_map(candidate).collect()
 }

@@ -46,6 +46,23 @@ impl Machine<'_> {
             self.end_boot();
             return true;
         }
+        // One that was up and is silent now may be on its way through that boot: it is not asked for again, nor given
+        // back, before the node shows which boot it has.
+        let silent = |i: &usize| {
+            !boot.silent.contains(i) && self.s.seen(*i).is_some_and(|seen| !seen.shows_its_boot())
+        };
+        if let Some(asked) = boot.unanswered.filter(|_| !self.never_asked())
+            && rebooting.iter().any(silent)
+        {
+            self.s.known.may_ask = false;
+            let limits = &self.s.limits;
+            let late = self.now.since(asked) >= limits.settle_ms.saturating_add(limits.boot_timeout_ms);
+            if late {
+                self.fail_each(rebooting.iter().map(|&i| (i, Failure::BootSessionLost)).collect());
+                self.end_boot();
+            }
+            return late;
+        }
         if self.s.head.deletion.is_some() {
             let seen = |i: &usize| self.s.seen(*i).is_some() || self.s.is_gone(*i);
             let release = settled && rebooting.iter().all(seen);

@@ -1,8 +1,8 @@
 //! Taking in what was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Effect, Event, Input, Machine, messages, release};
+use super::{Effect, Event, Input, Machine, messages, release, retry_pause};
 use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
 use crate::names::Xname;
 use crate::ports::{NodeFacts, PortError, Rejected};
@@ -42,7 +42,7 @@ impl Machine<'_> {
             }
             Input::Nodes { at, asked, nodes } => {
                 known.troubles.remove(&Kind::ReadNodes);
-                let mut nodes: BTreeMap<_, _> =
+                let mut nodes: HashMap<_, _> =
                     nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
                 // What a slow controller says is as old as its answer: there is nothing fresher to be had.
                 let now = self.now;
@@ -71,6 +71,12 @@ impl Machine<'_> {
                 known.troubles.remove(&Kind::ReadJobs);
                 let asked = asked.into_iter().collect();
                 known.jobs = Some(SeenJobs { begun: at, at: self.now, asked, jobs });
+            }
+            Input::PendingJobs(jobs) => {
+                known.troubles.remove(&Kind::ReadJobs);
+                if self.s.head.phase == Phase::Rolling && self.s.head.stage == Stage::Starting {
+                    self.s.known.chosen = Some((self.now, self.s.choose(&jobs)));
+                }
             }
             Input::Boot { at, name, session } => {
                 known.troubles.remove(&Kind::ReadBoot);
@@ -183,14 +189,12 @@ impl Machine<'_> {
 
     /// A kind of call fails: the next attempt waits twice as long as the last, up to a bound.
     fn trouble(&mut self, kind: Kind, error: &PortError) {
-        let limits = &self.s.limits;
         let failures =
             self.s.known.troubles.get(&kind).map_or(1, |trouble| trouble.failures.saturating_add(1));
-        let pause = limits.poll_ms.saturating_mul(1 << (failures - 1).min(16)).min(limits.retry_max_ms);
         let trouble = Trouble {
             failures,
-            until: self.now + pause.max(limits.poll_ms.min(limits.retry_max_ms)),
-            error: error.to_string(),
+            until: self.now + retry_pause(self.s, kind, failures),
+            error: messages::bounded(&error.to_string(), messages::TEXT_MAX),
         };
         self.s.known.troubles.insert(kind, trouble);
     }

@@ -64,15 +64,18 @@ impl Session {
             "" => seen.has(Flag::Drain) || seen.has(Flag::Fail),
             _ => seen.is_held() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason),
         };
-        if somebody_did { Holder::Other(reason.to_owned()) } else { Holder::Us }
+        // Cut without a mark, so that it stays the beginning of the whole.
+        let kept = || reason.chars().take(messages::DETAIL_MAX).collect();
+        if somebody_did { Holder::Other(kept()) } else { Holder::Us }
     }
 
     /// Whether the node must still be drained, or drained again.
     pub(super) fn wants_drain(&self, i: usize, seen: &WlmNode) -> bool {
-        let ours = seen.reason.as_deref() == Some(&messages::drain_reason(self.head.id));
+        let ours =
+            || seen.reason.as_deref().is_some_and(|text| messages::is_drain_reason(text, self.head.id));
         self.nodes[i].holder == Holder::Us
             && self.holder_of(seen) == Holder::Us
-            && !(seen.has(Flag::Drain) && ours)
+            && !(seen.has(Flag::Drain) && ours())
     }
 
     /// Whether the node runs nothing and gets nothing new, as its own record tells.
@@ -178,7 +181,7 @@ impl Session {
             // Somebody put it back to work: it is theirs.
             _ if !seen.is_held() && !seen.has(Flag::NotResponding) => Mark::Done,
             Holder::Other(_) if reason.contains(&mark) => Mark::Done,
-            Holder::Other(theirs) => Mark::Reason(messages::added_reason(&theirs, &text)),
+            Holder::Other(_) => Mark::Reason(messages::added_reason(reason, &text)),
             Holder::Us if reason.starts_with(&mark) && seen.base == BaseState::Down => Mark::Done,
             // Taking it down would kill what runs on it.
             Holder::Us if !seen.is_quiet() => return None,
@@ -274,7 +277,8 @@ impl Session {
 
     /// Whether deletion was asked for before any node was touched: then nothing needs to be cleaned.
     pub(super) fn is_untouched(&self) -> bool {
-        self.head.deletion.is_some() && self.nodes.iter().all(|node| node.step.is_none())
+        // The first step touches its nodes, and no other one follows before that.
+        self.head.deletion.is_some() && self.head.step == 0 && self.batch().all(|node| node.step.is_none())
     }
 
     /// Whether everything was read that choosing the nodes of a step needs. The conditions are
@@ -285,7 +289,7 @@ impl Session {
             .into_iter()
             .all(|group| self.group(group).is_some() && self.strays_in(group).is_empty())
             && self.known.template.is_some_and(|(at, exists)| exists && at >= since)
-            && self.known.jobs.as_ref().is_some_and(|jobs| jobs.at >= since)
+            && self.known.chosen.as_ref().is_some_and(|(at, _)| *at >= since)
     }
 
     /// What keeps the session from going on, in words (P9): a condition that is not met, or a call that it
@@ -298,9 +302,23 @@ impl Session {
         self.unmet_condition().map(|why| (Ok(why.clone()), why)).or_else(trouble)
     }
 
+    /// How many nodes the starting group holds, when that is more than a session may have.
+    pub(super) fn too_many_nodes(&self) -> Option<usize> {
+        let size = self.known.starting.as_ref()?.members.as_ref()?.len();
+        (!self.known.claimed && size > self.limits.max_nodes).then_some(size)
+    }
+
+    /// Whether it waits for another session's end.
+    pub(super) fn is_queued(&self) -> bool {
+        self.head.phase == Phase::Created && self.known.blocked.is_some() && self.too_many_nodes().is_none()
+    }
+
     /// The condition that is not met, as far as the world could be read.
     pub(super) fn unmet_condition(&self) -> Option<String> {
         let spec = &self.head.spec;
+        if let Some(size) = self.too_many_nodes() {
+            return Some(messages::group_too_large(&spec.starting, size, self.limits.max_nodes));
+        }
         if let Some((_, why)) = &self.known.blocked {
             return Some(why.clone());
         }

@@ -16,12 +16,9 @@ const RECENT: usize = MESSAGES_MAX / 2;
 /// To how many the older ones are folded at most, so that the next fold is far away.
 const FOLDED_MAX: usize = MESSAGES_MAX / 4;
 
-/// The longest message, in characters: a peer's words may be of any length.
-const TEXT_MAX: usize = 1000;
-
 impl Machine<'_> {
     pub(super) fn say(&mut self, text: String) {
-        let text = bounded(text);
+        let text = messages::bounded(&text, messages::TEXT_MAX);
         let messages = &mut self.s.messages;
         match messages.last_mut() {
             Some(last) if last.text == text => {
@@ -37,15 +34,6 @@ impl Machine<'_> {
             self.events.push(Event::Message(messages.len() - 1));
         }
     }
-}
-
-/// A text that is not too long to be kept.
-pub(super) fn bounded(mut text: String) -> String {
-    if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }
 
 /// Folds all but the recent messages.
@@ -130,11 +118,5 @@ mod tests {
         assert_eq!(messages.iter().map(|message| message.times).sum::<u32>(), 5_000);
         assert!(messages[0].to_string().starts_with("Older messages left out ("), "{}", messages[0]);
         assert_eq!(messages.last().unwrap().text, "peer said 4999");
-    }
-
-    #[test]
-    fn a_message_is_cut_between_characters() {
-        assert_eq!(bounded("ä".repeat(TEXT_MAX)), "ä".repeat(TEXT_MAX));
-        assert_eq!(bounded("ä".repeat(5000)), format!("{}…", "ä".repeat(TEXT_MAX)));
     }
 }

@@ -1,17 +1,20 @@
 //! What is told about each session, and how to reach the one who runs it.
 //!
-//! Questions are answered from here and never wait for a session that is in the middle of a call. A session
-//! that is done is kept as its answer alone: the nodes stay in the store.
+//! Questions are answered from here and never wait for a session that is in the middle of a call, nor for the store.
+//! A session that is run here tells of itself; of one that another replica runs, or that is done, the store tells.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crus_api::{SessionState, SessionStatus};
 use crus_core::Time;
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
-use crus_core::model::{Session, UpgradeId};
+use crus_core::model::{Head, Message, Session, Summary, UpgradeId};
 use tokio::sync::Notify;
+
+use super::Retention;
 
 /// All sessions of the service.
 #[derive(Debug, Default)]
@@ -21,18 +24,43 @@ pub(super) struct Board(Mutex<BTreeMap<UpgradeId, Entry>>);
 struct Entry {
     created: Time,
     status: Arc<SessionStatus>,
+    /// When it ended, if it has.
+    ended: Option<Time>,
     /// The order is in the store already.
     deletion_ordered: bool,
-    /// Somebody runs it, or is about to.
+    /// Runs here, or is about to.
     running: bool,
     wake: Arc<Notify>,
 }
 
-/// What came of ordering a deletion.
-pub(super) struct Ordered {
-    pub(super) status: Arc<SessionStatus>,
-    /// Nobody runs the session: the caller must have it run.
-    pub(super) must_run: bool,
+impl Entry {
+    fn of(summary: &Summary) -> Self {
+        Entry {
+            created: summary.head.created,
+            status: Arc::new(status(&summary.head, &summary.messages, summary.deletion_ordered)),
+            ended: summary.head.ended,
+            deletion_ordered: summary.deletion_ordered,
+            running: false,
+            wake: Arc::default(),
+        }
+    }
+
+    fn tell(&mut self, head: &Head, messages: &[Message]) {
+        self.status = Arc::new(status(head, messages, self.deletion_ordered));
+        self.ended = head.ended;
+    }
+
+    /// A session that is done is run only to be deleted.
+    fn has_work(&self) -> bool {
+        self.ended.is_none() || self.deletion_ordered
+    }
+
+    fn order_deletion(&mut self) {
+        if !std::mem::replace(&mut self.deletion_ordered, true) {
+            Arc::make_mut(&mut self.status).state = SessionState::Deleting;
+            self.wake.notify_one();
+        }
+    }
 }
 
 impl Board {
@@ -41,18 +69,22 @@ impl Board {
         self.lock().len()
     }
 
-    /// Enters a session. One that is done is run only to be deleted.
-    pub(super) fn enter(&self, session: &Session, deletion_ordered: bool) -> Arc<SessionStatus> {
-        let status = Arc::new(status(session, deletion_ordered));
-        let entry = Entry {
-            created: session.head.created,
-            status: Arc::clone(&status),
-            deletion_ordered,
-            running: deletion_ordered || !session.is_done(),
-            wake: Arc::default(),
-        };
-        self.lock().insert(session.head.id, entry);
-        status
+    /// Takes in what the store tells of a session. One that runs here knows better, but for orders.
+    pub(super) fn take_in(&self, summary: &Summary) -> Arc<SessionStatus> {
+        let mut entries = self.lock();
+        let entry = entries.entry(summary.head.id).or_insert_with(|| Entry::of(summary));
+        if summary.deletion_ordered {
+            entry.order_deletion();
+        }
+        if !entry.running {
+            entry.tell(&summary.head, &summary.messages);
+        }
+        Arc::clone(&entry.status)
+    }
+
+    /// Forgets the sessions that the store does not hold any more, but for those that run here.
+    pub(super) fn keep(&self, stored: &BTreeSet<UpgradeId>) {
+        self.lock().retain(|id, entry| entry.running || stored.contains(id));
     }
 
     /// All answers, in the order of creation.
@@ -69,15 +101,12 @@ impl Board {
         self.lock().get(&id).map(|entry| Arc::clone(&entry.status))
     }
 
-    /// Takes in that the session's deletion is ordered, and wakes who runs it. `None` when it is gone.
-    pub(super) fn order_deletion(&self, id: UpgradeId) -> Option<Ordered> {
+    /// Takes in that the session's deletion is ordered, and wakes who runs it here. `None` when it is gone.
+    pub(super) fn order_deletion(&self, id: UpgradeId) -> Option<Arc<SessionStatus>> {
         let mut entries = self.lock();
         let entry = entries.get_mut(&id)?;
-        entry.deletion_ordered = true;
-        Arc::make_mut(&mut entry.status).state = SessionState::Deleting;
-        entry.wake.notify_one();
-        let must_run = !std::mem::replace(&mut entry.running, true);
-        Some(Ordered { status: Arc::clone(&entry.status), must_run })
+        entry.order_deletion();
+        Some(Arc::clone(&entry.status))
     }
 
     /// Whether the session's deletion is ordered.
@@ -90,8 +119,25 @@ impl Board {
         self.lock().get(&id).map(|entry| Arc::clone(&entry.wake)).unwrap_or_default()
     }
 
-    /// Nobody runs the session any more. `false`, and nothing changes, when its deletion was ordered
-    /// meanwhile: then it must be run on.
+    /// The sessions that have work to do and do not run here, in the order of creation.
+    pub(super) fn idle(&self) -> Vec<UpgradeId> {
+        let entries = self.lock();
+        let idle = entries.iter().filter(|(_, entry)| entry.has_work() && !entry.running);
+        let mut idle: Vec<_> = idle.map(|(id, entry)| (entry.created, *id)).collect();
+        drop(entries);
+        idle.sort_unstable();
+        idle.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Takes a session to be run here. `false` when there is nothing to do, or somebody here is at it.
+    pub(super) fn begin(&self, id: UpgradeId) -> bool {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(&id).filter(|entry| entry.has_work() && !entry.running);
+        entry.map(|entry| entry.running = true).is_some()
+    }
+
+    /// Nobody here runs the session any more. `false`, and nothing changes, when it is done and its deletion was
+    /// ordered meanwhile: then it must be run on.
     pub(super) fn rest(&self, id: UpgradeId) -> bool {
         match self.lock().get_mut(&id) {
             Some(entry) if entry.deletion_ordered => false,
@@ -103,15 +149,42 @@ impl Board {
         }
     }
 
+    /// Somebody else runs the session.
+    pub(super) fn leave(&self, id: UpgradeId) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.running = false;
+        }
+    }
+
     /// Takes in that the session is gone.
     pub(super) fn remove(&self, id: UpgradeId) {
         self.lock().remove(&id);
     }
 
-    /// Replaces the answer for a session.
+    /// Takes in that the session is gone, unless it runs here: then it finds out by itself.
+    pub(super) fn forget(&self, id: UpgradeId) {
+        let mut entries = self.lock();
+        if entries.get(&id).is_some_and(|entry| !entry.running) {
+            entries.remove(&id);
+        }
+    }
+
+    /// The finished sessions that are not to be kept any longer.
+    pub(super) fn outdated(&self, retention: &Retention, now: Time) -> Vec<UpgradeId> {
+        let entries = self.lock();
+        let finished = entries.iter().filter(|(_, entry)| !entry.running && !entry.has_work());
+        let mut finished: Vec<_> = finished.filter_map(|(id, entry)| Some((entry.ended?, *id))).collect();
+        drop(entries);
+        finished.sort_unstable_by_key(|finished| Reverse(*finished));
+        let too_old = |ended: Time| retention.max_age_ms.is_some_and(|age| now.since(ended) > age);
+        let outdated = (0..).zip(finished).filter(|(i, (ended, _))| *i >= retention.count || too_old(*ended));
+        outdated.map(|(_, (_, id))| id).collect()
+    }
+
+    /// Replaces the answer for a session that runs here.
     pub(super) fn update(&self, session: &Session) {
         if let Some(entry) = self.lock().get_mut(&session.head.id) {
-            entry.status = Arc::new(status(session, entry.deletion_ordered));
+            entry.tell(&session.head, &session.messages);
         }
     }
 
@@ -121,8 +194,8 @@ impl Board {
     }
 }
 
-fn status(session: &Session, deletion_ordered: bool) -> SessionStatus {
-    let status = SessionStatus::of(&session.head, &session.messages);
+fn status(head: &Head, messages: &[Message], deletion_ordered: bool) -> SessionStatus {
+    let status = SessionStatus::of(head, messages);
     if deletion_ordered { SessionStatus { state: SessionState::Deleting, ..status } } else { status }
 }
 

@@ -1,24 +1,27 @@
-//! Runs every session, and answers for them.
+//! Runs sessions, and answers for all of them.
 //!
-//! Each session that is not done has one task, asleep until there is something to do. After a start the
-//! tasks go on with what the store holds; a shutdown lets each finish the call it is in.
+//! Each session that has work to do is run by the replica that owns it, in one task, asleep until there is something
+//! to do. After a start the tasks go on with what the store holds; a shutdown lets each finish the call it is in.
+//! What other replicas do is followed in the store: every replica answers for every session, and takes up one whose
+//! owner is gone.
 //!
 //! # Guarantees
 //!
 //! - A session or an order to delete one is in the store before it is answered for.
 //! - A session has at most one task. One that panics, or loses its session to somebody else, begins again
-//!   with what is stored.
+//!   with what is stored, if the session can be owned again.
 //! - No answer waits for a peer.
 
 mod board;
+mod follower;
 mod runner;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crus_api::{ServiceError, SessionStatus, Sessions};
-use crus_core::driver::{Driver, Ports};
-use crus_core::model::{Limits, Session, Spec, UpgradeId};
+use crus_core::driver::Ports;
+use crus_core::model::{Limits, Session, Spec, Summary, UpgradeId};
 use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
 use tokio::sync::watch;
 use tracing::info;
@@ -27,6 +30,7 @@ use uuid::Uuid;
 use board::Board;
 
 /// What sessions need of the outside.
+#[derive(Clone)]
 pub struct Outside {
     /// The Hardware State Manager.
     pub hsm: Arc<dyn Hsm>,
@@ -38,6 +42,17 @@ pub struct Outside {
     pub store: Arc<dyn SessionStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+}
+
+/// How many sessions there may be, and for how long those that are done are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// How many sessions there may be, finished ones included, before no more can be created.
+    pub max_sessions: usize,
+    /// How many finished sessions are kept: the latest.
+    pub count: usize,
+    /// For how long a finished session is kept, in milliseconds; `None`: for ever.
+    pub max_age_ms: Option<u64>,
 }
 
 /// Why the sessions in the store cannot be taken up.
@@ -59,7 +74,7 @@ pub enum RecoveryError {
     },
 }
 
-/// Runs every session, and answers for them.
+/// Runs sessions, and answers for all of them.
 #[derive(Clone)]
 pub struct Controller {
     shared: Arc<Shared>,
@@ -68,50 +83,28 @@ pub struct Controller {
 struct Shared {
     ports: Ports,
     limits: Limits,
-    max_sessions: usize,
+    retention: Retention,
     board: Arc<Board>,
     /// Whether to stop. Every task holds a receiver for as long as it lives.
     stop: watch::Sender<bool>,
 }
 
 impl Controller {
-    /// Takes up the sessions that the store holds; more can be created until there are `max_sessions`, those that
-    /// are done included.
+    /// Takes up the sessions that the store holds.
     ///
     /// # Errors
     /// See [`RecoveryError`]; no session was taken up then.
-    pub async fn start(outside: Outside, limits: Limits, max_sessions: usize) -> Result<Self, RecoveryError> {
+    pub async fn start(
+        outside: Outside,
+        limits: Limits,
+        retention: Retention,
+    ) -> Result<Self, RecoveryError> {
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock } = outside;
         let ports = Ports { hsm, bos, wlm, store, clock, observer: board.clone() };
-        let shared = Shared { ports, limits, max_sessions, board, stop: watch::Sender::new(false) };
-        let controller = Controller { shared: Arc::new(shared) };
-        controller.recover().await?;
-        Ok(controller)
-    }
-
-    async fn recover(&self) -> Result<(), RecoveryError> {
-        let shared = &self.shared;
-        let mut drivers = Vec::new();
-        for id in shared.ports.store.ids().await? {
-            let read = |error| RecoveryError::Session { id, error };
-            let ordered = shared.ports.store.deletion_ordered(id).await.map_err(read)?;
-            let Some((mut session, revision)) = shared.ports.store.load(id).await.map_err(read)? else {
-                continue;
-            };
-            session.limits = shared.limits.clone();
-            shared.board.enter(&session, ordered);
-            if ordered || !session.is_done() {
-                runner::span(id).in_scope(|| info!("taking up the session"));
-                drivers.push(Driver::new(session, revision, shared.ports.clone()));
-            }
-        }
-        // Only now that each has claimed its nodes may any of them begin.
-        drivers.sort_by_key(|driver| (driver.session().head.created, driver.session().head.id));
-        for driver in drivers {
-            runner::spawn(shared, driver.session().head.id, Some(driver));
-        }
-        Ok(())
+        let shared = Arc::new(Shared { ports, limits, retention, board, stop: watch::Sender::new(false) });
+        follower::start(&shared).await?;
+        Ok(Controller { shared })
     }
 
     /// Stops every task after the call it is in, waiting at most `patience`. Returns whether all have ended.
@@ -133,16 +126,18 @@ impl Controller {
 impl Shared {
     async fn create(self: Arc<Self>, spec: Spec) -> Result<Arc<SessionStatus>, ServiceError> {
         // Requests side by side may exceed it by their number: it bounds memory, not a quota.
-        if self.board.count() >= self.max_sessions {
-            return Err(ServiceError::Full { limit: self.max_sessions });
+        let limit = self.retention.max_sessions;
+        if self.board.count() >= limit {
+            return Err(ServiceError::Full { limit });
         }
         let id = UpgradeId(Uuid::new_v4());
         let now = self.ports.clock.now();
         let session = Session::new(id, spec, crus_api::API_VERSION, self.limits.clone(), now);
-        let revision = self.ports.store.create(&session).await?;
+        self.ports.store.create(&session).await?;
         runner::span(id).in_scope(|| info!("session created"));
-        let status = self.board.enter(&session, false);
-        runner::spawn(&self, id, Some(Driver::new(session, revision, self.ports.clone())));
+        let Session { head, messages, .. } = session;
+        let status = self.board.take_in(&Summary { head, messages, deletion_ordered: false });
+        runner::take_up(&self, id);
         Ok(status)
     }
 
@@ -153,12 +148,10 @@ impl Shared {
         }
         self.ports.store.order_deletion(id).await?;
         runner::span(id).in_scope(|| info!("deletion ordered"));
-        Ok(self.board.order_deletion(id).map(|ordered| {
-            if ordered.must_run {
-                runner::spawn(&self, id, None);
-            }
-            ordered.status
-        }))
+        let status = self.board.order_deletion(id);
+        // Whoever runs it elsewhere hears of it from the store.
+        runner::take_up(&self, id);
+        Ok(status)
     }
 }
 

@@ -14,13 +14,17 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
-use super::Shared;
+use super::{Shared, follower};
 
 /// The pause after the first failure of the store; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts the task of a session: with this driver, or with the session as it is stored.
-pub(super) fn spawn(shared: &Arc<Shared>, id: UpgradeId, driver: Option<Driver>) {
+/// Starts the task of a session, unless there is nothing to do for it or it has one. The task ends at once when
+/// another replica owns the session.
+pub(super) fn take_up(shared: &Arc<Shared>, id: UpgradeId) {
+    if !shared.board.begin(id) {
+        return;
+    }
     let runner = Runner {
         id,
         wake: shared.board.wake(id),
@@ -29,7 +33,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, id: UpgradeId, driver: Option<Driver>)
         waits_for: None,
         shared: Arc::clone(shared),
     };
-    tokio::spawn(runner.run(driver).instrument(span(id)));
+    tokio::spawn(runner.run().instrument(span(id)));
 }
 
 /// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
@@ -48,19 +52,27 @@ struct Runner {
     waits_for: Option<String>,
 }
 
-/// Why a driver was left.
+/// Why a session was left.
 enum Left {
-    /// There is nothing to do for this session, or the service stops.
+    /// There is nothing to do for it, or the service stops.
     ForGood,
-    /// What it holds is not what is stored.
+    /// Another replica owns it.
+    ToAnother,
+    /// What we hold is not what is stored, or it is not ours to run any more.
     ToReload(StoreError),
 }
 
 impl Runner {
-    async fn run(mut self, mut driver: Option<Driver>) {
+    async fn run(mut self) {
         loop {
-            match AssertUnwindSafe(self.attempt(driver.take())).catch_unwind().await {
+            match AssertUnwindSafe(self.attempt()).catch_unwind().await {
                 Ok(Left::ForGood) => return,
+                Ok(Left::ToAnother) => {
+                    self.shared.board.leave(self.id);
+                    // What it did meanwhile was not taken in while the session was ours.
+                    follower::look_at(&self.shared, self.id).await;
+                    return;
+                }
                 Ok(Left::ToReload(reason)) => error!("the session is loaded again: {reason}"),
                 Err(panic) => {
                     error!("the session's task panicked, and begins again: {}", text_of(panic.as_ref()));
@@ -70,18 +82,42 @@ impl Runner {
         }
     }
 
-    async fn attempt(&mut self, driver: Option<Driver>) -> Left {
-        let mut driver = match driver {
-            Some(driver) => driver,
-            None => match self.load().await {
-                Ok(Some(driver)) => driver,
-                Ok(None) => {
-                    self.shared.board.remove(self.id);
-                    return Left::ForGood;
-                }
-                Err(error) => return Left::ToReload(error),
-            },
+    /// Owns the session, and runs it until it is left.
+    async fn attempt(&mut self) -> Left {
+        if self.stops() {
+            return Left::ForGood;
+        }
+        let shared = Arc::clone(&self.shared);
+        let driver = match shared.ports.store.own(self.id).await {
+            Ok(true) => self.load().await,
+            Ok(false) => self.not_ours().await,
+            Err(error) => Err(error),
         };
+        let left = match driver {
+            Ok(Ok(driver)) => {
+                tokio::select! {
+                    biased;
+                    () = shared.ports.store.disowned(self.id) => {
+                        // Whatever call was under way is dropped: it is found out as after a crash.
+                        Left::ToReload(StoreError::NotOwner(self.id))
+                    }
+                    left = self.drive(driver) => left,
+                }
+            }
+            Ok(Err(left)) => left,
+            Err(error) => Left::ToReload(error),
+        };
+        if let Left::ForGood = left
+            && let Err(error) = shared.ports.store.disown(self.id).await
+        {
+            warn!(
+                "failed to give the session up, so that another replica waits for our lease to end: {error}"
+            );
+        }
+        left
+    }
+
+    async fn drive(&mut self, mut driver: Driver) -> Left {
         while !self.stops() {
             if self.shared.board.deletion_ordered(self.id) {
                 driver.order_deletion();
@@ -119,13 +155,30 @@ impl Runner {
         Left::ForGood
     }
 
-    async fn load(&self) -> Result<Option<Driver>, StoreError> {
-        let loaded = self.shared.ports.store.load(self.id).await?;
-        Ok(loaded.map(|(mut session, revision)| {
-            session.limits = self.shared.limits.clone();
-            self.shared.board.update(&session);
-            Driver::new(session, revision, self.shared.ports.clone())
-        }))
+    /// The session as it is stored; why it was left when it is not there.
+    async fn load(&self) -> Result<Result<Driver, Left>, StoreError> {
+        let store = &self.shared.ports.store;
+        let Some((mut session, revision)) = store.load(self.id).await? else {
+            self.shared.board.remove(self.id);
+            return Ok(Err(Left::ForGood));
+        };
+        // It may have been ordered of another replica a moment ago.
+        if store.deletion_ordered(self.id).await? {
+            self.shared.board.order_deletion(self.id);
+        }
+        session.limits = self.shared.limits.clone();
+        self.shared.board.update(&session);
+        info!("taking up the session");
+        Ok(Ok(Driver::new(session, revision, self.shared.ports.clone())))
+    }
+
+    /// Another replica owns the session, or it is gone.
+    async fn not_ours(&self) -> Result<Result<Driver, Left>, StoreError> {
+        if self.shared.ports.store.summary(self.id).await?.is_some() {
+            return Ok(Err(Left::ToAnother));
+        }
+        self.shared.board.remove(self.id);
+        Ok(Err(Left::ForGood))
     }
 
     /// Says what is waited for, once for each thing. What is missing is among the messages already.
@@ -154,9 +207,11 @@ impl Runner {
     }
 
     async fn back_off(&mut self) {
-        let pause = self.pause;
         let longest = Duration::from_millis(self.shared.limits.retry_max_ms);
-        self.pause = (pause * 2).min(longest).max(FIRST_PAUSE);
+        // Sessions that failed together do not all come back at once.
+        let percent = u32::try_from(self.id.0.as_u128() % 41).unwrap_or_default() + 60;
+        let pause = self.pause * percent / 100;
+        self.pause = (self.pause * 2).min(longest).max(FIRST_PAUSE);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = self.stop.wait_for(|stop| *stop) => {}

@@ -18,7 +18,7 @@ use crus_sim::{Cluster, ClusterConfig, stand_in};
 
 use crate::config::Loaded;
 use crate::serve::{self, Service};
-use crate::settings::Config;
+use crate::settings::{Config, EtcdOptions};
 
 pub use run::{DemoFlags, run};
 
@@ -29,6 +29,8 @@ pub use run::{DemoFlags, run};
 pub fn serve(mut loaded: Loaded) -> anyhow::Result<()> {
     let scratch = Scratch::unless(loaded.is_set("store").then(|| loaded.config.store.clone()));
     loaded.config.store = scratch.store().to_owned();
+    // A demo beside a real service must not get at its sessions.
+    loaded.config.etcd = EtcdOptions::default();
     let result = serve::on_runtime(&loaded.config.clone(), async {
         let stop = serve::stop_signals()?;
         let kept = loaded.is_set("store").then(|| kept_beside(&loaded.config.store));

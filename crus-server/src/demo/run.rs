@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{DemoCluster, SPEC, Scratch, kept_beside, members, table};
 use crate::serve::{self, Service};
-use crate::settings::Config;
+use crate::settings::{Config, EtcdOptions};
 
 /// How often the terminal is brought up to date.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -44,6 +44,7 @@ pub struct DemoFlags {
 pub fn run(flags: &DemoFlags, mut config: Config) -> anyhow::Result<()> {
     let scratch = Scratch::unless(flags.store.clone());
     config.store = scratch.store().to_owned();
+    config.etcd = EtcdOptions::default();
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let kept = flags.store.as_deref().map(kept_beside);
     let result = serve::on_runtime(&config.clone(), upgrade(&mut config, kept.as_deref()));

@@ -1,5 +1,68 @@
 //! Where sessions live between two starts of the service.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 mod redb;
 
+use std::sync::Arc;
+
+use crus_core::ports::SessionStore;
+
+use crate::settings::Config;
+
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdError, EtcdStore};
 pub use redb::{OpenError, RedbStore};
+
+/// The store that the configuration names, open.
+#[derive(Clone)]
+pub struct Store {
+    sessions: Arc<dyn SessionStore>,
+    #[cfg(feature = "etcd")]
+    etcd: Option<EtcdStore>,
+}
+
+impl Store {
+    /// Opens it: in etcd when `etcd_endpoints` is set, and otherwise in a file.
+    ///
+    /// # Errors
+    /// When it cannot be opened: each says what to do about it.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        if !config.etcd.endpoints.is_empty() {
+            return open_etcd(config).await;
+        }
+        Ok(Store {
+            sessions: Arc::new(RedbStore::open(&config.store)?),
+            #[cfg(feature = "etcd")]
+            etcd: None,
+        })
+    }
+
+    /// The sessions in it.
+    pub fn sessions(&self) -> Arc<dyn SessionStore> {
+        Arc::clone(&self.sessions)
+    }
+
+    /// At the end of the service: other replicas need not wait for what was owned here.
+    #[cfg_attr(not(feature = "etcd"), expect(clippy::unused_async, reason = "a file has no owner to tell"))]
+    pub async fn close(&self) {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = &self.etcd {
+            etcd.close().await;
+        }
+    }
+}
+
+#[cfg(feature = "etcd")]
+async fn open_etcd(config: &Config) -> anyhow::Result<Store> {
+    let etcd = EtcdStore::open(&config.etcd).await?;
+    Ok(Store { sessions: Arc::new(etcd.clone()), etcd: Some(etcd) })
+}
+
+#[cfg(not(feature = "etcd"))]
+async fn open_etcd(_: &Config) -> anyhow::Result<Store> {
+    anyhow::bail!(
+        "etcd_endpoints is set, and this crus was built without etcd: install one that was built with `cargo build \
+         --release --features etcd`, or unset etcd_endpoints to keep the sessions in a file"
+    )
+}

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crus_core::model::{Message, Session, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, FORMAT, Parts};
 use crus_core::{Time, Xname};
+use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
     TableHandle,
@@ -64,6 +65,14 @@ pub enum OpenError {
          to create files in its directory"
     )]
     Io {
+        /// The store's file.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// There is no room for it.
+    #[error("failed to open the store {path}: {error}; make room on its file system, then start again")]
+    NoSpace {
         /// The store's file.
         path: String,
         /// What the system said.
@@ -119,7 +128,8 @@ impl RedbStore {
     /// See [`OpenError`].
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let database = open(path)?;
-        let file = StoreFile { path: path.to_owned(), database: Mutex::new(Some(Arc::new(database))) };
+        let held = RwLock::new(Held { database: Some(database), times: 0 });
+        let file = StoreFile { path: path.to_owned(), held };
         Ok(RedbStore { file: Arc::new(file) })
     }
 
@@ -138,99 +148,204 @@ impl RedbStore {
 
 struct StoreFile {
     path: PathBuf,
+    /// Whoever works with it reads this; it is opened again once all of them are done.
+    held: RwLock<Held>,
+}
+
+struct Held {
     /// `None` after an error of the disk: redb refuses everything from then on, until opened again.
-    database: Mutex<Option<Arc<Database>>>,
+    database: Option<Database>,
+    /// How often it was opened again.
+    times: u64,
 }
 
 impl StoreFile {
     fn run<T>(&self, work: impl FnOnce(&Database) -> Result<T, Trouble>) -> Result<T, StoreError> {
-        let database = self.database().map_err(|error| StoreError::Failed(error.to_string()))?;
-        work(&database).map_err(|trouble| match trouble {
-            Trouble::Told(error) => error,
-            Trouble::Redb(error) => {
-                if matches!(
-                    *error,
-                    redb::Error::Io(_)
-                        | redb::Error::PreviousIo
-                        | redb::Error::Backend(_)
-                        | redb::Error::LockPoisoned(_)
-                        | redb::Error::DatabaseClosed
-                ) {
-                    self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
-                }
-                StoreError::Failed(format!("{}: {error}", self.path.display()))
-            }
-        })
+        loop {
+            let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(database) = &held.database else {
+                drop(held);
+                self.open_again()?;
+                continue;
+            };
+            let (result, times) = (work(database), held.times);
+            drop(held);
+            return result.map_err(|trouble| self.told(trouble, times));
+        }
     }
 
-    fn database(&self) -> Result<Arc<Database>, OpenError> {
-        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match held.take() {
-            Some(database) => database,
-            None => Arc::new(open(&self.path)?),
+    fn open_again(&self) -> Result<(), StoreError> {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if held.database.is_none() {
+            held.database = Some(open(&self.path).map_err(|error| StoreError::Failed(error.to_string()))?);
+            held.times += 1;
+        }
+        Ok(())
+    }
+
+    /// What to tell of it. When the disk failed, the database that was opened so many `times` is closed.
+    fn told(&self, trouble: Trouble, times: u64) -> StoreError {
+        let error = match trouble {
+            Trouble::Told(error) => return error,
+            Trouble::Redb(error) => error,
         };
-        Ok(Arc::clone(held.insert(database)))
+        if matches!(
+            *error,
+            redb::Error::Io(_)
+                | redb::Error::PreviousIo
+                | redb::Error::Backend(_)
+                | redb::Error::LockPoisoned(_)
+                | redb::Error::DatabaseClosed
+        ) {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            if held.times == times {
+                held.database = None;
+            }
+        }
+        StoreError::Failed(format!("{}: {error}", self.path.display()))
     }
 }
 
 fn open(path: &Path) -> Result<Database, OpenError> {
-    let shown = || path.display().to_string();
-    let io = |error| OpenError::Io { path: shown(), error };
+    let (path, directory) = place(path)?;
+    if is_store(&path) { open_existing(&path) } else { create(&path, &directory) }
+}
 
+/// Where the file is or will be, behind symbolic links, and its directory.
+fn place(path: &Path) -> Result<(PathBuf, PathBuf), OpenError> {
+    let mut path = path.to_owned();
+    // As many as the system follows.
+    for _ in 0..40 {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
     let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     };
-    if !fs::metadata(directory).is_ok_and(|found| found.is_dir()) {
-        return Err(OpenError::NoDirectory { path: shown(), directory: directory.display().to_string() });
+    if fs::metadata(&directory).is_ok_and(|found| found.is_dir()) {
+        return Ok((path, directory));
     }
-    // redb would create it readable by everybody.
-    let created =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let length = created.and_then(|file| file.metadata()).map_err(io)?.len();
-    if length == 0 {
-        // A new name in a directory survives a power cut only once the directory is on disk, too.
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
-    }
+    Err(OpenError::NoDirectory {
+        path: path.display().to_string(),
+        directory: directory.display().to_string(),
+    })
+}
 
-    let not_a_store = |detail: String| OpenError::NotAStore { path: shown(), detail };
-    let database = create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: shown() },
-        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
-            io(error)
-        }
-        other => not_a_store(other.to_string()),
-    })?;
-
-    let found =
-        if length == 0 { None } else { format_of(&database).map_err(|e| not_a_store(e.to_string()))? };
-    match found {
-        Some(FORMAT) => Ok(database),
-        Some(1) => {
-            migrate(&database).map_err(|trouble| not_a_store(format!("of format 1: {trouble}")))?;
-            Ok(database)
-        }
-        Some(found) if found > FORMAT => Err(OpenError::Newer { path: shown(), found }),
-        Some(found) => Err(not_a_store(format!("format {found}"))),
-        None => {
-            lay_out(&database).map_err(|trouble| not_a_store(trouble.to_string()))?;
-            Ok(database)
-        }
+/// Whether something is there that must be a store: only an empty file may be replaced by one.
+fn is_store(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(found) => !found.is_file() || found.len() > 0,
+        // What cannot be looked at is not replaced either.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
-/// Opens the database, or makes it. A service that was killed may leave its lock with a program that it was just
-/// starting, until that program runs: such a lock is waited for.
-fn create(path: &Path) -> Result<Database, DatabaseError> {
+fn open_existing(path: &Path) -> Result<Database, OpenError> {
+    let database = unlocked(|| builder().open(path)).map_err(|error| trouble_at(path, error))?;
+    match format_of(&database).map_err(|error| trouble_at(path, error))? {
+        Some(FORMAT) => {}
+        Some(1) => migrate(&database).map_err(|trouble| told_at(path, trouble))?,
+        Some(found) if found > FORMAT => {
+            return Err(OpenError::Newer { path: path.display().to_string(), found });
+        }
+        Some(found) => return Err(not_a_store(path, format!("format {found}"))),
+        // Versions before this one could leave it so, when they were killed while they created it.
+        None => lay_out(&database).map_err(|trouble| told_at(path, trouble))?,
+    }
+    Ok(database)
+}
+
+/// Makes a store under another name, and gives it its own once it is whole: what a kill or a full disk leaves behind
+/// until then would not be known for ours.
+fn create(path: &Path, directory: &Path) -> Result<Database, OpenError> {
+    let io = |error| io_at(path, error);
+    let unfinished = path.with_added_extension("new");
+    let create = || {
+        // redb would create it readable by everybody.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&unfinished)?;
+        let inode = file.metadata()?.ino();
+        Ok((inode, builder().create_with_backend(FileBackend::new(file)?)?))
+    };
+    let (inode, database) = match unlocked(create) {
+        Err(DatabaseError::Storage(StorageError::Io(error)))
+            if error.kind() == io::ErrorKind::InvalidData =>
+        {
+            fs::remove_file(&unfinished).map_err(io)?;
+            unlocked(create)
+        }
+        created => created,
+    }
+    .map_err(|error| trouble_at(path, error))?;
+    if is_store(path) {
+        // Another process was faster: what we hold was made after it had taken its own away.
+        fs::remove_file(&unfinished).map_err(io)?;
+        return open_existing(path);
+    }
+    lay_out(&database).map_err(|trouble| told_at(path, trouble))?;
+    fs::rename(&unfinished, path).map_err(io)?;
+    if fs::metadata(path).map_err(io)?.ino() != inode {
+        return Err(OpenError::Locked { path: path.display().to_string() });
+    }
+    // A new name in a directory survives a power cut only once the directory is on disk, too.
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+    Ok(database)
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    // Of a damaged file it is known when it is opened: a plain look at a damaged page panics.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+/// A service that was killed may leave its lock with a program that it was just starting, until that program runs:
+/// such a lock is waited for.
+fn unlocked<T>(mut open: impl FnMut() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
     let started = Instant::now();
     loop {
-        match Builder::new().set_cache_size(CACHE_BYTES).create(path) {
+        match open() {
             Err(DatabaseError::DatabaseAlreadyOpen) if started.elapsed() < LOCK_PATIENCE => {
                 thread::sleep(LOCK_PAUSE);
             }
             result => return result,
         }
     }
+}
+
+fn told_at(path: &Path, trouble: Trouble) -> OpenError {
+    match trouble {
+        Trouble::Redb(error) => trouble_at(path, *error),
+        Trouble::Told(error) => not_a_store(path, error.to_string()),
+    }
+}
+
+fn trouble_at(path: &Path, error: impl Into<redb::Error>) -> OpenError {
+    match error.into() {
+        redb::Error::DatabaseAlreadyOpen => OpenError::Locked { path: path.display().to_string() },
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => io_at(path, error),
+        error => not_a_store(path, error.to_string()),
+    }
+}
+
+fn io_at(path: &Path, error: io::Error) -> OpenError {
+    let path = path.display().to_string();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            OpenError::NoSpace { path, error }
+        }
+        _ => OpenError::Io { path, error },
+    }
+}
+
+fn not_a_store(path: &Path, detail: String) -> OpenError {
+    OpenError::NotAStore { path: path.display().to_string(), detail }
 }
 
 /// The format of a database; `None` when it holds nothing at all, as after a crash while it was created.
@@ -561,7 +676,7 @@ impl SessionStore for RedbStore {
     }
 
     async fn disowned(&self, _: UpgradeId) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {

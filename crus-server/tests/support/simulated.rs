@@ -59,15 +59,20 @@ impl Simulated {
         self.folder.path()
     }
 
-    fn store(&self) -> PathBuf {
+    /// Where the service keeps its sessions.
+    pub(crate) fn store(&self) -> PathBuf {
         self.folder().join("crus.redb")
     }
 
     /// `crus serve` on this cluster.
     pub(crate) fn serve(&self) -> Command {
+        self.serve_from(&self.store(), "0.05")
+    }
+
+    /// The same, with another store and pace.
+    pub(crate) fn serve_from(&self, store: &Path, poll_s: &str) -> Command {
         let url = self.server.url();
-        let mut command =
-            support::serve(&self.store(), &format!("{url}/hsm/v2"), &format!("{url}/v2"), "0.05");
+        let mut command = support::serve(store, &format!("{url}/hsm/v2"), &format!("{url}/v2"), poll_s);
         for program in ["scontrol", "squeue"] {
             command.arg(format!("--{program}")).arg(self.folder().join(program));
         }
@@ -77,7 +82,12 @@ impl Simulated {
 
     /// What is stored of a session. Only when no service runs any more: a store has one owner.
     pub(crate) async fn stored(&self, id: UpgradeId) -> Session {
-        let store = RedbStore::open(&self.store()).unwrap();
+        self.stored_in(&self.store(), id).await
+    }
+
+    /// The same, in another store.
+    pub(crate) async fn stored_in(&self, store: &Path, id: UpgradeId) -> Session {
+        let store = RedbStore::open(store).unwrap();
         store.load(id).await.unwrap().unwrap().0
     }
 

@@ -74,8 +74,11 @@ pub(super) fn drawing(seed: u64) -> Option<Drawing> {
     }
     let longest_job_ms = workload(rng, &mut config);
     config.slurm = SlurmConfig {
-        return_to_service: rng
-            .pick(&[ReturnToService::Never, ReturnToService::IfNotResponding, ReturnToService::Always])?,
+        return_to_service: rng.pick(&[
+            ReturnToService::Never,
+            ReturnToService::IfNotResponding,
+            ReturnToService::Always,
+        ])?,
         epilog: Span::new(0, one_of(rng, &[0, 5 * SECOND, 30 * SECOND])),
         ..SlurmConfig::default()
     };

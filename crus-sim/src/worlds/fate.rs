@@ -86,7 +86,8 @@ impl Life {
             3 => (Mend::Updates, Deed::UpdatesRefused),
             _ => {
                 let ms = self.rng.between(0, MINUTE);
-                return self.hand(world, Deed::SlurmctldRestarted, None, |cluster| cluster.restart_slurmctld(ms));
+                return self
+                    .hand(world, Deed::SlurmctldRestarted, None, |cluster| cluster.restart_slurmctld(ms));
             }
         };
         if self.mends.contains(&mend) {
@@ -102,7 +103,8 @@ impl Life {
     }
 
     fn delete(&mut self, world: &mut World) -> Result<(), Stuck> {
-        let there: Vec<UpgradeId> = self.ids.iter().copied().filter(|id| world.session(*id).is_some()).collect();
+        let there: Vec<UpgradeId> =
+            self.ids.iter().copied().filter(|id| world.session(*id).is_some()).collect();
         let Some(id) = self.rng.pick(&there) else { return Ok(()) };
         self.did(Deed::SessionDeleted);
         self.deleted.insert(id);
@@ -121,7 +123,8 @@ impl Life {
     /// Something that an operator does with their own hands.
     fn by_hand(&mut self, world: &mut World) -> Result<(), Stuck> {
         let Some(xname) = self.rng.pick(&self.xnames) else { return Ok(()) };
-        let Some(spec) = self.rng.between(0, self.specs.len().saturating_sub(1) as u64).try_into().ok() else {
+        let Some(spec) = self.rng.between(0, self.specs.len().saturating_sub(1) as u64).try_into().ok()
+        else {
             return Ok(());
         };
         let Some(spec) = self.specs.get::<usize>(spec).cloned() else { return Ok(()) };
@@ -141,7 +144,8 @@ impl Life {
             10 => self.reboot(world, xname),
             11..=12 => self.boot_session(world, &spec, xname),
             _ => {
-                let jobs: Vec<u32> = world.cluster().jobs().unwrap_or_default().iter().map(|job| job.id).collect();
+                let jobs: Vec<u32> =
+                    world.cluster().jobs().unwrap_or_default().iter().map(|job| job.id).collect();
                 let Some(id) = self.rng.pick(&jobs) else { return Ok(()) };
                 self.hand(world, Deed::JobCancelled, None, |cluster| _ = cluster.end_job(id))
             }
@@ -174,11 +178,23 @@ impl Life {
         let node = xname.to_string();
         let mut done = false;
         if self.rng.chance(500) {
-            self.hand(world, Deed::MemberAdded, None, |cluster| done = cluster.add_member(&label, &node).is_ok())?;
-            self.exchange(done, Mend::PutIn(label.clone(), xname), (!starting).then(|| Mend::TakeOut(label, xname)));
+            self.hand(world, Deed::MemberAdded, None, |cluster| {
+                done = cluster.add_member(&label, &node).is_ok()
+            })?;
+            self.exchange(
+                done,
+                Mend::PutIn(label.clone(), xname),
+                (!starting).then(|| Mend::TakeOut(label, xname)),
+            );
         } else {
-            self.hand(world, Deed::MemberRemoved, None, |cluster| done = cluster.remove_member(&label, &node).is_ok())?;
-            self.exchange(done, Mend::TakeOut(label.clone(), xname), starting.then(|| Mend::PutIn(label, xname)));
+            self.hand(world, Deed::MemberRemoved, None, |cluster| {
+                done = cluster.remove_member(&label, &node).is_ok()
+            })?;
+            self.exchange(
+                done,
+                Mend::TakeOut(label.clone(), xname),
+                starting.then(|| Mend::PutIn(label, xname)),
+            );
         }
         Ok(())
     }
@@ -305,7 +321,8 @@ impl Life {
 
     fn mend(&mut self, world: &mut World, mend: &Mend) -> Result<(), Stuck> {
         let hsm = matches!(mend, Mend::TakeOut(..) | Mend::PutIn(..) | Mend::Group(_));
-        if hsm && self.mends.contains(&Mend::Hsm) || matches!(mend, Mend::Template(_)) && self.mends.contains(&Mend::Bos)
+        if hsm && self.mends.contains(&Mend::Hsm)
+            || matches!(mend, Mend::Template(_)) && self.mends.contains(&Mend::Bos)
         {
             return Ok(());
         }

@@ -255,7 +255,9 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
         xnames: config.nodes.iter().map(|node| node.xname).collect(),
         members: specs
             .iter()
-            .filter_map(|spec| Some((spec.starting.to_string(), config.groups.get(&spec.starting)?.members.clone())))
+            .filter_map(|spec| {
+                Some((spec.starting.to_string(), config.groups.get(&spec.starting)?.members.clone()))
+            })
             .collect(),
         templates: config.templates.iter().map(|(name, spec)| (name.to_string(), spec.clone())).collect(),
         specs,

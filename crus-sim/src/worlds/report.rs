@@ -148,7 +148,11 @@ impl fmt::Display for Report {
             writeln!(f, "  {how:<34}{count:>10}")?;
         }
         let (rounds, ms) = sum.settling;
-        writeln!(f, "\nfrom the last fault to the end: at most {rounds} rounds (seed {slowest}: {})", hours(ms))?;
+        writeln!(
+            f,
+            "\nfrom the last fault to the end: at most {rounds} rounds (seed {slowest}: {})",
+            hours(ms)
+        )?;
         writeln!(f, "virtual time: {}", hours(sum.virtual_ms))?;
         let (wall, busy) = (wall.as_secs_f64(), busy.as_secs_f64());
         let rate = if busy > 0.0 { events as f64 / busy } else { 0.0 };

@@ -1,0 +1,592 @@
+//! Sessions in [etcd], shared by several replicas of the service.
+//!
+//! # Layout
+//!
+//! All keys begin with the prefix of the configuration. Values are JSON but for a few words.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `format` | the [format](FORMAT) of all of it |
+//! | `turn` | changes whenever a claim does; who decides about claims compares it |
+//! | `claims/ID` | the [claim](Claim) of a session that is not done; its place in the order of creation is the revision of etcd in which this key was created |
+//! | `sessions/ID/revision` | the name of the last save. The revision of etcd in which it was written is the session's [`Revision`] |
+//! | `sessions/ID/node/POSITION`, `…/message/POSITION` | one node or message |
+//! | `sessions/ID/staged/NAME/node/POSITION`, `…/message/POSITION` | many of them, as lines: parts of a save that is too large for one transaction |
+//! | `sessions/ID/pending` | the name of the staged set that counts, and is to be laid over the parts |
+//! | `live/heads/ID` | the head; the session exists while this does |
+//! | `live/orders/ID` | its deletion was ordered |
+//! | `live/owners/ID` | who runs it, bound to that process's lease |
+//!
+//! Replicas follow `live/`, which is small. To look into it: `etcdctl get --prefix /crus/live/`.
+//!
+//! # Guarantees
+//!
+//! - A save is stored wholly or not at all, however large, and only by the owner: the transaction that makes it
+//!   count compares the owner's lease and the revision. What a save that was cut off left is ignored, and removed by the
+//!   next owner.
+//! - A save that is made again since its answer was lost learns that it happened.
+//! - A session is owned until shortly before its lease can end, counted from when the last renewal was sent, by a clock
+//!   that nobody sets. A process that was stopped for longer knows at its next question that it owns nothing.
+//! - When etcd goes away everything fails in bounded time, and works again once it is back: every request that got
+//!   no answer makes for a new connection.
+//!
+//! # Caveats
+//!
+//! - Old revisions must be removed by etcd itself, as everywhere (`--auto-compaction-retention`).
+//! - The clock does not count time in which the whole machine is suspended. Actions are named and their outcome
+//!   is looked at, so that even two owners reboot nothing twice.
+//!
+//! [etcd]: https://etcd.io
+
+mod changes;
+mod connection;
+mod keys;
+mod ownership;
+mod writing;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crus_core::Xname;
+use crus_core::claims::{self, Claim};
+use crus_core::machine::Event;
+use crus_core::model::{Session, Summary, UpgradeId};
+use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
+use crus_core::stored::{self, FORMAT, Parts};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use crate::settings::EtcdOptions;
+
+use changes::Watching;
+use connection::{Connection, Trouble};
+use keys::{Keys, Kind, last};
+use ownership::{Keeper, Ownership, found};
+use writing::{ReadError, Table, Write, Written, token};
+
+/// How often a claim is decided anew that another one came before, and how long a pause in between is at most.
+const CLAIM_TRIES: u32 = 50;
+const CLAIM_PAUSE_MS: u32 = 50;
+
+/// How often a save begins anew, or a read of a revision that is not kept any more.
+const TRIES: usize = 5;
+
+/// How long what must be done right away may take.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the store in etcd could not be opened, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// Options do not fit together.
+    #[error("{0}")]
+    Options(&'static str),
+    /// A file that the configuration names cannot be read.
+    #[error("{0}; check the path and the file's permissions")]
+    File(String),
+    /// Nobody answers there.
+    #[error(
+        "failed to reach etcd at {endpoints}: {detail}; check etcd_endpoints, and that etcd runs (etcdctl endpoint \
+         health)"
+    )]
+    Away {
+        /// Where.
+        endpoints: String,
+        /// Why.
+        detail: String,
+    },
+    /// It answers, and does not let us.
+    #[error(
+        "failed to open the store in etcd at {endpoints}: etcd refused: {detail}; check etcd_user, \
+         etcd_password_file and the certificates; the user must be allowed to read and write {prefix}"
+    )]
+    Refused {
+        /// Where.
+        endpoints: String,
+        /// What it said.
+        detail: String,
+        /// What all our keys begin with.
+        prefix: String,
+    },
+    /// There is something else.
+    #[error(
+        "failed to open the store in etcd: what is stored under {prefix} is not of CRUS ({detail}); choose another \
+         etcd_prefix"
+    )]
+    NotAStore {
+        /// Where.
+        prefix: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A newer version of the service wrote it.
+    #[error(
+        "failed to open the store in etcd: {prefix} has format {found}, and this version knows formats up to \
+         {FORMAT}; start the version of crus that wrote it, or a newer one"
+    )]
+    Newer {
+        /// Where.
+        prefix: String,
+        /// Its format.
+        found: u64,
+    },
+}
+
+/// A [`SessionStore`] in etcd.
+#[derive(Clone)]
+pub struct EtcdStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connection: Arc<Connection>,
+    keys: Keys,
+    ownership: Arc<Ownership>,
+    lease: Duration,
+    /// Who we are, for people who look into etcd.
+    name: String,
+    keeper: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl EtcdStore {
+    /// Opens the store, or lays it out, and gets a lease. Must be called on a runtime of tokio, which renews it.
+    ///
+    /// # Errors
+    /// See [`EtcdError`].
+    pub async fn open(options: &EtcdOptions) -> Result<Self, EtcdError> {
+        check(options)?;
+        let connection = Connection::new(options.clone());
+        // What can be said better before anything is asked.
+        connection.connect_options().map_err(|error| EtcdError::File(error.to_string()))?;
+        let connection = Arc::new(connection);
+        let keys = Keys::new(&options.prefix);
+        let opened = open(&connection, &keys).await;
+        let explained = |trouble| explained(options, trouble);
+        read_format(options, opened.map_err(explained)?)?;
+
+        let ownership = Arc::<Ownership>::default();
+        let keeper =
+            Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), options.lease_s);
+        keeper.begin().await.map_err(explained)?;
+        let keeper = tokio::spawn(keeper.run()).abort_handle();
+        let lease = Duration::from_secs(options.lease_s);
+        let shared = Shared { connection, keys, ownership, lease, name: name(), keeper };
+        Ok(EtcdStore { shared: Arc::new(shared) })
+    }
+
+    /// Ends the lease: what is owned still is free for others at once. Nothing can be owned from then on.
+    pub async fn close(&self) {
+        let Shared { connection, ownership, keeper, .. } = &*self.shared;
+        keeper.abort();
+        let Some((lease, _)) = ownership.end() else { return };
+        if let Err(trouble) = ownership::revoke(connection, lease, SHORT_PATIENCE).await {
+            tracing::warn!(
+                "failed to end our lease in etcd, so that others wait for its end: {}",
+                StoreError::from(trouble)
+            );
+        }
+    }
+
+    fn table(&self) -> Table<'_> {
+        Table { connection: &self.shared.connection, keys: &self.shared.keys }
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.shared.keys
+    }
+
+    /// The first look at a session.
+    async fn look(&self, id: UpgradeId) -> Result<Option<Look>, StoreError> {
+        let keys = self.keys();
+        let reads = [keys.head(id), keys.revision(id), keys.order(id), keys.pending(id)];
+        let reads = reads.map(|key| TxnOp::get(key, None));
+        let answer = self.table().txn("read a session", Txn::new().and_then(reads)).await?;
+        let at = answer.header().map_or(0, |header| header.revision());
+        let mut found = found(&answer).into_iter().map(|found| found.into_iter().next());
+        let mut next = || found.next().flatten();
+        let (head, revision, order, pending) = (next(), next(), next(), next());
+        let Some(revision) = revision else { return Ok(None) };
+        let head =
+            head.ok_or_else(|| StoreError::Unreadable(format!("the head of session {id} is missing")))?;
+        Ok(Some(Look {
+            at,
+            head: head.into_key_value().1,
+            revision: revision.mod_revision(),
+            deletion_ordered: order.is_some(),
+            pending: pending.map(|pending| String::from_utf8_lossy(pending.value()).into_owned()),
+        }))
+    }
+
+    async fn try_summary(&self, id: UpgradeId) -> Result<Option<Summary>, ReadError> {
+        let Some(look) = self.look(id).await? else { return Ok(None) };
+        let messages = self.table().rows(id, Kind::Message, look.pending.as_deref(), look.at).await?;
+        Ok(Some(Summary {
+            head: stored::head(id, &look.head)?,
+            messages: stored::messages(id, messages)?,
+            deletion_ordered: look.deletion_ordered,
+        }))
+    }
+
+    async fn try_load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, ReadError> {
+        let Some(look) = self.look(id).await? else { return Ok(None) };
+        let nodes = self.table().rows(id, Kind::Node, look.pending.as_deref(), look.at).await?;
+        let messages = self.table().rows(id, Kind::Message, look.pending.as_deref(), look.at).await?;
+        let session = stored::session(id, &look.head, nodes, messages)?;
+        Ok(Some((session, to_revision(look.revision))))
+    }
+
+    async fn try_claims(&self, id: UpgradeId) -> Result<Claims, ReadError> {
+        const PAGE: i64 = 16;
+        let keys = self.keys();
+        let reads = [keys.turn(), keys.owner(id)].map(|key| TxnOp::get(key, None));
+        let answer = self.table().txn("read the claims", Txn::new().and_then(reads)).await?;
+        let at = answer.header().map_or(0, |header| header.revision());
+        let mut found = found(&answer).into_iter().map(|found| found.into_iter().next());
+        let mut next = || found.next().flatten();
+        let (turn, owner) = (next(), next());
+        let mut claims = Claims {
+            turn: turn.map_or(0, |turn| turn.mod_revision()),
+            owner: owner.map_or(0, |owner| owner.lease()),
+            own: 0,
+            all: BTreeMap::new(),
+        };
+        self.table()
+            .range(&keys.claims(), at, PAGE, false, |kv| {
+                let other: UpgradeId = last(kv.key())?;
+                let claim: Claim = stored::decode("the claim", other, kv.value())?;
+                if other == id {
+                    claims.own = kv.mod_revision();
+                }
+                let order = u64::try_from(kv.create_revision()).unwrap_or_default();
+                claims.all.insert(other, Claim { order, ..claim });
+                Ok(())
+            })
+            .await?;
+        Ok(claims)
+    }
+
+    /// The parts of a save. The head is always told with the messages, as it is what others follow.
+    fn parts(session: &Session, events: &[Event]) -> Result<Parts, StoreError> {
+        let mut parts = Parts::of(session, events)?;
+        if parts.head.is_none() && !(parts.messages.is_empty() && parts.messages_end.is_none()) {
+            parts.head = Some(stored::encode(&session.head)?);
+        }
+        Ok(parts)
+    }
+
+    /// Why a session that is not ours cannot be saved.
+    async fn not_ours(&self, id: UpgradeId) -> Result<StoreError, StoreError> {
+        let there = self.look(id).await?.is_some();
+        Ok(if there { StoreError::NotOwner(id) } else { StoreError::Conflict(id) })
+    }
+
+    /// etcd says that a session is not ours.
+    fn lost(&self, id: UpgradeId) -> StoreError {
+        self.shared.ownership.leave(id);
+        StoreError::NotOwner(id)
+    }
+}
+
+/// What the keys of a session say that are read first.
+struct Look {
+    /// The revision of etcd in which they said so.
+    at: i64,
+    head: Vec<u8>,
+    revision: i64,
+    deletion_ordered: bool,
+    pending: Option<String>,
+}
+
+/// All claims, as they were at one moment.
+struct Claims {
+    /// The revision of the key that changes with them.
+    turn: i64,
+    /// The lease that owns the session in question.
+    owner: i64,
+    /// The revision of its claim.
+    own: i64,
+    all: BTreeMap<UpgradeId, Claim>,
+}
+
+/// Reads again while what is read is removed meanwhile.
+macro_rules! while_compacted {
+    ($read:expr) => {{
+        let mut tries = 1;
+        loop {
+            match $read.await {
+                Err(ReadError::Trouble(Trouble::Compacted)) if tries < TRIES => tries += 1,
+                read => break read.map_err(StoreError::from),
+            }
+        }
+    }};
+}
+
+#[async_trait]
+impl SessionStore for EtcdStore {
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
+        let id = session.head.id;
+        let parts = Parts::all(session)?;
+        let mut besides = Vec::new();
+        if !session.is_done() {
+            let claim = stored::encode(&Claim::of(session, 0))?;
+            besides.push(TxnOp::put(self.keys().claim(id), claim, None));
+        }
+        let token = Uuid::new_v4().to_string();
+        let write = Write { id, parts: &parts, token: &token, guard: None, besides };
+        match self.table().write(&write).await? {
+            Written::Done(revision) => Ok(to_revision(revision)),
+            Written::Conflict | Written::NotOwner => Err(StoreError::Conflict(id)),
+            Written::Pending(_) | Written::Gap => Err(would_leave_a_gap(id)),
+        }
+    }
+
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+        const PAGE: i64 = 1000;
+        let mut ids = Vec::new();
+        let heads = self.keys().heads();
+        self.table()
+            .range(&heads, 0, PAGE, true, |kv| {
+                ids.push(last(kv.key())?);
+                Ok(())
+            })
+            .await?;
+        Ok(ids)
+    }
+
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        while_compacted!(self.try_summary(id))
+    }
+
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+        while_compacted!(self.try_load(id))
+    }
+
+    async fn save(
+        &self,
+        session: &Session,
+        events: &[Event],
+        revision: Revision,
+    ) -> Result<Revision, StoreError> {
+        let id = session.head.id;
+        let parts = Self::parts(session, events)?;
+        let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
+        let stored = i64::try_from(revision.0).map_err(|_| StoreError::Conflict(id))?;
+        let token = token(lease, stored, &parts);
+        let besides = match session.is_done() {
+            true => vec![TxnOp::delete(self.keys().claim(id), None)],
+            false => Vec::new(),
+        };
+        let write = Write { id, parts: &parts, token: &token, guard: Some((lease, stored)), besides };
+        for _ in 0..TRIES {
+            match self.table().write(&write).await? {
+                Written::Done(revision) => return Ok(to_revision(revision)),
+                Written::Conflict => return Err(StoreError::Conflict(id)),
+                Written::NotOwner => return Err(self.lost(id)),
+                Written::Gap => return Err(would_leave_a_gap(id)),
+                Written::Pending(token) => self.table().apply(id, &token, None).await?,
+            }
+        }
+        Err(StoreError::Failed("a large write before this one does not come to its end".to_owned()))
+    }
+
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
+        let keys = self.keys();
+        let whole = DeleteOptions::new().with_prefix();
+        let removed = [
+            TxnOp::delete(keys.session(id), Some(whole)),
+            TxnOp::delete(keys.head(id), None),
+            TxnOp::delete(keys.order(id), None),
+            TxnOp::delete(keys.owner(id), None),
+            TxnOp::delete(keys.claim(id), None),
+        ];
+        self.table().txn("remove a session", Txn::new().and_then(removed)).await?;
+        self.shared.ownership.leave(id);
+        Ok(())
+    }
+
+    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+        let (head, order) = (self.keys().head(id), self.keys().order(id));
+        // An order for a session that is gone would stay for ever.
+        let when = [
+            Compare::version(head, CompareOp::Greater, 0),
+            Compare::version(order.clone(), CompareOp::Equal, 0),
+        ];
+        let txn = Txn::new().when(when).and_then([TxnOp::put(order, "ordered", None)]);
+        self.table().txn("order a deletion", txn).await?;
+        Ok(())
+    }
+
+    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        let read = Txn::new().and_then([TxnOp::get(self.keys().order(id), None)]);
+        let answer = self.table().txn("read an order", read).await?;
+        Ok(found(&answer).into_iter().flatten().next().is_some())
+    }
+
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+        let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
+        let keys = self.keys();
+        for n in 0..CLAIM_TRIES {
+            let Claims { turn, owner, own, mut all } = while_compacted!(self.try_claims(id))?;
+            if owner != lease {
+                return Err(self.lost(id));
+            }
+            let (answer, changed) = claims::claim(id, nodes, &mut all);
+            let Some(claim) = all.get(&id).filter(|_| changed) else { return Ok(answer) };
+            let when = [
+                Compare::mod_revision(keys.turn(), CompareOp::Equal, turn),
+                Compare::mod_revision(keys.claim(id), CompareOp::Equal, own),
+                Compare::lease(keys.owner(id), CompareOp::Equal, lease),
+            ];
+            let then = [
+                TxnOp::put(keys.turn(), id.to_string(), None),
+                TxnOp::put(keys.claim(id), stored::encode(claim)?, None),
+            ];
+            if self.table().txn("claim", Txn::new().when(when).and_then(then)).await?.succeeded() {
+                return Ok(answer);
+            }
+            // Another claim came first. Those that wait here do not all come back at once.
+            let spread = u32::try_from(id.0.as_u128() % 97).unwrap_or_default() + 1;
+            let pause = spread * (n + 1) % CLAIM_PAUSE_MS;
+            tokio::time::sleep(Duration::from_millis(pause.into())).await;
+        }
+        Err(StoreError::Failed("too many sessions ask for their turn at once".to_owned()))
+    }
+
+    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        let Shared { ownership, keys, name, .. } = &*self.shared;
+        let _held = ownership.exchange.lock().await;
+        let Some(lease) = ownership.lease() else {
+            return Err(StoreError::Failed("there is no lease in etcd at the moment".to_owned()));
+        };
+        let owner = keys.owner(id);
+        let is_there = || Compare::version(keys.revision(id), CompareOp::Greater, 0);
+        let put = TxnOp::put(owner.clone(), name.as_str(), Some(PutOptions::new().with_lease(lease)));
+        // What somebody staged who does not own the session any more, and which does not count.
+        let clean = Txn::new()
+            .when([Compare::version(keys.pending(id), CompareOp::Equal, 0)])
+            .and_then([TxnOp::delete(keys.staged(id), Some(DeleteOptions::new().with_prefix()))]);
+        // Put again even when it is ours, so that nothing asked before concerns this key.
+        let again = Txn::new()
+            .when([is_there(), Compare::lease(owner.clone(), CompareOp::Equal, lease)])
+            .and_then([put.clone()]);
+        let txn = Txn::new()
+            .when([is_there(), Compare::version(owner.clone(), CompareOp::Equal, 0)])
+            .and_then([put, TxnOp::txn(clean)])
+            .or_else([TxnOp::txn(again)]);
+        let answer = self.table().txn("own a session", txn).await?;
+        let owned = answer.succeeded()
+            || answer
+                .op_responses()
+                .iter()
+                .any(|again| matches!(again, etcd_client::TxnOpResponse::Txn(again) if again.succeeded()));
+        let revision = answer.header().map_or(0, |header| header.revision());
+        if !owned {
+            ownership.leave(id);
+            return Ok(false);
+        }
+        if !ownership.enter(id, lease, revision) {
+            return Err(StoreError::Failed("our lease in etcd has ended meanwhile".to_owned()));
+        }
+        Ok(true)
+    }
+
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.shared.ownership.owns(id)
+    }
+
+    async fn disowned(&self, id: UpgradeId) {
+        self.shared.ownership.left(id).await;
+    }
+
+    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
+        let Shared { connection, ownership, keys, .. } = &*self.shared;
+        let _held = ownership.exchange.lock().await;
+        let lease = ownership.lease();
+        let (Some(revision), Some(lease)) = (ownership.leave(id), lease) else { return Ok(()) };
+        let given_up = ownership::give_up(connection, keys, id, lease, revision, SHORT_PATIENCE).await;
+        Ok(given_up.inspect_err(|_| ownership.give_up_later(id))?)
+    }
+
+    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        let Shared { connection, keys, lease, .. } = &*self.shared;
+        Ok(Box::new(Watching::begin(connection, keys.clone(), *lease).await?))
+    }
+}
+
+fn to_revision(revision: i64) -> Revision {
+    Revision(u64::try_from(revision).unwrap_or_default())
+}
+
+fn would_leave_a_gap(id: UpgradeId) -> StoreError {
+    StoreError::Failed(format!("session {id} would have a gap among its nodes or messages"))
+}
+
+/// Options that only go together.
+fn check(options: &EtcdOptions) -> Result<(), EtcdError> {
+    let EtcdOptions { endpoints, user, password_file, ca_file, cert_file, key_file, .. } = options;
+    let is_https = endpoints.iter().any(|url| url.starts_with("https://"));
+    if user.is_some() != password_file.is_some() {
+        return Err(EtcdError::Options("etcd_user and etcd_password_file go together: set both, or none"));
+    }
+    if cert_file.is_some() != key_file.is_some() {
+        return Err(EtcdError::Options("etcd_cert_file and etcd_key_file go together: set both, or none"));
+    }
+    if !is_https && (ca_file.is_some() || cert_file.is_some()) {
+        return Err(EtcdError::Options(
+            "etcd_ca_file, etcd_cert_file and etcd_key_file are of no use with http://; make etcd_endpoints \
+             https://, or unset them",
+        ));
+    }
+    Ok(())
+}
+
+/// Lays the store out where there is nothing. What its format key says then; `None` when there is something else.
+async fn open(connection: &Connection, keys: &Keys) -> Result<Option<Vec<u8>>, Trouble> {
+    let table = Table { connection, keys };
+    let nothing = Compare::create_revision(keys.all(), CompareOp::Equal, 0).with_prefix();
+    let read = || TxnOp::get(keys.format(), Some(GetOptions::new()));
+    let txn = Txn::new()
+        .when([nothing])
+        .and_then([TxnOp::put(keys.format(), FORMAT.to_string(), None), read()])
+        .or_else([read()]);
+    let answer = table.txn("open the store", txn).await?;
+    Ok(found(&answer).into_iter().flatten().next().map(|kv: KeyValue| kv.into_key_value().1))
+}
+
+fn read_format(options: &EtcdOptions, format: Option<Vec<u8>>) -> Result<(), EtcdError> {
+    let prefix = options.prefix.clone();
+    let Some(format) = format else {
+        let detail = "there are keys, and none of them tells a format".to_owned();
+        return Err(EtcdError::NotAStore { prefix, detail });
+    };
+    let format = String::from_utf8_lossy(&format);
+    match format.parse::<u64>() {
+        Ok(FORMAT) => Ok(()),
+        Ok(found) if found > FORMAT => Err(EtcdError::Newer { prefix, found }),
+        _ => Err(EtcdError::NotAStore { prefix, detail: format!("format {format:?}") }),
+    }
+}
+
+fn explained(options: &EtcdOptions, trouble: Trouble) -> EtcdError {
+    let endpoints = options.endpoints.join(",");
+    match trouble {
+        Trouble::Away(detail) => EtcdError::Away { endpoints, detail },
+        Trouble::Refused(detail) => EtcdError::Refused { endpoints, detail, prefix: options.prefix.clone() },
+        other => EtcdError::Away { endpoints, detail: StoreError::from(other).to_string() },
+    }
+}
+
+/// Who we are, for people.
+fn name() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("process {} on {}", std::process::id(), host.trim())
+}

@@ -1,0 +1,127 @@
+//! The disk under the running service is full: it says so, answers what it can, asks nothing more of the world, and
+//! goes on once there is room.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "support/shortage.rs"]
+mod shortage;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/simulated.rs"]
+mod simulated;
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crus_core::check::Audit;
+use crus_sim::ClusterConfig;
+use crus_sim::config::{BosConfig, Span};
+use shortage::Disk;
+use simulated::Simulated;
+use support::{Service, path_of, spec, until};
+
+const NODES: u32 = 12;
+const SEED: u64 = 7;
+const SPEED: f64 = 120.0;
+
+/// What a service has logged.
+type Log = Arc<Mutex<String>>;
+
+/// A service whose store is on a disk that may be full. Its log goes elsewhere.
+fn start(site: &Simulated, store: &Path, log: &Log) -> Service {
+    let (from, to) = std::io::pipe().unwrap();
+    let mut command = Disk::command(&site.serve_from(store, "0.05"));
+    command.env("CRUS_LOG", "warn").stderr(to);
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            log.lock().unwrap().push_str(&(line.unwrap() + "\n"));
+        }
+    });
+    Service::start(command)
+}
+
+async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
+    let config = ClusterConfig {
+        bos: BosConfig { boot: Span::new(120_000, 180_000), ..BosConfig::default() },
+        ..simulated::nodes(NODES)
+    };
+    let xnames = config.nodes.iter().map(|node| node.xname).collect();
+    let site = Simulated::start(config, SEED, SPEED).await;
+    let (store, log) = (disk.folder().join("crus.redb"), Log::default());
+    let mut service = start(&site, &store, &log);
+    let (code, created) = service.post(&spec(4)).await;
+    assert_eq!(code, 201, "{kind}: {created}");
+    let upgrade = path_of(&created);
+    until("nodes at work", async || site.changes() > 5).await;
+
+    disk.fill(service.pid(), &store);
+    // What is free within the file is used first.
+    let mut others = Vec::new();
+    let refused = loop {
+        let (code, answer) = service.post(&spec(4)).await;
+        if code != 201 {
+            break answer;
+        }
+        others.push(path_of(&answer));
+    };
+    assert_eq!(refused["status"], 503, "{kind}: {refused}");
+    assert_eq!(refused["title"], "Service Unavailable", "{kind}");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("The session store could not be read or written."), "{kind}: {detail}");
+    // It may be another call that ran into it first.
+    let why = ["No space left on device", "File too large"];
+    let told = || log.lock().unwrap().clone();
+    until("the log says why", async || {
+        why.iter().any(|why| told().contains(&format!("crus.redb: I/O error: {why}")))
+    })
+    .await;
+
+    // Everything can be seen, what was refused is not there.
+    let (code, all) = service.get("/session").await;
+    assert_eq!((code, all.as_array().unwrap().len()), (200, others.len() + 1), "{kind}");
+    assert_eq!(service.get(&upgrade).await.0, 200, "{kind}");
+    if disk.stops_every_write() {
+        let failures = || told().matches("failed to store the session").count();
+        until("the session cannot be stored", async || failures() > 0).await;
+        let changes = site.changes();
+        until("the session could not be stored, time and again", async || failures() > 5).await;
+        assert_eq!(site.changes(), changes, "{kind}: what cannot be stored is not acted upon");
+        let (code, answer) = service.delete(&upgrade).await;
+        assert_eq!(code, 503, "{kind}: an order that could not be kept is not taken: {answer}");
+    }
+    if let Disk::Small(_) = disk {
+        // A restart needs no room, to show what there is.
+        service.kill();
+        service = start(&site, &store, &log);
+        assert_eq!(service.get("/session").await.1.as_array().unwrap().len(), others.len() + 1, "{kind}");
+    }
+
+    disk.free(service.pid());
+    for other in &others {
+        let (code, answer) = service.delete(other).await;
+        assert_eq!(code, 200, "{kind}: {answer}\n{}", told());
+    }
+    until("the upgrade completed", async || service.get(&upgrade).await.1["state"] == "READY").await;
+    for other in &others {
+        until("the others gone", async || service.get(other).await.0 == 404).await;
+    }
+    service.signal("TERM");
+    assert_eq!(service.end(), Some(0), "{kind}");
+
+    let session = site.stored_in(&store, upgrade.rsplit('/').next().unwrap().parse().unwrap()).await;
+    let mut audit = Audit::new(&session, xnames);
+    let mut violations: Vec<_> = site.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+    violations.extend(audit.at_end(&session, &site.world()));
+    assert_eq!(violations, [], "{kind}");
+    assert!(session.nodes.iter().all(|node| audit.reboots(node.xname) == 1), "{kind}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn p3_a_full_disk_holds_an_upgrade_up_and_breaks_nothing() {
+    for (kind, disk) in Disk::kinds() {
+        println!("{kind}");
+        upgrades_on_a_disk_that_is_full_for_a_while(kind, disk).await;
+    }
+}

@@ -1,0 +1,316 @@
+//! Services that break a promise on purpose.
+//!
+//! Whoever checks promises shows with them that a break is seen. A mutant stands between the service and its ports
+//! and store, so that what runs is the very machine and driver that must keep the promises; a loop that is broken
+//! is [`World::tamper`](crate::world::World::tamper)'s.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use crus_core::driver::Ports;
+use crus_core::machine::Event;
+use crus_core::messages;
+use crus_core::model::Summary;
+use crus_core::names::BootSessionName;
+use crus_core::ports::{
+    BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
+    SessionStore, StoreError, Wlm,
+};
+use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
+use crus_core::{GroupLabel, NodeName, Session, TemplateName, UpgradeId, Xname};
+
+use crate::crash::Points;
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// P1: each drain takes one node more.
+    DrainsOneMore,
+    /// P2: looks at nodes and jobs show none that runs.
+    SeesNoJobs,
+    /// P2: nodes are taken down instead of drained.
+    TakesDown,
+    /// P3: a boot session gets another name after each start of the service.
+    ForgetsBootNames,
+    /// P3: the store loses the intent to reboot.
+    LosesIntents,
+    /// P4, P7: resumes are swallowed, and looks show that they worked.
+    SwallowsResumes,
+    /// P4: what is put into a group is not put there, and looks show it there.
+    SwallowsMembers,
+    /// P5: looks show a newer boot each time.
+    InventsBoots,
+    /// P6: looks do not show what somebody else holds.
+    HidesReasons,
+    /// P7: the store forgets that deletion was ordered.
+    ForgetsDeletions,
+    /// P8: whoever is taken out of a group takes all others along.
+    TakesBystanders,
+    /// P9: HSM is never heard of again after it failed once.
+    StaysDeaf,
+}
+
+impl Mutant {
+    /// Puts the mutant between the service and its ports. `points` knows how often the service died.
+    pub fn decorate(self, ports: Ports, points: &Points) -> Ports {
+        let bent = Arc::new(Bent {
+            mutant: self,
+            inner: ports.clone(),
+            points: points.clone(),
+            memory: Mutex::default(),
+        });
+        Ports { hsm: bent.clone(), bos: bent.clone(), wlm: bent.clone(), store: bent, ..ports }
+    }
+}
+
+struct Bent {
+    mutant: Mutant,
+    inner: Ports,
+    points: Points,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// Nodes that were looked at.
+    looked_at: BTreeSet<NodeName>,
+    /// How often nodes were looked at.
+    looks: i64,
+    /// Nodes whose resume was swallowed.
+    resumed: BTreeSet<NodeName>,
+    /// Nodes that were not put into a group.
+    joined: BTreeSet<(GroupLabel, Xname)>,
+    deaf: bool,
+}
+
+impl Bent {
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == mutant
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name that BOS is told.
+    fn bent_name(&self, name: &BootSessionName) -> BootSessionName {
+        let bent = BootSessionName::new(&format!("{name}-life{}", self.points.deaths()));
+        match bent {
+            Ok(bent) if self.is(Mutant::ForgetsBootNames) => bent,
+            _ => name.clone(),
+        }
+    }
+
+    /// A node as the service sees it.
+    fn bent_node(&self, mut node: WlmNode) -> WlmNode {
+        let memory = self.memory();
+        let reason = node.reason.clone().unwrap_or_default();
+        let is_theirs =
+            !reason.is_empty() && !messages::is_crus_reason(&reason) && !messages::is_slurm_reason(&reason);
+        match self.mutant {
+            Mutant::SeesNoJobs => {
+                if matches!(node.base, BaseState::Allocated | BaseState::Mixed) {
+                    node.base = BaseState::Idle;
+                }
+                node.cpus_allocated = Some(0);
+                node.flags.remove(&Flag::Completing);
+            }
+            Mutant::SwallowsResumes if memory.resumed.contains(&node.name) => in_service(&mut node),
+            Mutant::HidesReasons if is_theirs => in_service(&mut node),
+            Mutant::InventsBoots => {
+                if let Some(boot) = &mut node.boot_time {
+                    boot.0 += 10 * memory.looks;
+                }
+            }
+            _ => {}
+        }
+        node
+    }
+}
+
+fn in_service(node: &mut WlmNode) {
+    node.flags.remove(&Flag::Drain);
+    if node.base == BaseState::Down {
+        node.base = BaseState::Idle;
+    }
+    node.reason = None;
+}
+
+#[async_trait]
+impl Hsm for Bent {
+    async fn group(&self, label: &GroupLabel) -> Result<Option<BTreeSet<Xname>>, PortError> {
+        if self.is(Mutant::StaysDeaf) && self.memory().deaf {
+            let detail = "connection closed".to_owned();
+            return Err(PortError::Unreachable { peer: Peer::Hsm, detail });
+        }
+        let answer = self.inner.hsm.group(label).await;
+        let mut memory = self.memory();
+        memory.deaf |= answer.is_err();
+        let joined = memory.joined.iter().filter(|(of, _)| of == label).map(|(_, xname)| *xname);
+        answer.map(|group| {
+            group.map(|mut members| {
+                members.extend(joined);
+                members
+            })
+        })
+    }
+
+    async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
+        // The nodes that boot must be in their group, or BOS boots none of them.
+        if self.is(Mutant::SwallowsMembers) && label.as_str().starts_with("failed") {
+            self.memory().joined.extend(nodes.iter().map(|xname| (label.clone(), *xname)));
+            return Ok(Vec::new());
+        }
+        self.inner.hsm.add_members(label, nodes).await
+    }
+
+    async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
+        if self.is(Mutant::TakesBystanders)
+            && let Some(all) = self.inner.hsm.group(label).await?
+        {
+            let all: Vec<Xname> = all.into_iter().collect();
+            return self.inner.hsm.remove_members(label, &all).await;
+        }
+        self.inner.hsm.remove_members(label, nodes).await
+    }
+
+    async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
+        self.inner.hsm.facts(nodes).await
+    }
+}
+
+#[async_trait]
+impl Bos for Bent {
+    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
+        self.inner.bos.has_template(name).await
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+        let name = self.bent_name(&request.name);
+        self.inner.bos.reboot(&RebootRequest { name, ..request.clone() }).await
+    }
+
+    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+        self.inner.bos.session(&self.bent_name(name)).await
+    }
+}
+
+#[async_trait]
+impl Wlm for Bent {
+    async fn nodes(&self, names: &[NodeName]) -> Result<Vec<WlmNode>, PortError> {
+        {
+            let mut memory = self.memory();
+            memory.looked_at.extend(names.iter().cloned());
+            memory.looks += 1;
+        }
+        let nodes = self.inner.wlm.nodes(names).await?;
+        Ok(nodes.into_iter().map(|node| self.bent_node(node)).collect())
+    }
+
+    async fn jobs(&self, names: &[NodeName]) -> Result<Vec<Job>, PortError> {
+        self.memory().looked_at.extend(names.iter().cloned());
+        let jobs = self.inner.wlm.jobs(names).await?;
+        Ok(if self.is(Mutant::SeesNoJobs) { Vec::new() } else { jobs })
+    }
+
+    async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        let mut names = names.to_vec();
+        if self.is(Mutant::DrainsOneMore) {
+            let more = self.memory().looked_at.iter().find(|name| !names.contains(name)).cloned();
+            names.extend(more);
+        }
+        match self.mutant {
+            Mutant::TakesDown => self.inner.wlm.down(&names, reason).await,
+            _ => self.inner.wlm.drain(&names, reason).await,
+        }
+    }
+
+    async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
+        if self.is(Mutant::SwallowsResumes) {
+            self.memory().resumed.extend(names.iter().cloned());
+            return Ok(());
+        }
+        self.inner.wlm.resume(names).await
+    }
+
+    async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.inner.wlm.down(names, reason).await
+    }
+
+    async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.inner.wlm.set_reason(names, reason).await
+    }
+}
+
+#[async_trait]
+impl SessionStore for Bent {
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
+        self.inner.store.create(session).await
+    }
+
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+        self.inner.store.ids().await
+    }
+
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        self.inner.store.summary(id).await
+    }
+
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+        self.inner.store.load(id).await
+    }
+
+    async fn save(
+        &self,
+        session: &Session,
+        events: &[Event],
+        revision: Revision,
+    ) -> Result<Revision, StoreError> {
+        if !self.is(Mutant::LosesIntents) {
+            return self.inner.store.save(session, events, revision).await;
+        }
+        let mut session = session.clone();
+        session.head.boot = None;
+        self.inner.store.save(&session, events, revision).await
+    }
+
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
+        self.inner.store.remove(id).await
+    }
+
+    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+        if self.is(Mutant::ForgetsDeletions) {
+            return Ok(());
+        }
+        self.inner.store.order_deletion(id).await
+    }
+
+    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.inner.store.deletion_ordered(id).await
+    }
+
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+        self.inner.store.claim(id, nodes).await
+    }
+
+    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.inner.store.own(id).await
+    }
+
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.inner.store.owns(id)
+    }
+
+    async fn disowned(&self, id: UpgradeId) {
+        self.inner.store.disowned(id).await;
+    }
+
+    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
+        self.inner.store.disown(id).await
+    }
+
+    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        self.inner.store.changes().await
+    }
+}
