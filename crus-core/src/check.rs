@@ -82,6 +82,9 @@ pub enum What {
         reason: Option<String>,
         /// Whether it takes jobs.
         in_service: bool,
+        /// When somebody was last told the truth about it before. `None` when nobody was, or when the witness cannot
+        /// tell.
+        looked: Option<Time>,
     },
     /// A group's members changed.
     GroupChanged {
@@ -187,8 +190,9 @@ pub struct NodeView {
     pub reason: Option<String>,
 }
 
-/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it:
-/// a request may rely on a look of the last poll, and wait as long as a retry does.
+/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it, where
+/// the witness cannot tell when the session looked: a request may rely on a look of the last poll, and wait as long as a
+/// retry does.
 const KNOWN_AFTER_MS: u64 = 70_000;
 
 /// Follows what really happens during one session.
@@ -341,7 +345,7 @@ impl Audit {
                     violations.push(broken("P2", format!("job {job} lost {xname}")));
                 }
             }
-            What::NodeChanged { xname, held, reason, in_service } => {
+            What::NodeChanged { xname, held, reason, in_service, looked } => {
                 let story = self.nodes.entry(*xname).or_default();
                 if story.held && !held && fact.by != By::Session(self.id) {
                     story.let_go = Some(fact.at);
@@ -360,7 +364,7 @@ impl Audit {
                 }
                 let reason = reason.filter(|_| *held).unwrap_or_default();
                 violations.extend(self.drain_changed(*xname, reason));
-                violations.extend(self.reason_changed(fact, *xname, reason));
+                violations.extend(self.reason_changed(fact, *xname, reason, *looked));
             }
             What::GroupChanged { label, added, removed } => {
                 if *label == self.starting {
@@ -412,7 +416,13 @@ impl Audit {
     }
 
     /// Likewise: what somebody else wrote there stands until they change it.
-    fn reason_changed(&mut self, fact: &Fact, xname: Xname, reason: &str) -> Option<Violation> {
+    fn reason_changed(
+        &mut self,
+        fact: &Fact,
+        xname: Xname,
+        reason: &str,
+        looked: Option<Time>,
+    ) -> Option<Violation> {
         let at = fact.at;
         let is_theirs =
             !reason.is_empty() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason);
@@ -422,7 +432,7 @@ impl Audit {
             self.theirs.insert(xname, (since, reason.to_owned()));
         }
         let (since, theirs) = before.filter(|_| fact.by == By::Session(self.id))?;
-        let was_known = at.since(since) >= KNOWN_AFTER_MS;
+        let was_known = looked.map_or(at.since(since) >= KNOWN_AFTER_MS, |looked| looked > since);
         let kept = reason.starts_with(messages::owners_words(&theirs));
         (was_known && !kept).then(|| {
             broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session"))
@@ -556,7 +566,7 @@ mod tests {
 
     fn held(by: By, at: u64, n: u32, reason: Option<&str>) -> Fact {
         let (held, reason) = (reason.is_some(), reason.map(str::to_owned));
-        let what = What::NodeChanged { xname: xname(n), held, reason, in_service: !held };
+        let what = What::NodeChanged { xname: xname(n), held, reason, in_service: !held, looked: None };
         Fact { at: Time(at), by, what }
     }
 
@@ -599,6 +609,14 @@ mod tests {
         // It may not have been seen yet.
         audit.witness(&held(By::Operator, 0, 2, Some("just now")));
         assert_eq!(promises(audit.witness(&held(ours(), 1, 2, None))), [""; 0]);
+        for (look, broken) in [(4, 0), (6, 1)] {
+            audit.witness(&held(By::Operator, 5, 3, Some("bad dimm")));
+            let mut fact = held(ours(), 5 + KNOWN_AFTER_MS, 3, None);
+            if let What::NodeChanged { looked, .. } = &mut fact.what {
+                *looked = Some(Time(look));
+            }
+            assert_eq!(promises(audit.witness(&fact)), ["P6"][..broken], "by when it was looked at");
+        }
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Cluster {
     pub(crate) fn told_nodes(&self) -> impl Iterator<Item = Fact> {
         let told = self.nodes.iter().filter(|node| node.spec.name.is_some()).map(|node| {
             let Witnessed { held, in_service, reason } = node.slurm.witnessed.clone();
-            What::NodeChanged { xname: node.spec.xname, held, reason, in_service }
+            What::NodeChanged { xname: node.spec.xname, held, reason, in_service, looked: None }
         });
         let unnoticed = self.nodes.iter().filter(|node| {
             let known = node.slurm.boot_time.is_some_and(|known| node.hardware.booted.0 <= known.0 + 1);
@@ -357,7 +357,8 @@ impl Cluster {
         if (told.held, told.in_service, told.reason.as_deref()) != (held, in_service, reason) {
             let (xname, reason) = (node.spec.xname, reason.map(str::to_owned));
             self.node_mut(ix).slurm.witnessed = Witnessed { held, in_service, reason: reason.clone() };
-            self.tell(What::NodeChanged { xname, held, reason, in_service });
+            let looked = self.node(ix).looked.node;
+            self.tell(What::NodeChanged { xname, held, reason, in_service, looked });
         }
         self.jobs.set_available(ix, available);
     }
