@@ -1,6 +1,8 @@
 //! The store in etcd, on a real one: what every store must do, and what this one must do besides.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
+#[path = "support/chance.rs"]
+mod chance;
 #[path = "support/conformance.rs"]
 mod conformance;
 #[path = "support/etcd.rs"]
@@ -11,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use chance::{draw, seed};
 use conformance::{conforms, freeze, load, replicas_conform, session};
 use crus_core::machine::Event;
 use crus_core::model::{NodeState, UpgradeId};
@@ -24,28 +27,8 @@ use etcd_client::{Client, CompactionOptions, GetOptions, PermissionType};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Seconds: short where a test waits for its end, long where it must not end.
-const SHORT: u64 = 2;
+const SHORT: u64 = 3;
 const LONG: u64 = 60;
-
-/// Set to repeat the draws of a run.
-const SEED: &str = "CRUS_TEST_SEED";
-
-fn seed() -> u64 {
-    let seed = match std::env::var(SEED) {
-        Ok(text) => text.parse().unwrap(),
-        Err(_) => uuid::Uuid::new_v4().as_u64_pair().0,
-    };
-    println!("{SEED}={seed}");
-    seed
-}
-
-/// The next random number: splitmix64.
-fn draw(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
@@ -247,7 +230,7 @@ async fn a_large_save_that_is_cut_off_counts_wholly_or_not_at_all() {
         for node in &mut new.nodes {
             node.state = NodeState::Draining;
         }
-        let polls = draw(&mut random) % 60;
+        let polls = draw(&mut random) % if round % 2 == 0 { 12 } else { 60 };
         let told = format!("seed {seed}, round {round}, cut off after {polls} polls");
         let done = cut_off(dying.save(&new, &[Event::Frozen, Event::Head], created), polls).await;
         // What was asked for a moment before may be carried out still.

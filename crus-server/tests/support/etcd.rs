@@ -140,7 +140,7 @@ impl Etcd {
             }
             let shown = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]));
-            if shown.contains("ready to serve client requests")
+            if shown.contains("serving client traffic")
                 && tokio::net::TcpStream::connect(address).await.is_ok()
             {
                 return true;
