@@ -18,7 +18,7 @@ const FOLDED_MAX: usize = MESSAGES_MAX / 4;
 
 impl Machine<'_> {
     pub(super) fn say(&mut self, text: String) {
-        let text = messages::bounded(&text, messages::TEXT_MAX);
+        let text = messages::bounded(text, messages::TEXT_MAX);
         let messages = &mut self.s.messages;
         match messages.last_mut() {
             Some(last) if last.text == text => {
