@@ -74,11 +74,11 @@ impl Session {
     /// step.
     pub(super) fn choose(&self, jobs: &[Job]) -> Vec<usize> {
         let mut candidates = candidates(self, jobs);
-        let size = usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
+        let size =
+            usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
         self.limits.order.first(&mut candidates, size);
         let position = |c: &Candidate| self.nodes.binary_search_by_key(&c.xname, |node| node.xname).ok();
-        let mut chosen: Vec<usize> =
-            candidates.iter().take(size).filter_map(position).collect();
+        let mut chosen: Vec<usize> = candidates.iter().take(size).filter_map(position).collect();
         chosen.sort_unstable();
         chosen
     }

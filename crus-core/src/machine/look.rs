@@ -71,7 +71,8 @@ impl Session {
 
     /// Whether the node must still be drained, or drained again.
     pub(super) fn wants_drain(&self, i: usize, seen: &WlmNode) -> bool {
-        let ours = || seen.reason.as_deref().is_some_and(|text| messages::is_drain_reason(text, self.head.id));
+        let ours =
+            || seen.reason.as_deref().is_some_and(|text| messages::is_drain_reason(text, self.head.id));
         self.nodes[i].holder == Holder::Us
             && self.holder_of(seen) == Holder::Us
             && !(seen.has(Flag::Drain) && ours())

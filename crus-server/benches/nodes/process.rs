@@ -47,7 +47,7 @@ async fn measure(nodes: u32) {
     let id = created["upgrade_id"].as_str().unwrap();
 
     service.until_said(id, "Quiesce requested in step 0").await;
-    println!("{:<44}{:>8.1} s", "until the nodes were frozen and step 0 chosen", begun.elapsed().as_secs_f64());
+    println!("{:<44}{:>8.1} s", "until step 0 began, mostly simulated HSM", begun.elapsed().as_secs_f64());
     println!("{:<44}{:>8.1} MiB", "resident by then, at most", service.memory_mib("VmHWM:"));
     service.until_said(id, "Quiesce requested in step 1").await;
     let before = service.cpu_ms();
@@ -71,7 +71,11 @@ async fn measure(nodes: u32) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     println!("{:<44}{:>8.2} s", "deletion, until the session is gone", begun.elapsed().as_secs_f64());
-    println!("{:<44}{:>8.1} MiB (limit 300)\n", "resident since the start, at most", service.memory_mib("VmHWM:"));
+    println!(
+        "{:<44}{:>8.1} MiB (limit 300)\n",
+        "resident since the start, at most",
+        service.memory_mib("VmHWM:")
+    );
 }
 
 /// `crus serve`; killed when dropped.

@@ -226,7 +226,8 @@ proptest! {
 #[test]
 fn a_hundred_thousand_jobs_and_the_largest_step_fit_into_an_answer() {
     let limit = crate::slurm::SlurmConfig::default().output_max;
-    let lines = |n: u32| format!("{}|nid{n:06}|COMPLETING|2026-11-23T09:23:55|somebody-with-a-name\n", 4_000_000 + n);
+    let lines =
+        |n: u32| format!("{}|nid{n:06}|COMPLETING|2026-11-23T09:23:55|somebody-with-a-name\n", 4_000_000 + n);
     let text: String = (0..100_000).map(lines).collect();
     assert!(text.len() < limit / 10);
     assert_eq!(jobs(&text).unwrap().len(), 100_000);
