@@ -69,7 +69,7 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// What all our keys begin with.
     pub prefix: String,
-    /// How long sessions stay owned by a replica that is not heard of any more, in seconds.
+    /// Within what time another replica takes over from one that is not heard of any more, in seconds.
     pub lease_s: u64,
     /// Who we are.
     pub user: Option<String>,
@@ -209,9 +209,9 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         default: "10",
         heading: ETCD,
-        help: "How long, in whole seconds, sessions stay with a replica that is not heard of any more before another \
-               takes them over; the same for all replicas",
-        set: |c, v| put(&mut c.etcd.lease_s, integer(v, 2..=600)),
+        help: "Within what time, in whole seconds, another replica takes over from one that is not heard of any more; \
+               the same for all replicas. A replica that cannot reach etcd for almost as long stops what it does",
+        set: |c, v| put(&mut c.etcd.lease_s, integer(v, 3..=600)),
     },
     Setting {
         key: "etcd_user",
@@ -634,7 +634,7 @@ mod tests {
             etcd: EtcdOptions {
                 endpoints: vec![other()],
                 prefix: other(),
-                lease_s: 2,
+                lease_s: 3,
                 user: Some(other()),
                 password_file: Some(other().into()),
                 ca_file: Some(other().into()),

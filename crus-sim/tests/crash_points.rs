@@ -3,8 +3,8 @@
 //! the way.
 //!
 //! `CRUS_TEST_CRASHES=N` tries N times as many second crashes and long absences. `CRUS_TEST_SCENARIO` names the
-//! only scenario to run, and with `CRUS_TEST_STRIKES` replays what a failure printed. `CRUS_TEST_SEED` decides
-//! which pairs of crashes are drawn.
+//! only scenario to run, and with `CRUS_TEST_STRIKES` replays what a failure printed. `CRUS_TEST_SEED` is
+//! the seed of the clusters, and decides which pairs of crashes are drawn.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 #[expect(dead_code, reason = "the other scenarios use the rest")]
@@ -49,7 +49,7 @@ fn short_patience() -> Limits {
 }
 
 fn one(name: &str, config: ClusterConfig, step: u32) -> Scenario {
-    Scenario::new(name, config, SEED, move |world| {
+    Scenario::new(name, config, seed(), move |world| {
         world.create(spec(step))?;
         world.must_end(DAY)
     })
@@ -106,7 +106,7 @@ fn successes_and_failures() -> Vec<Scenario> {
         one("locked, disabled, another architecture", left_out, 4),
         one("unknown to HSM, to Slurm, no NID", unknown, 2),
         one("a management node", strangers, 2),
-        Scenario::new("a boot session without nodes", elsewhere, SEED, |world| {
+        Scenario::new("a boot session without nodes", elsewhere, seed(), |world| {
             let id = world.create(spec(2))?;
             said(world, id, "The boot session for step 0 failed")?;
             world.cluster().put_boot_template("image", TemplateSpec::of_group("up")).unwrap();
@@ -121,7 +121,7 @@ fn deletions() -> Vec<Scenario> {
         config
     };
     let at = |name: &str, config: ClusterConfig, moment: fn(&Session) -> bool| {
-        Scenario::new(format!("deleted {name}"), config, SEED, move |world| {
+        Scenario::new(format!("deleted {name}"), config, seed(), move |world| {
             let id = world.create(spec(2))?;
             until(world, id, moment)?;
             world.delete(id)?;
@@ -147,7 +147,7 @@ fn deletions() -> Vec<Scenario> {
             session.nodes.iter().any(|node| matches!(node.state, NodeState::Failed(_)))
         }),
         at("when it is done", small(2), Session::is_done),
-        Scenario::new("deleted while the starting group is missing", small(2), SEED, |world| {
+        Scenario::new("deleted while the starting group is missing", small(2), seed(), |world| {
             world.cluster().delete_group("all").unwrap();
             let id = world.create(spec(2))?;
             said(world, id, "there is no group 'all'")?;
@@ -216,7 +216,7 @@ const CONDITIONS: [Condition; 8] = [
 
 fn conditions_from_the_start() -> Vec<Scenario> {
     let from_the_start = CONDITIONS.map(|(what, break_it, says, mend_it)| {
-        Scenario::new(format!("{what} at first"), small(2), SEED, move |world| {
+        Scenario::new(format!("{what} at first"), small(2), seed(), move |world| {
             break_it(world);
             let id = world.create(spec(2))?;
             // It is said once; what it is now stands beside.
@@ -237,7 +237,7 @@ fn conditions_from_the_start() -> Vec<Scenario> {
         ..GroupSpec::default()
     };
     exclusive.groups.insert(label("blue"), blue);
-    all.push(Scenario::new("a node that another exclusive group holds", exclusive, SEED, |world| {
+    all.push(Scenario::new("a node that another exclusive group holds", exclusive, seed(), |world| {
         let id = world.create(spec(2))?;
         said(world, id, "does not take x1000c0s2b0n0 into group 'up'")?;
         world.cluster().remove_member("blue", &xname(2).to_string()).unwrap();
@@ -246,7 +246,7 @@ fn conditions_from_the_start() -> Vec<Scenario> {
     let mut bystander = small(2);
     bystander.nodes.push(NodeSpec::new(xname(9), 9));
     bystander.groups.get_mut(&label("failed")).unwrap().members = vec![xname(2), xname(9)];
-    all.push(Scenario::new("a bystander in the failed group", bystander, SEED, |world| {
+    all.push(Scenario::new("a bystander in the failed group", bystander, seed(), |world| {
         let id = world.create(spec(2))?;
         said(world, id, "group 'failed' holds nodes that are not of")?;
         world.run_for(MINUTE)?;
@@ -270,7 +270,7 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
         // Not the groups and the template: BOS looks at them late, so that without them the boot session fails,
         // which is a scenario of its own.
         for (what, break_it, _, mend_it) in CONDITIONS.into_iter().skip(4) {
-            all.push(Scenario::new(format!("{what} {when}"), small(2), SEED, move |world| {
+            all.push(Scenario::new(format!("{what} {when}"), small(2), seed(), move |world| {
                 let id = world.create(spec(2))?;
                 until(world, id, moment)?;
                 break_it(world);
@@ -282,7 +282,7 @@ fn conditions_in_the_middle() -> Vec<Scenario> {
     }
     // The upgrading and the failed group and the template, between two steps.
     for (what, break_it, _, mend_it) in CONDITIONS.into_iter().take(4).skip(1) {
-        all.push(Scenario::new(format!("{what} between two steps"), small(2), SEED, move |world| {
+        all.push(Scenario::new(format!("{what} between two steps"), small(2), seed(), move |world| {
             let id = world.create(spec(1))?;
             until(world, id, |session| session.head.step > 0)?;
             break_it(world);
@@ -304,7 +304,7 @@ fn other_people() -> Vec<Scenario> {
     held_and_failing.nodes[0].boot = BootBehaviour::Fails;
     let drains = || with_jobs(small(2), vec![job(1, &[2], 4)]);
     let meddled = |name: &str, meddle: fn(&World)| {
-        Scenario::new(name, drains(), SEED, move |world| {
+        Scenario::new(name, drains(), seed(), move |world| {
             let id = world.create(spec(2))?;
             until(world, id, |session| reached(session, Stage::Quiescing))?;
             world.run_for(MINUTE)?;
@@ -343,7 +343,7 @@ fn time_outs_and_boot_sessions() -> Vec<Scenario> {
     };
     vec![
         one("a job outlasts our patience", late, 2).limits(short_patience()),
-        Scenario::new("the boot session is forgotten", small(2), SEED, move |world| {
+        Scenario::new("the boot session is forgotten", small(2), seed(), move |world| {
             let id = world.create(spec(2))?;
             world.run_until(DAY, cut)?;
             let boot = world.session(id).and_then(|session| session.head.boot.clone()).unwrap();
@@ -352,7 +352,7 @@ fn time_outs_and_boot_sessions() -> Vec<Scenario> {
         })
         .without_absence()
         .without_late_requests(),
-        Scenario::new("a node is taken over", small(2), SEED, move |world| {
+        Scenario::new("a node is taken over", small(2), seed(), move |world| {
             world.create(spec(2))?;
             world.run_until(DAY, cut)?;
             let theirs = NewSession {
@@ -392,7 +392,7 @@ fn two_sessions() -> Vec<Scenario> {
         config
     };
     let both = |name: &str, config: ClusterConfig, first: Spec, second: Spec| {
-        Scenario::new(name, config, SEED, move |world| {
+        Scenario::new(name, config, seed(), move |world| {
             world.create(first.clone())?;
             world.create(second.clone())?;
             world.must_end(DAY)
@@ -413,14 +413,14 @@ fn two_sessions() -> Vec<Scenario> {
             spec_of("one", "up", "failed"),
             spec_of("other", "up-b", "failed-b"),
         ),
-        Scenario::new("the waiting one of two is deleted", small(2), SEED, |world| {
+        Scenario::new("the waiting one of two is deleted", small(2), seed(), |world| {
             world.create(spec(2))?;
             let second = world.create(spec(2))?;
             said(world, second, "Waiting for session")?;
             world.delete(second)?;
             world.must_end(DAY)
         }),
-        Scenario::new("the working one of two is deleted", small(2), SEED, |world| {
+        Scenario::new("the working one of two is deleted", small(2), seed(), |world| {
             let first = world.create(spec(1))?;
             world.create(spec(2))?;
             until(world, first, |session| reached(session, Stage::Booting))?;
@@ -436,6 +436,10 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+fn seed() -> u64 {
+    number("CRUS_TEST_SEED").unwrap_or(SEED)
+}
+
 fn effort() -> Effort {
     let times = number("CRUS_TEST_CRASHES").unwrap_or(1) as usize;
     Effort {
@@ -445,7 +449,7 @@ fn effort() -> Effort {
         near: 12,
         near_tried: times,
         drawn: 20 * times,
-        seed: number("CRUS_TEST_SEED").unwrap_or(SEED),
+        seed: seed(),
     }
 }
 

@@ -67,7 +67,7 @@ fn p3_p7_nodes_on_their_way_through_a_boot_that_bos_forgot_are_neither_rebooted_
     for (deleted, dead) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut config = cluster(2);
         if dead {
-            config.nodes[0].boot = BootBehaviour::NeverRegisters;
+            config.nodes.iter_mut().for_each(|node| node.boot = BootBehaviour::NeverRegisters);
         }
         let mut world = world(config);
         let id = world.create(spec(2)).unwrap();

@@ -55,16 +55,25 @@ pub(crate) struct Target {
     pub kind: Vec<String>,
 }
 
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Member>,
+    target_directory: PathBuf,
+}
+
+fn metadata() -> Result<Metadata> {
+    let text = output(&["metadata", "--no-deps", "--format-version", "1"])?;
+    serde_json::from_str(&text).context("failed to read the answer of `cargo metadata`")
+}
+
 /// The crates of the workspace, as their manifests describe them.
 pub(crate) fn members() -> Result<Vec<Member>> {
-    #[derive(Deserialize)]
-    struct Metadata {
-        packages: Vec<Member>,
-    }
-    let text = output(&["metadata", "--no-deps", "--format-version", "1"])?;
-    let metadata: Metadata =
-        serde_json::from_str(&text).context("failed to read the answer of `cargo metadata`")?;
-    Ok(metadata.packages)
+    Ok(metadata()?.packages)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    Ok(metadata()?.target_directory)
 }
 
 /// The crates, as `name v1.2.3`, that `cargo tree` lists for these options.

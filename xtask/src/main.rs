@@ -20,12 +20,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run everything that must pass: format, layers, clippy, all tests, docs.
+    /// Run everything that must pass: format, layers, clippy, all tests, docs, and hundreds of kills.
     ///
-    /// Tests talk to a real Slurm. Where it is missing, it is installed by apt-get, given root or a sudo that
-    /// asks for no password.
+    /// Tests talk to a real Slurm and a real etcd, whose client is built with protoc. What of it is missing is installed
+    /// by apt-get, given root or a sudo that asks for no password.
     Test {
-        /// Leave out the tests against real servers, and need none.
+        /// Leave out the tests against real servers, and need neither these nor protoc.
         #[arg(long)]
         no_peers: bool,
     },

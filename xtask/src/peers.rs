@@ -1,4 +1,5 @@
-//! The real servers that tests talk to: whether they are there, and how they get there.
+//! The real servers that tests talk to, and what building their clients takes: whether it is there, and how it gets
+//! there.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,13 +7,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// A program that the tests start, and the Debian package that holds it.
+/// A program that the tests start or the build needs, and the Debian package that holds it.
 struct Program {
     name: &'static str,
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -20,19 +21,34 @@ const PROGRAMS: [Program; 7] = [
     Program { name: "sinfo", package: "slurm-wlm" },
     Program { name: "sbatch", package: "slurm-wlm" },
     Program { name: "munged", package: "munge" },
+    Program { name: "etcd", package: "etcd-server" },
+    Program { name: "protoc", package: "protobuf-compiler" },
 ];
 
-/// Sees to it that the real servers are installed; says what it does about it.
+/// Installs the packages in its arguments. Debian starts the services of what it installs, unless this file says no:
+/// tests start their own servers, and nothing else shall listen here.
+const INSTALL: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if ! [ -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+apt-get -q install -y --no-install-recommends "$@"
+"#;
+
+/// Sees to it that all of it is installed; says what it does about it.
 pub(crate) fn ensure_installed() -> Result<()> {
     let missing = missing(|name| find(name).is_some());
     if missing.is_empty() {
-        println!("real Slurm: installed");
+        println!("real servers and protoc: installed");
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|program| program.name).collect();
     let mut packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
     packages.dedup();
-    println!("real Slurm: {} missing", names.join(", "));
+    println!("missing: {}", names.join(", "));
 
     let by_hand = by_hand(&packages);
     let Some(prefix) = rights() else {
@@ -41,27 +57,28 @@ pub(crate) fn ensure_installed() -> Result<()> {
     if find("apt-get").is_none() {
         bail!("failed to install what is missing: there is no apt-get here.\n{by_hand}");
     }
-    for args in
-        [vec!["-q", "update"], [&["-q", "install", "-y", "--no-install-recommends"], &*packages].concat()]
-    {
-        let mut words = prefix.clone();
-        words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-        words.extend(args);
-        let line = words.join(" ");
-        println!("$ {line}");
-        let status = Command::new(words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .status()
-            .with_context(|| format!("failed to run `{line}`"))?;
-        if !status.success() {
-            bail!("`{line}` failed ({status}).\n{by_hand}");
-        }
-    }
+    run_as_root(&prefix, &["apt-get", "-q", "update"], "apt-get update", &by_hand)?;
+    let install = [&["sh", "-c", INSTALL, "install"], &*packages].concat();
+    let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    run_as_root(&prefix, &install, &line, &by_hand)?;
     match self::missing(|name| find(name).is_some()).first() {
         Some(program) => bail!("{} is still missing after its installation.\n{by_hand}", program.name),
         None => Ok(()),
     }
+}
+
+fn run_as_root(prefix: &[&str], args: &[&str], line: &str, by_hand: &str) -> Result<()> {
+    println!("$ {line}");
+    let words = [prefix, &["env", "DEBIAN_FRONTEND=noninteractive"], args].concat();
+    let status = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("failed to run `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed ({status}).\n{by_hand}");
+    }
+    Ok(())
 }
 
 fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static Program> {
@@ -103,7 +120,30 @@ fn find(program: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    /// The script, with stand-ins for the folder of the policy and for apt-get, which tells whether there is one.
+    #[test]
+    fn services_are_not_started_by_their_installation() {
+        let folder = env::temp_dir().join(format!("crus-xtask-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let policy = folder.join("policy-rc.d");
+        let script = INSTALL
+            .replace("/usr/sbin/policy-rc.d", policy.to_str().unwrap())
+            .replace("apt-get -q install", "cat \"$policy\"; echo");
+        let install = || {
+            let output = Command::new("sh").args(["-c", &script, "install", "etcd-server"]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(install(), "#!/bin/sh\nexit 101\n-y --no-install-recommends etcd-server\n");
+        assert!(!policy.exists(), "it is taken away again");
+        fs::write(&policy, "mine\n").unwrap();
+        assert_eq!(install(), "mine\n-y --no-install-recommends etcd-server\n");
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "mine\n", "somebody else's stays");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn what_is_missing_is_named_with_the_command_that_mends_it() {

@@ -10,6 +10,9 @@ use crate::{cargo, layers, peers};
 /// The variable by which a test knows that real servers are not wanted, when it is 1.
 const NO_PEERS: &str = "CRUS_NO_PEERS";
 
+/// How often the release build is killed.
+const KILLS: &str = "500";
+
 struct Step {
     name: &'static str,
     run: Box<dyn Fn() -> Result<()>>,
@@ -33,29 +36,36 @@ fn steps(no_peers: bool) -> Vec<Step> {
     if !no_peers {
         steps.push(Step { name: "peers", run: Box::new(peers::ensure_installed) });
     }
-    let cargo_step = |name, args: &'static [&'static str], envs: &'static [(&str, &str)]| Step {
-        name,
-        run: Box::new(move || run_cargo(args, envs)),
+    // The client of etcd is built with protoc.
+    let features: &'static [&str] =
+        if no_peers { &["--features", "crus-core/mock"] } else { &["--all-features"] };
+    let cargo_step = |name, args: &[&'static str], more: &[&'static str], envs: &'static [(&str, &str)]| {
+        let args = [args, more].concat();
+        Step { name, run: Box::new(move || run_cargo(&args, envs)) }
     };
     steps.extend([
-        cargo_step("format", &["fmt", "--all", "--check"], &[]),
+        cargo_step("format", &["fmt", "--all", "--check"], &[], &[]),
         Step { name: "layers", run: Box::new(layers::run) },
         cargo_step(
             "clippy",
-            &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+            &["clippy", "--workspace", "--all-targets"],
+            &[features, &["--", "-D", "warnings"]].concat(),
             &[],
         ),
         cargo_step(
             "tests",
-            &["test", "--workspace", "--all-features"],
+            &["test", "--workspace"],
+            features,
             // Set either way: what the shell has left over must not leave tests out in silence.
             if no_peers { &[(NO_PEERS, "1")] } else { &[(NO_PEERS, "0")] },
         ),
         cargo_step(
             "docs",
-            &["doc", "--workspace", "--all-features", "--no-deps"],
+            &["doc", "--workspace", "--no-deps"],
+            features,
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
+        Step { name: "kills", run: Box::new(move || kills(features)) },
     ]);
     steps
 }
@@ -72,6 +82,18 @@ fn check_toolchain() -> Result<()> {
     }
     println!("cargo fmt, cargo clippy: there");
     Ok(())
+}
+
+/// Kills the service hundreds of times: the binary as it is installed, without features. The test around it is the one
+/// that was built before; a second one, with link-time optimization, would cost minutes.
+fn kills(features: &[&str]) -> Result<()> {
+    run_cargo(&["build", "--release", "--package", "crus-server"], &[])?;
+    let binary = cargo::target_directory()?.join("release/crus");
+    let binary = binary.to_str().context("the target directory has a name that is not UTF-8")?;
+    run_cargo(
+        &[&["test", "--workspace"], features, &["--test", "kill", "--", "--nocapture"]].concat(),
+        &[("CRUS_TEST_BINARY", binary), ("CRUS_TEST_KILLS", KILLS)],
+    )
 }
 
 fn run_cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
@@ -161,7 +183,10 @@ mod tests {
     #[test]
     fn real_servers_are_left_out_only_on_request() {
         let names = |no_peers| steps(no_peers).iter().map(|step| step.name).collect::<Vec<_>>();
-        assert_eq!(names(false), ["toolchain", "peers", "format", "layers", "clippy", "tests", "docs"]);
-        assert_eq!(names(true), ["toolchain", "format", "layers", "clippy", "tests", "docs"]);
+        assert_eq!(
+            names(false),
+            ["toolchain", "peers", "format", "layers", "clippy", "tests", "docs", "kills"]
+        );
+        assert_eq!(names(true), ["toolchain", "format", "layers", "clippy", "tests", "docs", "kills"]);
     }
 }

@@ -66,3 +66,19 @@ async fn open_etcd(_: &Config) -> anyhow::Result<Store> {
          --release --features etcd`, or unset etcd_endpoints to keep the sessions in a file"
     )
 }
+
+#[cfg(all(test, not(feature = "etcd")))]
+mod tests {
+    use super::*;
+    use crate::settings::EtcdOptions;
+
+    #[tokio::test]
+    async fn a_build_without_etcd_says_what_to_do() {
+        let endpoints = vec!["http://127.0.0.1:2379".to_owned()];
+        let etcd = EtcdOptions { endpoints, ..EtcdOptions::default() };
+        let config = Config { etcd, ..Config::default() };
+        let Err(error) = Store::open(&config).await else { panic!("it was opened") };
+        let text = error.to_string();
+        assert!(text.contains("etcd_endpoints") && text.contains("--features etcd"), "{text}");
+    }
+}

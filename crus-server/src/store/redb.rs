@@ -260,7 +260,7 @@ fn open_existing(path: &Path) -> Result<Database, OpenError> {
 /// until then would not be known for ours.
 fn create(path: &Path, directory: &Path) -> Result<Database, OpenError> {
     let io = |error| io_at(path, error);
-    let unfinished = path.with_added_extension("new");
+    let unfinished = path.with_added_extension("unfinished");
     let create = || {
         // redb would create it readable by everybody.
         let file = OpenOptions::new()

@@ -73,7 +73,8 @@ impl Etcd {
         let folder = tempfile::tempdir().unwrap().keep();
         // Ports were free when looked at; somebody may have been faster. Then etcd ends at once.
         for _ in 0..3 {
-            let mut etcd = Etcd { folder: folder.clone(), ports: free_ports(), tls: tls.clone(), running: None };
+            let mut etcd =
+                Etcd { folder: folder.clone(), ports: free_ports(), tls: tls.clone(), running: None };
             etcd.launch();
             if etcd.answers().await {
                 return etcd;
@@ -121,7 +122,8 @@ impl Etcd {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
             warden.env_remove(name);
         }
-        let mut warden = warden.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+        let mut warden =
+            warden.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
         let mut pid = String::new();
         BufReader::new(warden.stdout.take().unwrap()).read_line(&mut pid).unwrap();
         self.running = Some(Running { warden, pid: pid.trim().parse().unwrap() });
@@ -138,7 +140,7 @@ impl Etcd {
             }
             let shown = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[0]));
-            if shown.contains("ready to serve client requests")
+            if shown.contains("serving client traffic")
                 && tokio::net::TcpStream::connect(address).await.is_ok()
             {
                 return true;

@@ -1,7 +1,7 @@
 //! `crus serve` as a process that dies with the test.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,15 @@ use serde_json::{Value, json};
 /// How long a test waits for what must come, on the slowest of machines.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The binary under test: that of `CRUS_TEST_BINARY`, such as one of a release build, or else the one that was built
+/// with the test.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("CRUS_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_crus").into(), PathBuf::from)
+}
+
 /// The binary, deaf to whatever is configured around the test.
 pub(crate) fn crus() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crus"));
+    let mut command = Command::new(binary());
     command.stdin(Stdio::null());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRUS_")) {
         command.env_remove(name);

@@ -49,8 +49,8 @@ impl Simulated {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = crus_sim::http::serve(live.clone(), loopback).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let (program, address) = (Path::new(env!("CARGO_BIN_EXE_crus")), server.address().to_string());
-        stand_in::write_programs(folder.path(), program, &["slurm-stand-in"], &address).unwrap();
+        let (program, address) = (support::binary(), server.address().to_string());
+        stand_in::write_programs(folder.path(), &program, &["slurm-stand-in"], &address).unwrap();
         Simulated { live, server, folder }
     }
 

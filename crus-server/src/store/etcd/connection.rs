@@ -15,7 +15,7 @@ use crate::settings::EtcdOptions;
 
 /// How long a connection may take to come about, and one attempt at a request altogether.
 const CONNECT: Duration = Duration::from_secs(2);
-const ATTEMPT: Duration = Duration::from_secs(5);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// For how long a request is made again.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -213,9 +213,10 @@ pub(super) fn read(error: &etcd_client::Error) -> Trouble {
         Error::TransportError(error) => {
             Trouble::Away(innermost(Some(error)).unwrap_or_else(|| error.to_string()))
         }
-        Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) | Error::EndpointError(_) => {
-            Trouble::Refused(error.to_string())
-        }
+        Error::InvalidArgs(_)
+        | Error::InvalidUri(_)
+        | Error::InvalidMetadataValue(_)
+        | Error::EndpointError(_) => Trouble::Refused(error.to_string()),
         other => Trouble::Away(other.to_string()),
     }
 }

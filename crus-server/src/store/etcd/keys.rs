@@ -186,8 +186,9 @@ mod tests {
 
     #[test]
     fn what_was_packed_unpacks_in_order_and_in_pieces_that_fit() {
-        let rows: Vec<(u32, Vec<u8>)> =
-            (0..5_000).map(|i| (i * 3, format!("{{\"text\":\"a b {}\"}}", "x".repeat(300)).into_bytes())).collect();
+        let rows: Vec<(u32, Vec<u8>)> = (0..5_000)
+            .map(|i| (i * 3, format!("{{\"text\":\"a b {}\"}}", "x".repeat(300)).into_bytes()))
+            .collect();
         let chunks = pack(&rows);
         assert!(chunks.len() > 1 && chunks.iter().all(|(_, chunk)| chunk.len() <= CHUNK_BYTES));
         let id = UpgradeId(Uuid::from_u128(1));

@@ -50,12 +50,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use crus_core::Xname;
 use crus_core::claims::{self, Claim};
 use crus_core::machine::Event;
 use crus_core::model::{Session, Summary, UpgradeId};
 use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, FORMAT, Parts};
-use crus_core::Xname;
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
@@ -74,6 +74,13 @@ const CLAIM_PAUSE_MS: u32 = 50;
 
 /// How often a save begins anew, or a read of a revision that is not kept any more.
 const TRIES: usize = 5;
+
+/// So much shorter than the configured time is the lease: etcd looks for leases that have ended twice a second, and
+/// whoever takes over needs a moment.
+const TO_TAKE_OVER_S: u64 = 1;
+
+/// For how long nothing may be heard of etcd by who follows it.
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
 /// How long what must be done right away may take.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
@@ -174,11 +181,11 @@ impl EtcdStore {
         read_format(options, opened.map_err(explained)?)?;
 
         let ownership = Arc::<Ownership>::default();
-        let keeper =
-            Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), options.lease_s);
+        let lease_s = options.lease_s.saturating_sub(TO_TAKE_OVER_S).max(1);
+        let keeper = Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), lease_s);
         keeper.begin().await.map_err(explained)?;
         let keeper = tokio::spawn(keeper.run()).abort_handle();
-        let lease = Duration::from_secs(options.lease_s);
+        let lease = Duration::from_secs(lease_s);
         let shared = Shared { connection, keys, ownership, lease, name: name(), keeper };
         Ok(EtcdStore { shared: Arc::new(shared) })
     }
@@ -215,9 +222,8 @@ impl EtcdStore {
         let mut next = || found.next().flatten();
         let (head, revision, order, pending) = (next(), next(), next(), next());
         let Some(revision) = revision else { return Ok(None) };
-        let head = head.ok_or_else(|| {
-            StoreError::Unreadable(format!("the head of session {id} is missing"))
-        })?;
+        let head =
+            head.ok_or_else(|| StoreError::Unreadable(format!("the head of session {id} is missing")))?;
         Ok(Some(Look {
             at,
             head: head.into_key_value().1,
@@ -464,7 +470,7 @@ impl SessionStore for EtcdStore {
 
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         let Shared { ownership, keys, name, .. } = &*self.shared;
-        let _held = ownership.exchange.lock().await;
+        let _held = ownership.hold(id).await?;
         let Some(lease) = ownership.lease() else {
             return Err(StoreError::Failed("there is no lease in etcd at the moment".to_owned()));
         };
@@ -485,9 +491,10 @@ impl SessionStore for EtcdStore {
             .or_else([TxnOp::txn(again)]);
         let answer = self.table().txn("own a session", txn).await?;
         let owned = answer.succeeded()
-            || answer.op_responses().iter().any(
-                |again| matches!(again, etcd_client::TxnOpResponse::Txn(again) if again.succeeded()),
-            );
+            || answer
+                .op_responses()
+                .iter()
+                .any(|again| matches!(again, etcd_client::TxnOpResponse::Txn(again) if again.succeeded()));
         let revision = answer.header().map_or(0, |header| header.revision());
         if !owned {
             ownership.leave(id);
@@ -509,7 +516,7 @@ impl SessionStore for EtcdStore {
 
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         let Shared { connection, ownership, keys, .. } = &*self.shared;
-        let _held = ownership.exchange.lock().await;
+        let _held = ownership.hold(id).await?;
         let lease = ownership.lease();
         let (Some(revision), Some(lease)) = (ownership.leave(id), lease) else { return Ok(()) };
         let given_up = ownership::give_up(connection, keys, id, lease, revision, SHORT_PATIENCE).await;
@@ -518,7 +525,8 @@ impl SessionStore for EtcdStore {
 
     async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
         let Shared { connection, keys, lease, .. } = &*self.shared;
-        Ok(Box::new(Watching::begin(connection, keys.clone(), *lease).await?))
+        let silence = LONGEST_SILENCE.min(*lease);
+        Ok(Box::new(Watching::begin(connection, keys.clone(), silence).await?))
     }
 }
 

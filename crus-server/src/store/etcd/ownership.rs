@@ -19,20 +19,22 @@ use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnRe
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use super::connection::{Connection, Trouble};
+use super::connection::{ATTEMPT, Connection, PATIENCE, Trouble};
 use super::keys::Keys;
 
 /// The pause before a lease that could not be had or renewed is asked for again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Sessions are owned and given up side by side, as far as they do not share one of so many locks.
+const EXCHANGES: usize = 64;
+
 /// How often a session is tried to be given up whose key changes meanwhile.
 const GIVE_UP_TRIES: usize = 5;
 
 /// What this process owns.
-#[derive(Default)]
 pub(super) struct Ownership {
-    /// Held while a session is owned or given up in etcd, and that is taken in here.
-    pub(super) exchange: tokio::sync::Mutex<()>,
+    /// Held, for some of the sessions, while one is owned or given up in etcd, and that is taken in here.
+    exchanges: [tokio::sync::Mutex<()>; EXCHANGES],
     state: Mutex<State>,
     /// Something was lost.
     lost: Notify,
@@ -62,7 +64,29 @@ impl State {
     }
 }
 
+impl Default for Ownership {
+    fn default() -> Self {
+        Ownership {
+            exchanges: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            state: Mutex::default(),
+            lost: Notify::new(),
+            to_give_up: Notify::new(),
+        }
+    }
+}
+
 impl Ownership {
+    /// Keeps others here from owning this session, or giving it up, meanwhile.
+    fn exchange(&self, id: UpgradeId) -> &tokio::sync::Mutex<()> {
+        &self.exchanges[usize::from(id.0.as_bytes()[0]) % EXCHANGES]
+    }
+
+    /// Waits until nobody else here owns this session or gives it up.
+    pub(super) async fn hold(&self, id: UpgradeId) -> Result<tokio::sync::MutexGuard<'_, ()>, Trouble> {
+        let held = tokio::time::timeout(PATIENCE, self.exchange(id).lock()).await;
+        held.map_err(|_| Trouble::Away("it does not answer".to_owned()))
+    }
+
     /// The lease, while it holds.
     pub(super) fn lease(&self) -> Option<i64> {
         self.lock().held().map(|lease| lease.id)
@@ -173,7 +197,7 @@ impl Keeper {
         let sent = Instant::now();
         let granted = self
             .connection
-            .attempt(self.lasts, |mut client| async move { client.lease_grant(seconds, None).await });
+            .attempt(self.limit(), |mut client| async move { client.lease_grant(seconds, None).await });
         let lease = granted.await?.id();
         self.ownership.begin(lease, self.end_of(sent));
         debug!(lease, "got a lease in etcd");
@@ -198,7 +222,7 @@ impl Keeper {
                 }
             }
             let asked = Instant::now();
-            let renewed = self.connection.attempt(self.third(), |mut client| async move {
+            let renewed = self.connection.attempt(self.limit(), |mut client| async move {
                 // One answer is all that is wanted of this stream.
                 client.lease_keep_alive(lease).await.map(drop)
             });
@@ -241,7 +265,7 @@ impl Keeper {
     /// What ended leases still hold in etcd becomes free at once.
     async fn revoke_ended(&mut self) {
         if let Some(lease) = self.ended.last().copied() {
-            match revoke(&self.connection, lease, self.third()).await {
+            match revoke(&self.connection, lease, self.limit()).await {
                 Ok(()) | Err(Trouble::NoLease) => _ = self.ended.pop(),
                 Err(trouble) => debug!("failed to end an old lease: {trouble:?}"),
             }
@@ -253,11 +277,12 @@ impl Keeper {
         let begun = Instant::now();
         let given_up = self.ownership.lock().given_up.clone();
         for id in given_up {
-            let (Some(lease), Ok(_held)) = (self.ownership.lease(), self.ownership.exchange.try_lock()) else {
+            let (Some(lease), Ok(_held)) = (self.ownership.lease(), self.ownership.exchange(id).try_lock())
+            else {
                 return;
             };
             if !self.ownership.owns(id) {
-                let given_up = give_up(&self.connection, &self.keys, id, lease, 0, self.third());
+                let given_up = give_up(&self.connection, &self.keys, id, lease, 0, self.limit());
                 if let Err(trouble) = given_up.await {
                     debug!("failed to give session {id} up: {trouble:?}");
                     return;
@@ -273,6 +298,11 @@ impl Keeper {
     /// A third of a lease: a renewal may fail, and another one comes in time.
     fn third(&self) -> Duration {
         self.lasts / 3
+    }
+
+    /// How long one request may take.
+    fn limit(&self) -> Duration {
+        self.third().min(ATTEMPT)
     }
 
     /// When a lease is to be taken for ended. The margin is for clocks that run at different paces, and for what was
@@ -316,5 +346,7 @@ pub(super) async fn revoke(connection: &Connection, lease: i64, limit: Duration)
 /// What the reads of a transaction found, one after the other.
 pub(super) fn found(answer: &TxnResponse) -> Vec<Vec<KeyValue>> {
     let reads = answer.op_responses().into_iter();
-    reads.filter_map(|read| if let TxnOpResponse::Get(mut read) = read { Some(read.take_kvs()) } else { None }).collect()
+    reads
+        .filter_map(|read| if let TxnOpResponse::Get(mut read) = read { Some(read.take_kvs()) } else { None })
+        .collect()
 }

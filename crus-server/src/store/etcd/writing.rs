@@ -171,10 +171,9 @@ impl Table<'_> {
 
         let mut when = self.guards(write);
         when.push(Compare::version(keys.pending(id), CompareOp::Equal, 0));
-        let before = Kind::ALL.into_iter().filter_map(|kind| Some((kind, before(rows_of(write.parts, kind))?)));
-        when.extend(
-            before.map(|(kind, i)| Compare::version(keys.part(id, kind, i), CompareOp::Greater, 0)),
-        );
+        let before =
+            Kind::ALL.into_iter().filter_map(|kind| Some((kind, before(rows_of(write.parts, kind))?)));
+        when.extend(before.map(|(kind, i)| Compare::version(keys.part(id, kind, i), CompareOp::Greater, 0)));
         let done = self.txn("write", Txn::new().when(when).and_then(operations)).await?;
         if !done.succeeded() {
             return self.why_not(write).await;
@@ -183,7 +182,9 @@ impl Table<'_> {
         if !is_small {
             self.apply_later(id, write.token, Some(write.parts)).await;
         }
-        revision.map(Written::Done).ok_or_else(|| StoreError::Failed("etcd did not tell the revision".to_owned()))
+        revision
+            .map(Written::Done)
+            .ok_or_else(|| StoreError::Failed("etcd did not tell the revision".to_owned()))
     }
 
     fn guards(&self, write: &Write<'_>) -> Vec<Compare> {
@@ -409,6 +410,9 @@ mod tests {
         assert_ne!(token(8, 9, &parts), name);
         assert_ne!(token(7, 10, &parts), name);
         assert_ne!(token(7, 9, &Parts { messages_end: Some(0), ..parts.clone() }), name);
-        assert_ne!(token(7, 9, &Parts { nodes: Vec::new(), messages: parts.nodes, ..Parts::default() }), name);
+        assert_ne!(
+            token(7, 9, &Parts { nodes: Vec::new(), messages: parts.nodes, ..Parts::default() }),
+            name
+        );
     }
 }

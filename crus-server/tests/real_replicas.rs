@@ -1,0 +1,468 @@
+//! Three replicas of the service on a real etcd and one simulated cluster: whoever dies, is stopped or is cut off, the
+//! upgrade goes on elsewhere, and the world ends right.
+//!
+//! Each replica has a face of the cluster for itself, so that its calls can be told from those of the others.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "support/chance.rs"]
+mod chance;
+#[path = "support/etcd.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod etcd;
+#[path = "support/simulated.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod simulated;
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chance::{draw, seed};
+use crus_core::check::Audit;
+use crus_core::model::NodeState;
+use crus_core::ports::SessionStore as _;
+use crus_core::{Session, UpgradeId, Xname};
+use crus_server::store::EtcdStore;
+use crus_sim::config::{BosConfig, SlurmConfig, Span};
+use crus_sim::workload::{Drawn, Workload};
+use crus_sim::{ClusterConfig, stand_in};
+use etcd::{Etcd, left_out};
+use serde_json::{Value, json};
+use simulated::Simulated;
+use support::{Service, path_of, spec, until};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+const REPLICAS: usize = 3;
+const NODES: u32 = 6;
+const STEP_SIZE: u32 = 2;
+/// So many virtual seconds pass in a real one.
+const SPEED: f64 = 60.0;
+const POLL_S: &str = "0.1";
+
+/// Seconds: a lease that tests wait for, and one that no test lives to see the end of.
+const SHORT: u64 = 3;
+const LONG: u64 = 600;
+
+/// No call in so long: a replica sleeps between two looks, or does nothing any more.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(30);
+const MANY_LOOKS: Duration = Duration::from_secs(1);
+
+/// Jobs of a minute or two on most nodes, and boots likewise.
+fn cluster() -> ClusterConfig {
+    ClusterConfig {
+        workload: Workload::Drawn(Drawn {
+            busy_per_mille: 800,
+            sizes: vec![1, 1, 2],
+            length: Span::new(60_000, 120_000),
+            ..Drawn::default()
+        }),
+        slurm: SlurmConfig { epilog: Span::new(1_000, 5_000), ..SlurmConfig::default() },
+        bos: BosConfig { boot: Span::new(60_000, 120_000), ..BosConfig::default() },
+        ..simulated::nodes(NODES)
+    }
+}
+
+/// One replica's face of the cluster, which counts all calls: to HSM, BOS and, by its programs, Slurm.
+struct Face {
+    url: String,
+    calls: Arc<AtomicU64>,
+    serving: AbortHandle,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Face {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Face {
+    async fn of(site: &Simulated) -> Face {
+        let calls = Arc::<AtomicU64>::default();
+        let counter = Arc::clone(&calls);
+        let count = axum::middleware::from_fn(move |request, next: axum::middleware::Next| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            next.run(request)
+        });
+        let router = crus_sim::http::router(&site.live).layer(count);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let folder = tempfile::tempdir().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_crus"));
+        stand_in::write_programs(folder.path(), program, &["slurm-stand-in"], &address).unwrap();
+        Face { url: format!("http://{address}"), calls, serving: serving.abort_handle(), folder }
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// Three replicas, and an upgrade that they do.
+struct Site {
+    told: String,
+    lease_s: u64,
+    etcd: Etcd,
+    cluster: Simulated,
+    faces: Vec<Face>,
+    /// By the same positions as their faces; `None` while it does not run.
+    replicas: Vec<Option<Service>>,
+    xnames: Vec<Xname>,
+    path: String,
+}
+
+impl Site {
+    /// With an upgrade at work, which the replica at this position was asked for.
+    async fn begin(seed: u64, lease_s: u64, asked: usize) -> Site {
+        let etcd = Etcd::start().await;
+        let config = cluster();
+        let xnames = config.nodes.iter().map(|node| node.xname).collect();
+        let cluster = Simulated::start(config, seed, SPEED).await;
+        let mut faces = Vec::new();
+        for _ in 0..REPLICAS {
+            faces.push(Face::of(&cluster).await);
+        }
+        let (told, path) = (format!("seed {seed}"), String::new());
+        let mut site = Site { told, lease_s, etcd, cluster, faces, replicas: Vec::new(), xnames, path };
+        for i in 0..REPLICAS {
+            let replica = site.start(i);
+            site.replicas.push(Some(replica));
+        }
+        site.path = site.post(asked).await;
+        site.known().await;
+        until("nodes at work", async || site.cluster.changes() > 2).await;
+        site
+    }
+
+    fn start(&self, i: usize) -> Service {
+        let Face { url, folder, .. } = &self.faces[i];
+        // There is no such folder: sessions are in etcd.
+        let nowhere = Path::new("/nowhere/crus.redb");
+        let mut command = support::serve(nowhere, &format!("{url}/hsm/v2"), &format!("{url}/v2"), POLL_S);
+        for program in ["scontrol", "squeue"] {
+            command.arg(format!("--{program}")).arg(folder.path().join(program));
+        }
+        command.args(["--settle-s", "1", "--etcd-endpoints", &self.etcd.endpoint()]);
+        command.args(["--etcd-lease-s", &self.lease_s.to_string()]);
+        // That leases are lost is what happens here.
+        command.env("CRUS_LOG", "off");
+        Service::start(command)
+    }
+
+    fn replica(&self, i: usize) -> &Service {
+        self.replicas[i].as_ref().unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Service> {
+        self.replicas.iter().flatten()
+    }
+
+    async fn post(&self, i: usize) -> String {
+        let (code, created) = self.replica(i).post(&spec(STEP_SIZE)).await;
+        assert_eq!(code, 201, "{created}");
+        path_of(&created)
+    }
+
+    fn id(&self) -> UpgradeId {
+        id_in(&self.path)
+    }
+
+    /// Waits until every replica answers for the session.
+    async fn known(&self) {
+        for replica in self.running() {
+            until("the session known to all", async || replica.get(&self.path).await.0 == 200).await;
+        }
+    }
+
+    /// The position of the replica that owns the session, as etcd has it.
+    async fn owner(&self) -> Option<usize> {
+        let key = format!("/crus/live/owners/{}", self.id());
+        let owner = self.etcd.client().await.get(key, None).await.unwrap();
+        let text = owner.kvs().first()?.value_str().unwrap().to_owned();
+        let is_named = |service: &Service| text.starts_with(&format!("process {} on ", service.pid()));
+        self.replicas.iter().position(|replica| replica.as_ref().is_some_and(is_named))
+    }
+
+    async fn some_owner(&self) -> usize {
+        let mut owner = None;
+        until("an owner", async || {
+            owner = self.owner().await;
+            owner.is_some()
+        })
+        .await;
+        owner.unwrap()
+    }
+
+    /// Waits until another replica has gone on with the session; which.
+    async fn taken_over_from(&self, before: usize, what: &str) -> usize {
+        let begun = Instant::now();
+        let calls: Vec<u64> = self.faces.iter().map(Face::calls).collect();
+        let mut heir = before;
+        until("another replica goes on", async || {
+            let acting = (0..REPLICAS).find(|&i| i != before && self.faces[i].calls() > calls[i]);
+            heir = acting.unwrap_or(before);
+            heir != before
+        })
+        .await;
+        println!("{}: {what}: another replica went on after {:?}", self.told, begun.elapsed());
+        heir
+    }
+
+    /// Waits for a moment between two looks of a replica, so that it is not in the middle of a call.
+    async fn asleep(&self, i: usize) {
+        let face = &self.faces[i];
+        let (mut seen, mut since) = (face.calls(), None);
+        until("a moment between two looks", async || {
+            let now = face.calls();
+            if now != seen {
+                (seen, since) = (now, Some(Instant::now()));
+            }
+            since.is_some_and(|since| since.elapsed() > BETWEEN_LOOKS)
+        })
+        .await;
+    }
+
+    /// Waits until nobody asks anything of the cluster any more.
+    async fn quiet(&self) {
+        let calls = || self.faces.iter().map(Face::calls).sum::<u64>();
+        let (mut seen, mut since) = (calls(), Instant::now());
+        until("nobody acts", async || {
+            if calls() != seen {
+                (seen, since) = (calls(), Instant::now());
+            }
+            since.elapsed() > MANY_LOOKS
+        })
+        .await;
+    }
+
+    /// Waits until all replicas answer that the session is completed.
+    async fn completed(&self) {
+        for replica in self.running() {
+            let done = async || replica.get(&self.path).await.1["state"] == "READY";
+            until(&format!("{}: completed as all replicas tell it", self.told), done).await;
+        }
+    }
+
+    async fn stored(&self) -> Session {
+        let store = EtcdStore::open(&self.etcd.options(LONG)).await.unwrap();
+        let stored = store.load(self.id()).await.unwrap().unwrap().0;
+        store.close().await;
+        stored
+    }
+
+    /// P1 to P6 and P8: each node was upgraded, by one reboot.
+    async fn ends_right(&self) {
+        self.completed().await;
+        let session = self.stored().await;
+        let mut audit = Audit::new(&session, self.xnames.iter().copied().collect());
+        let mut violations: Vec<_> =
+            self.cluster.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+        violations.extend(audit.at_end(&session, &self.cluster.world()));
+        assert_eq!(violations, [], "{}", self.told);
+        assert_eq!(session.nodes.len(), self.xnames.len());
+        for node in &session.nodes {
+            let reboots = audit.reboots(node.xname);
+            assert_eq!((&node.state, reboots), (&NodeState::Upgraded, 1), "{}: {}", self.told, node.xname);
+        }
+        let last = session.messages.last().unwrap();
+        assert_eq!(last.text, "Upgrade Session Completed", "{}", self.told);
+        for replica in self.running() {
+            let (_, answer) = replica.get(&self.path).await;
+            assert_eq!(answer["messages"].as_array().unwrap().last().unwrap(), &json!(last.text));
+        }
+    }
+}
+
+fn id_in(path: &str) -> UpgradeId {
+    path.rsplit('/').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_another_replica_goes_on_when_the_owner_is_killed() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), SHORT, 0).await;
+    for _ in 0..2 {
+        let owner = site.some_owner().await;
+        site.replicas[owner].take().unwrap().kill();
+        let heir = site.taken_over_from(owner, &format!("killed, lease of {SHORT} s")).await;
+        assert_eq!(site.some_owner().await, heir);
+        let again = site.start(owner);
+        site.replicas[owner] = Some(again);
+        site.known().await;
+    }
+    site.ends_right().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_an_owner_that_was_stopped_past_its_lease_notices_before_it_acts() {
+    if left_out() {
+        return;
+    }
+    let site = Site::begin(seed(), SHORT, 0).await;
+    let stopped = site.some_owner().await;
+    site.asleep(stopped).await;
+    site.replica(stopped).signal("STOP");
+    let heir = site.taken_over_from(stopped, &format!("stopped, lease of {SHORT} s")).await;
+    assert_eq!(site.some_owner().await, heir);
+    let before = site.faces[stopped].calls();
+    site.replica(stopped).signal("CONT");
+    // It goes on while there is work to be done, and answers for it.
+    let (_, answer) = site.replica(heir).get(&site.path).await;
+    assert_eq!(answer["state"], "UPDATING", "{}", site.told);
+    site.ends_right().await;
+    assert_eq!(site.faces[stopped].calls(), before, "{}: it acted for a session of another", site.told);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_owners_that_are_stopped_at_any_moment_again_and_again_break_nothing() {
+    if left_out() {
+        return;
+    }
+    let mut random = seed();
+    let site = Site::begin(random, SHORT, 1).await;
+    for _ in 0..3 {
+        let owner = site.some_owner().await;
+        tokio::time::sleep(Duration::from_millis(draw(&mut random) % 500)).await;
+        if site.replica(owner).get(&site.path).await.1["state"] == "READY" {
+            break;
+        }
+        site.replica(owner).signal("STOP");
+        let gone_on = async || site.owner().await.is_none_or(|heir| heir != owner);
+        until("another owner, or none needed any more", gone_on).await;
+        site.replica(owner).signal("CONT");
+    }
+    site.ends_right().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_the_upgrade_goes_on_when_etcd_was_restarted() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), 10, 0).await;
+    let calls: u64 = site.faces.iter().map(Face::calls).sum();
+    site.etcd.stop();
+    site.etcd.start_again().await;
+    let acting = async || site.faces.iter().map(Face::calls).sum::<u64>() > calls + 10;
+    until("the upgrade goes on", acting).await;
+    let other = site.post(2).await;
+    for replica in site.running() {
+        // None of them stayed deaf.
+        until("the other session known to all", async || replica.get(&other).await.0 == 200).await;
+    }
+    let (code, _) = site.replica(1).delete(&other).await;
+    assert_eq!(code, 200);
+    site.ends_right().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_the_upgrade_pauses_while_etcd_is_lost_and_goes_on_after() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), SHORT, 0).await;
+    site.etcd.stop();
+    site.quiet().await;
+    for replica in site.running() {
+        assert_eq!(replica.get(&site.path).await.0, 200, "every replica answers all the same");
+    }
+    let calls: Vec<u64> = site.faces.iter().map(Face::calls).collect();
+    tokio::time::sleep(MANY_LOOKS).await;
+    assert_eq!(site.faces.iter().map(Face::calls).collect::<Vec<_>>(), calls, "nobody owns anything");
+    site.etcd.start_again().await;
+    site.ends_right().await;
+}
+
+/// P7, and what sessions that share a group wait for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_orders_given_to_any_replica_reach_the_owner() {
+    if left_out() {
+        return;
+    }
+    let site = Site::begin(seed(), LONG, 0).await;
+    let owner = site.some_owner().await;
+    let others: Vec<usize> = (0..REPLICAS).filter(|i| *i != owner).collect();
+
+    let second = site.post(others[0]).await;
+    let first = site.id().to_string();
+    for replica in site.running() {
+        let waits = async || {
+            let (_, answer) = replica.get(&second).await;
+            answer["state"] == "CREATED" && answer["messages"].to_string().contains(&first)
+        };
+        until("the second session waits for the first, as all replicas tell it", waits).await;
+        let (_, all) = replica.get("/session").await;
+        assert_eq!(all.as_array().map(Vec::len), Some(2), "{all}");
+    }
+
+    let begun = Instant::now();
+    let (code, answer) = site.replica(others[1]).delete(&second).await;
+    assert_eq!((code, &answer["state"]), (200, &json!("DELETING")));
+    gone(&site, &second).await;
+    println!("{}: a waiting session deleted by another replica in {:?}", site.told, begun.elapsed());
+
+    let begun = Instant::now();
+    let (code, answer) = site.replica(others[0]).delete(&site.path).await;
+    assert_eq!((code, &answer["state"]), (200, &json!("DELETING")));
+    let told = async || {
+        let (code, answer) = site.replica(owner).get(&site.path).await;
+        code == 404 || answer["state"] == "DELETING"
+    };
+    until("the owner heard of it", told).await;
+    println!("{}: the owner heard of the deletion after {:?}", site.told, begun.elapsed());
+    gone(&site, &site.path).await;
+
+    let mut audit = Audit::new(&session_of(&site), site.xnames.iter().copied().collect());
+    let violations: Vec<_> = site.cluster.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+    assert_eq!(violations, [], "{}", site.told);
+    let world = site.cluster.world();
+    assert!(world.upgrading.is_empty() && world.failed.is_empty(), "{}: {world:?}", site.told);
+    for (xname, view) in &world.nodes {
+        assert!(!view.held, "{}: {xname} {view:?}", site.told);
+    }
+    // The other one looked at what the second session needs, which it was asked for.
+    assert_eq!(site.faces[others[1]].calls(), 0, "{}: it acted for a session of another", site.told);
+}
+
+/// What the session was at the beginning: it is not stored any more.
+fn session_of(site: &Site) -> Session {
+    let spec = crus_core::Spec {
+        starting: "slurm-nodes".parse().unwrap(),
+        upgrading: "upgrading-nodes".parse().unwrap(),
+        failed: "failed-nodes".parse().unwrap(),
+        step_size: STEP_SIZE.try_into().unwrap(),
+        template: "new-image".parse().unwrap(),
+    };
+    Session::new(site.id(), spec, "1.0.0", crus_core::Limits::default(), crus_core::Time(0))
+}
+
+async fn gone(site: &Site, path: &str) {
+    for replica in site.running() {
+        until("gone, as all replicas tell it", async || replica.get(path).await.0 == 404).await;
+    }
+}
+
+/// The lease does not end in the life of this test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_shuts_down_hands_its_sessions_over_at_once() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), LONG, 0).await;
+    for _ in 0..2 {
+        let owner = site.some_owner().await;
+        let mut leaving = site.replicas[owner].take().unwrap();
+        leaving.signal("TERM");
+        site.taken_over_from(owner, &format!("shut down, lease of {LONG} s")).await;
+        assert_eq!(leaving.end(), Some(0));
+    }
+    let answer: Value = site.running().next().unwrap().get(&site.path).await.1;
+    assert_eq!(answer["upgrade_id"], json!(site.id().to_string()));
+    site.ends_right().await;
+}
