@@ -118,7 +118,9 @@ impl Bos for BosClient {
         // seen earlier than their session; at worst it still runs with all of them done, which the next look mends.
         let reply = self.get(&["sessions", name.as_str()]).await?;
         if is_missing(&reply) {
-            return Ok(None);
+            let components = self.components(name, usize::MAX).await?;
+            let nodes = components.into_iter().filter_map(|component| component.boot_node(name)).collect();
+            return Ok(BootSession::of_nodes(nodes));
         }
         let session: Session = reply.json()?;
         let Some(status) = session.status() else {

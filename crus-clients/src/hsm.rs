@@ -238,6 +238,17 @@ mod tests {
         assert_eq!(nodes(Value::Null), BTreeSet::new());
     }
 
+    /// With the longest xnames that there are, and far below the default limit of an answer.
+    #[test]
+    fn a_group_of_a_hundred_thousand_nodes_fits_into_an_answer() {
+        let xname = |n: u32| format!("x999999c999999s999999b999999n{}", 900_000 + n % 100_000);
+        let ids: Vec<String> = (0..100_000).map(xname).collect();
+        let body = serde_json::to_vec(&json!({"label": "all", "members": {"ids": ids}})).unwrap();
+        assert!(body.len() < PeerConfig::new("http://h".parse().unwrap()).body_max_bytes / 10);
+        let group: Group = serde_json::from_slice(&body).unwrap();
+        assert_eq!(group.nodes(&GroupLabel::new("all").unwrap()).len(), 100_000);
+    }
+
     proptest! {
         #[test]
         fn any_json_is_decoded_or_refused(value in any_json(&["members", "ids", "Components", "ID", "NID", "Enabled"])) {

@@ -82,6 +82,9 @@ pub enum What {
         reason: Option<String>,
         /// Whether it takes jobs.
         in_service: bool,
+        /// When somebody was last told the truth about it before. `None` when nobody was, or when the witness cannot
+        /// tell.
+        looked: Option<Time>,
     },
     /// A group's members changed.
     GroupChanged {
@@ -187,8 +190,9 @@ pub struct NodeView {
     pub reason: Option<String>,
 }
 
-/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it:
-/// a request may rely on a look of the last poll, and wait as long as a retry does.
+/// How long somebody's reason must have stood, in milliseconds, before the session can be expected to know of it, where
+/// the witness cannot tell when the session looked: a request may rely on a look of the last poll, and wait as long as a
+/// retry does.
 const KNOWN_AFTER_MS: u64 = 70_000;
 
 /// Follows what really happens during one session.
@@ -226,6 +230,8 @@ struct Story {
     /// How often it lost power by this session.
     reboots: u32,
     held: bool,
+    /// Whether somebody else holds it.
+    theirs: bool,
     /// When it was last let go by somebody else, or by itself.
     let_go: Option<Time>,
     /// The last look at it before its reboot was asked for.
@@ -234,8 +240,10 @@ struct Story {
     cut_by_others: bool,
     /// Whether it lost power in another way than by this session.
     rebooted_otherwise: bool,
-    /// Whether it was in service, or somebody else held it, after its last power cut.
+    /// Whether it was in service, or somebody else held it, after this session cut its power.
     back: bool,
+    /// For what somebody else held it last.
+    wish: Option<String>,
     /// Whether an operator was the last to change its state or reason.
     by_hand: bool,
 }
@@ -303,15 +311,15 @@ impl Audit {
             }
             What::PowerLost { xname } => {
                 let story = self.nodes.entry(*xname).or_default();
-                (story.cut_by_others, story.rebooted_otherwise, story.back) = (true, true, false);
+                (story.cut_by_others, story.rebooted_otherwise) = (true, true);
             }
             What::PowerCut { xname, boot_session, jobs, held } => {
                 let story = self.nodes.entry(*xname).or_default();
-                story.back = false;
                 if !boot_session.contains(&self.id_text) {
                     (story.cut_by_others, story.rebooted_otherwise) = (true, true);
                     return violations;
                 }
+                story.back = story.theirs;
                 // Who was let go after the last look at it may run jobs by now, and that is not our doing.
                 story.cut_by_others =
                     story.let_go.is_some_and(|at| story.looked.is_some_and(|looked| at >= looked));
@@ -337,7 +345,7 @@ impl Audit {
                     violations.push(broken("P2", format!("job {job} lost {xname}")));
                 }
             }
-            What::NodeChanged { xname, held, reason, in_service } => {
+            What::NodeChanged { xname, held, reason, in_service, looked } => {
                 let story = self.nodes.entry(*xname).or_default();
                 if story.held && !held && fact.by != By::Session(self.id) {
                     story.let_go = Some(fact.at);
@@ -349,10 +357,14 @@ impl Audit {
                     && reason.is_some_and(|reason| {
                         !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason)
                     });
+                story.theirs = theirs;
                 story.back |= *in_service || theirs;
+                if theirs && fact.by != By::Session(self.id) {
+                    story.wish = reason.map(|reason| messages::owners_words(reason).to_owned());
+                }
                 let reason = reason.filter(|_| *held).unwrap_or_default();
                 violations.extend(self.drain_changed(*xname, reason));
-                violations.extend(self.reason_changed(fact, *xname, reason));
+                violations.extend(self.reason_changed(fact, *xname, reason, *looked));
             }
             What::GroupChanged { label, added, removed } => {
                 if *label == self.starting {
@@ -404,7 +416,13 @@ impl Audit {
     }
 
     /// Likewise: what somebody else wrote there stands until they change it.
-    fn reason_changed(&mut self, fact: &Fact, xname: Xname, reason: &str) -> Option<Violation> {
+    fn reason_changed(
+        &mut self,
+        fact: &Fact,
+        xname: Xname,
+        reason: &str,
+        looked: Option<Time>,
+    ) -> Option<Violation> {
         let at = fact.at;
         let is_theirs =
             !reason.is_empty() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason);
@@ -414,7 +432,7 @@ impl Audit {
             self.theirs.insert(xname, (since, reason.to_owned()));
         }
         let (since, theirs) = before.filter(|_| fact.by == By::Session(self.id))?;
-        let was_known = at.since(since) >= KNOWN_AFTER_MS;
+        let was_known = looked.map_or(at.since(since) >= KNOWN_AFTER_MS, |looked| looked > since);
         let kept = reason.starts_with(messages::owners_words(&theirs));
         (was_known && !kept).then(|| {
             broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}, by this session"))
@@ -488,11 +506,16 @@ impl Audit {
             if let Holder::Other(theirs) = &node.holder
                 && view.is_some_and(|view| view.held)
                 && !reason.starts_with(messages::owners_words(theirs))
+                // Whoever let it go, or gave another reason, has changed their mind.
+                && story.let_go.is_none()
+                && story.wish.as_ref().is_none_or(|wish| wish == messages::owners_words(theirs))
                 && !story.by_hand
             {
                 violations.push(broken("P6", format!("{xname} was held for {theirs:?}, now {reason:?}")));
             }
-            if world.upgrading.contains(&xname) && !by_hand(&self.upgrading) {
+            // A session that was deleted before it touched a node leaves it wherever it was.
+            let touched = node.step.is_some() || session.head.deletion.is_none();
+            if world.upgrading.contains(&xname) && touched && !by_hand(&self.upgrading) {
                 violations.push(broken(accounted, format!("{xname} is left in the upgrading group")));
             }
         }
@@ -543,7 +566,7 @@ mod tests {
 
     fn held(by: By, at: u64, n: u32, reason: Option<&str>) -> Fact {
         let (held, reason) = (reason.is_some(), reason.map(str::to_owned));
-        let what = What::NodeChanged { xname: xname(n), held, reason, in_service: !held };
+        let what = What::NodeChanged { xname: xname(n), held, reason, in_service: !held, looked: None };
         Fact { at: Time(at), by, what }
     }
 
@@ -586,6 +609,14 @@ mod tests {
         // It may not have been seen yet.
         audit.witness(&held(By::Operator, 0, 2, Some("just now")));
         assert_eq!(promises(audit.witness(&held(ours(), 1, 2, None))), [""; 0]);
+        for (look, broken) in [(4, 0), (6, 1)] {
+            audit.witness(&held(By::Operator, 5, 3, Some("bad dimm")));
+            let mut fact = held(ours(), 5 + KNOWN_AFTER_MS, 3, None);
+            if let What::NodeChanged { looked, .. } = &mut fact.what {
+                *looked = Some(Time(look));
+            }
+            assert_eq!(promises(audit.witness(&fact)), ["P6"][..broken], "by when it was looked at");
+        }
     }
 
     #[test]

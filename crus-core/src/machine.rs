@@ -678,7 +678,7 @@ impl Machine<'_> {
         }
         let unmet = if self.s.is_done() { None } else { self.s.unmet() };
         let queued = self.s.is_queued();
-        let condition = unmet.as_ref().map(|(_, why)| messages::bounded(why, messages::TEXT_MAX));
+        let condition = unmet.as_ref().map(|(_, why)| messages::bounded(why.clone(), messages::TEXT_MAX));
         if condition == self.s.head.condition {
             return;
         }

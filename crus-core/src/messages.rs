@@ -266,11 +266,12 @@ fn are<T: Display>(names: impl ExactSizeIterator<Item = T>) -> String {
 }
 
 /// A text of at most so many characters, and `…` where more was cut off.
-pub(crate) fn bounded(text: &str, max: usize) -> String {
-    match text.char_indices().nth(max) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+pub(crate) fn bounded(mut text: String, max: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(max) {
+        text.truncate(end);
+        text.push('…');
     }
+    text
 }
 
 /// A text that fits on one line of the workload manager's records. Slurm strips double quotes.
@@ -316,8 +317,8 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_between_characters() {
-        assert_eq!(bounded(&"ä".repeat(240), 240), "ä".repeat(240));
-        assert_eq!(bounded(&"ä".repeat(5000), 240), format!("{}…", "ä".repeat(240)));
+        assert_eq!(bounded("ä".repeat(240), 240), "ä".repeat(240));
+        assert_eq!(bounded("ä".repeat(5000), 240), format!("{}…", "ä".repeat(240)));
     }
 
     #[test]

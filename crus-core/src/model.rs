@@ -224,7 +224,7 @@ impl Failure {
     /// The same, with words of others that are not too long to be kept for each node.
     #[must_use]
     pub(crate) fn bounded(self) -> Self {
-        let cut = |words: String| messages::bounded(&words, messages::DETAIL_MAX);
+        let cut = |words: String| messages::bounded(words, messages::DETAIL_MAX);
         match self {
             Failure::NotCompute(role) => Failure::NotCompute(cut(role)),
             Failure::LeftOut(why) => Failure::LeftOut(cut(why)),

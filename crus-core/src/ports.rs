@@ -175,6 +175,17 @@ pub struct BootSession {
     pub nodes: Vec<BootNode>,
 }
 
+impl BootSession {
+    /// What is left to see of a session that BOS does not show any more: the nodes that still belong to it, if there are
+    /// any. To delete a session stops nothing.
+    pub fn of_nodes(nodes: Vec<BootNode>) -> Option<Self> {
+        let works = |node: &BootNode| matches!(node.state, BootNodeState::Working(_));
+        let status = if nodes.iter().any(works) { BootStatus::Running } else { BootStatus::Complete };
+        let members = nodes.iter().map(|node| node.xname).collect();
+        (!nodes.is_empty()).then_some(BootSession { status, error: None, members, nodes })
+    }
+}
+
 /// One node of a boot session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootNode {
@@ -207,7 +218,8 @@ pub trait Bos: Send + Sync + 'static {
     /// Asks for a reboot. That a session of this name exists already is fine: it is the one asked for.
     async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError>;
 
-    /// The boot session of this name and its nodes; `None` when BOS knows none (it forgets old ones).
+    /// The boot session of this name and its nodes; `None` when BOS knows none (it forgets old ones) and no node
+    /// belongs to it. One that was deleted goes on, and is [what its nodes are](BootSession::of_nodes).
     async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError>;
 }
 

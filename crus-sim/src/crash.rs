@@ -737,11 +737,11 @@ pub struct Report {
     pub points: u64,
     /// The runs with strikes.
     pub replays: u64,
-    /// The deaths in them.
+    /// The deaths in those of them that came to their end.
     pub deaths: u64,
-    /// What struck in them otherwise.
+    /// What struck in these otherwise.
     pub others: u64,
-    /// The points passed in them.
+    /// The points passed in these.
     pub passed: u64,
     /// How many did not end as the undisturbed run.
     pub failed: u64,

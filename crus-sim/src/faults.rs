@@ -34,7 +34,7 @@ pub enum Fault {
     /// The peer acts, and its answer is lost.
     ReplyLost,
     /// A question is answered with what was last answered to it, if it was asked before under this plan. A request
-    /// that changes something is not affected.
+    /// that changes something is not affected, and what it was before that no peer tells.
     Stale,
     /// The peer restarts: this call and all others for so long find nobody. Slurm forgets which nodes it heard of.
     Restarted {
@@ -253,6 +253,13 @@ impl<P> Faulty<P> {
         }
     }
 
+    /// What was said of these nodes of Slurm is not said again.
+    fn changes(&self, names: &[NodeName]) {
+        if let Some(mut state) = self.memory() {
+            state.seen.nodes.retain(|name, _| !names.contains(name));
+        }
+    }
+
     /// Where to remember an answer; `None` when nobody will ask for it.
     fn memory(&self) -> Option<MutexGuard<'_, State>> {
         let state = self.state();
@@ -287,11 +294,13 @@ impl<P: Hsm> Hsm for Faulty<P> {
     }
 
     async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
+        self.state().seen.groups.remove(label);
         let call = self.inner.add_members(label, nodes);
         Ok(self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await?.value)
     }
 
     async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
+        self.state().seen.groups.remove(label);
         let call = self.inner.remove_members(label, nodes);
         Ok(self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await?.value)
     }
@@ -325,6 +334,7 @@ impl<P: Bos> Bos for Faulty<P> {
     }
 
     async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+        self.state().seen.sessions.remove(&request.name);
         Ok(self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await?.value)
     }
 
@@ -380,20 +390,24 @@ impl<P: Wlm> Wlm for Faulty<P> {
     }
 
     async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.changes(names);
         let call = self.inner.drain(names, reason);
         Ok(self.call(Peer::Wlm, "drain", &(names, reason), never, call).await?.value)
     }
 
     async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
+        self.changes(names);
         Ok(self.call(Peer::Wlm, "resume", &names, never, self.inner.resume(names)).await?.value)
     }
 
     async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.changes(names);
         let call = self.inner.down(names, reason);
         Ok(self.call(Peer::Wlm, "down", &(names, reason), never, call).await?.value)
     }
 
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
+        self.changes(names);
         let call = self.inner.set_reason(names, reason);
         Ok(self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await?.value)
     }

@@ -232,7 +232,10 @@ impl Bos for SimBos {
         let cluster = lock(&self.cluster);
         let session = match cluster.boot_session(name.as_str()) {
             Ok(session) => session,
-            Err(BosError::NoSuchSession(_)) => return Ok(None),
+            Err(BosError::NoSuchSession(_)) => {
+                let left = cluster.boot_components_of(name.as_str()).map_err(|error| read_of_bos(&error))?;
+                return Ok(BootSession::of_nodes(left.into_iter().map(boot_node).collect()));
+            }
             Err(error) => return Err(read_of_bos(&error)),
         };
         let components = cluster.boot_components_of(name.as_str()).map_err(|error| read_of_bos(&error))?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, What, World as Truth};
+use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Truth};
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::machine::Event;
 use crus_core::model::Node;
@@ -204,8 +204,8 @@ impl World {
         let now = self.ports.clock.now();
         let session = Session::new(id, spec, "1.0.0", self.limits.clone(), now);
         let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
-        for what in self.held() {
-            audit.witness(&Fact { at: now, by: By::Itself, what });
+        for fact in self.cluster().told_nodes() {
+            audit.witness(&fact);
         }
         self.audits.insert(id, audit);
         let Some(result) = poll(self.ports.store.create(&session)) else {
@@ -411,9 +411,11 @@ impl World {
     /// # Errors
     /// As [`World::run_until`].
     pub fn run_to_end(&mut self, limit_ms: u64) -> Result<(), Stuck> {
-        self.run_until(limit_ms, |world| {
-            world.running.values().all(|runner| matches!(runner.next, Next::Finished | Next::Removed))
-        })
+        self.run_until(limit_ms, World::is_over)
+    }
+
+    fn is_over(&self) -> bool {
+        self.running.values().all(|runner| matches!(runner.next, Next::Finished | Next::Removed))
     }
 
     /// Likewise, when nothing is in the way any more: every condition is met, every fault over. What has not ended
@@ -589,19 +591,6 @@ impl World {
             Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
             None => Ok(()),
         }
-    }
-
-    /// The nodes that are out of service now, as facts.
-    fn held(&self) -> Vec<What> {
-        let cluster = cluster::lock(&self.cluster);
-        let names: Vec<NodeName> = cluster.node_names().cloned().collect();
-        let xnames: Vec<Option<Xname>> = names.iter().map(|name| cluster.xname_of(name)).collect();
-        drop(cluster);
-        let views = xnames.into_iter().zip(&names).filter_map(|(xname, name)| {
-            let NodeView { held, reason } = self.view(name)?;
-            held.then_some(What::NodeChanged { xname: xname?, held, reason, in_service: false })
-        });
-        views.collect()
     }
 
     fn check_end(&self, id: UpgradeId, session: &Session) -> Result<(), Stuck> {

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use common::*;
 use crus_core::Limits;
 use crus_core::model::{Failure, NodeState};
+use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;
-use crus_sim::config::{BootBehaviour, GroupSpec, Held, NodeSpec, Span};
+use crus_sim::config::{BootBehaviour, GroupSpec, Held, NodeSpec};
 use crus_sim::faults::{Fault, Plan};
-use crus_sim::workload::{Drawn, Workload};
 use crus_sim::world::World;
 
 fn all_upgraded(world: &World, id: crus_core::UpgradeId) -> bool {
@@ -38,18 +38,56 @@ fn p2_a_reboot_that_is_asked_for_again_follows_a_new_last_look() {
     assert!(all_upgraded(&world, id));
 }
 
+/// A world whose boot session was asked for, and booted its nodes, while the service was dead; then somebody tidied up
+/// in BOS.
+fn booted_and_forgotten() -> (World, crus_core::UpgradeId) {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+    let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+    assert_eq!(boot.begun, None, "asked for, not seen");
+    let later = world.now() + HOUR / 2;
+    world.cluster().advance_to(later);
+    world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+    (world, id)
+}
+
+/// Somebody else's boot session takes the nodes, so that nothing tells of the one before.
+fn taken_by_others(world: &World) {
+    let others = NewSession {
+        name: "others".into(),
+        operation: Operation::Boot,
+        template_name: "image".into(),
+        limit: String::new(),
+        stage: false,
+        include_disabled: false,
+    };
+    let mut cluster = world.cluster();
+    cluster.create_boot_session(others).unwrap();
+    let later = cluster.now() + 6_000;
+    cluster.advance_to(later);
+}
+
 #[test]
-fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_neither_rebooted_nor_released() {
+fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_followed_to_their_end() {
     for deleted in [false, true] {
-        let mut world = world(cluster(2));
-        let id = world.create(spec(2)).unwrap();
-        world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
-        let boot = world.session(id).unwrap().head.boot.clone().unwrap();
-        assert_eq!(boot.begun, None, "asked for, not seen");
-        // The service dies here; the nodes boot; somebody tidies up in BOS.
-        let later = world.now() + HOUR / 2;
-        world.cluster().advance_to(later);
-        world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+        let (mut world, id) = booted_and_forgotten();
+        world.crash().unwrap();
+        if deleted {
+            world.delete(id).unwrap();
+        }
+        world.run_to_end(12 * HOUR).unwrap();
+        assert_eq!(world.session(id).is_none(), deleted);
+        assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1 && in_service(&world, n)));
+        assert!(world.members(&label("failed")).is_empty());
+    }
+}
+
+#[test]
+fn p3_p7_nodes_that_booted_in_a_session_of_which_nothing_is_left_are_neither_rebooted_nor_released() {
+    for deleted in [false, true] {
+        let (mut world, id) = booted_and_forgotten();
+        taken_by_others(&world);
         world.crash().unwrap();
         if deleted {
             world.delete(id).unwrap();
@@ -60,6 +98,23 @@ fn p3_p7_nodes_that_booted_in_a_session_bos_forgot_are_neither_rebooted_nor_rele
         assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
         assert!((1..=2).all(|n| reason(&world, n).contains("the boot session was gone before it ended")));
     }
+}
+
+#[test]
+fn p3_a_reboot_whose_reply_was_lost_is_not_asked_for_again_once_somebody_deleted_its_session() {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.bos.set_plan(Plan::none().at("reboot", 1, Fault::ReplyLost).at("session", 1, Fault::Unreachable));
+    world.run_until(HOUR, |world| !world.cluster().boot_sessions().unwrap().is_empty()).unwrap();
+    let boot = world.session(id).unwrap().head.boot.clone().unwrap();
+    // BOS has taken the nodes; to delete its session does not stop it from cutting their power.
+    let later = world.now() + 6_000;
+    world.cluster().advance_to(later);
+    world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+    world.cluster().advance_to(later + 40_000);
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!((1..=2).all(|n| world.reboots(id, xname(n)) == 1));
+    assert!(all_upgraded(&world, id));
 }
 
 #[test]
@@ -78,6 +133,7 @@ fn p3_p7_nodes_on_their_way_through_a_boot_that_bos_forgot_are_neither_rebooted_
         let later = world.now() + 50_000;
         world.cluster().advance_to(later);
         world.cluster().delete_boot_session(boot.name.as_str()).unwrap();
+        taken_by_others(&world);
         world.crash().unwrap();
         if deleted {
             world.delete(id).unwrap();
@@ -269,118 +325,4 @@ fn p7_deletion_ends_though_the_failed_group_will_not_take_a_node() {
     world.run_for(12 * HOUR).unwrap();
     assert!(world.session(id).is_none());
     assert!(reason(&world, 2).starts_with("upgrading-boot-session-failed"));
-}
-
-// ---- anything at once -----------------------------------------------------------------------------------------
-
-/// Draws whole numbers: the worlds below must follow from their seed alone.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        // Knuth's MMIX generator; its upper half is good enough here.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
-const FAULTS: [Fault; 6] = [
-    Fault::Refused,
-    Fault::Unreachable,
-    Fault::ReplyLost,
-    Fault::Stale,
-    Fault::Slow { ms: 4_000 },
-    Fault::Restarted { ms: 60_000 },
-];
-
-/// P1–P8 are checked by the world after every step. P9: once faults stop, it ends. `CRUS_TEST_SEED` replays one
-/// world, `CRUS_TEST_WORLDS` says how many there are.
-#[test]
-fn whatever_fails_on_the_way_no_promise_breaks_and_the_session_ends() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seeds = match number("CRUS_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("CRUS_TEST_WORLDS").unwrap_or(150),
-    };
-    for seed in seeds {
-        random_world(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-    }
-}
-
-fn random_world(seed: u64) -> Result<(), crus_sim::world::Stuck> {
-    let mut draw = Draw(seed);
-    let size = 4 + draw.below(12) as u32;
-    let mut config = cluster(size);
-    let length = Span::new(5 * MINUTE, HOUR);
-    config.workload = Workload::Drawn(Drawn { length, unlimited_per_mille: 0, ..Drawn::default() });
-    config.slurm.epilog = Span::new(0, 30_000);
-    for node in &mut config.nodes {
-        node.boot = match draw.below(16) {
-            0 => BootBehaviour::Fails,
-            1 => BootBehaviour::Hangs,
-            2 => BootBehaviour::NeverRegisters,
-            3 => BootBehaviour::DidNotReboot,
-            4 => BootBehaviour::OnHold { error: "no power service".into() },
-            _ => BootBehaviour::Normal,
-        };
-        match draw.below(20) {
-            0 => node.locked = true,
-            1 => node.enabled = false,
-            2 => node.role = "Management".into(),
-            3 => node.nid = None,
-            _ => {}
-        }
-    }
-    config.held.insert(xname(1), Held::Drained("bad dimm".into()));
-    let limits =
-        Limits { drain_timeout_ms: (draw.below(2) == 0).then_some(20 * MINUTE), ..Limits::default() };
-    let mut world = World::new(config, seed, limits);
-    let per_mille = [0, 30, 100, 250][draw.below(4) as usize];
-    world.hsm.set_plan(Plan::random(seed, per_mille, &FAULTS));
-    world.bos.set_plan(Plan::random(seed + 1, per_mille, &FAULTS));
-    world.wlm.set_plan(Plan::random(seed + 2, per_mille, &FAULTS));
-    let id = world.create(spec(1 + draw.below(5) as u32))?;
-    let delete_at = draw.below(120);
-    for turn in 0..80 {
-        if world.session(id).is_none_or(crus_core::Session::is_done) {
-            break;
-        }
-        if turn == delete_at {
-            world.delete(id)?;
-        }
-        world.run_for([2_000, 30_000, 10 * MINUTE].map(|most| draw.below(most))[turn as usize % 3])?;
-        match draw.below(12) {
-            0..=2 => world.crash()?,
-            3 => world.cluster().restart_slurmctld(5_000),
-            4 => {
-                world.store().fail(Some("disk full"));
-                world.run_for(20_000)?;
-                world.store().fail(None);
-            }
-            5 => {
-                let n = 1 + draw.below(u64::from(size)) as u32;
-                // Whether it was a member or not.
-                world.by_hand(|cluster| drop(cluster.remove_member("up", &xname(n).to_string())))?;
-            }
-            _ => {}
-        }
-    }
-    for plan in [&world.hsm as &dyn SetPlan, &world.bos, &world.wlm] {
-        plan.calm();
-    }
-    world.run_to_end(14 * 24 * HOUR)?;
-    let left: BTreeSet<_> = world.members(&label("up"));
-    assert!(left.is_empty(), "seed {seed}: left in the upgrading group: {left:?}");
-    Ok(())
-}
-
-/// Whatever port it is.
-trait SetPlan {
-    fn calm(&self);
-}
-
-impl<P> SetPlan for crus_sim::faults::Faulty<P> {
-    fn calm(&self) {
-        self.set_plan(Plan::none());
-    }
 }

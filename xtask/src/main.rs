@@ -1,9 +1,10 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`.
 
 mod bench;
 mod cargo;
 mod layers;
 mod peers;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Task {
         /// Only those whose name contains this.
         filter: Option<String>,
     },
+    /// Run random worlds against the promises: faults, crashes, replicas, operators.
+    Sim(sim::Sim),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test { no_peers } => test::run(no_peers),
         Task::Layers => layers::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
+        Task::Sim(sim) => sim::run(&sim),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -194,7 +194,7 @@ impl Machine<'_> {
         let trouble = Trouble {
             failures,
             until: self.now + retry_pause(self.s, kind, failures),
-            error: messages::bounded(&error.to_string(), messages::TEXT_MAX),
+            error: messages::bounded(error.to_string(), messages::TEXT_MAX),
         };
         self.s.known.troubles.insert(kind, trouble);
     }

@@ -3,6 +3,9 @@
 //! Recent messages stand as they were said. Once there are [`MESSAGES_MAX`], the older half is folded: messages that
 //! differ only in their step become one, with how often and when last; what is left over beyond that is counted.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use super::{Event, Machine};
 use crate::messages;
 use crate::model::Message;
@@ -18,7 +21,7 @@ const FOLDED_MAX: usize = MESSAGES_MAX / 4;
 
 impl Machine<'_> {
     pub(super) fn say(&mut self, text: String) {
-        let text = messages::bounded(&text, messages::TEXT_MAX);
+        let text = messages::bounded(text, messages::TEXT_MAX);
         let messages = &mut self.s.messages;
         match messages.last_mut() {
             Some(last) if last.text == text => {
@@ -40,21 +43,25 @@ impl Machine<'_> {
 fn fold(messages: &mut Vec<Message>) {
     let recent = messages.split_off(messages.len().saturating_sub(RECENT));
     let old = std::mem::take(messages);
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     let mut left_out = Message { text: messages::left_out(), times: 0, last: crate::Time(0) };
     for message in old {
         if message.text == left_out.text {
             absorb(&mut left_out, &message);
             continue;
         }
-        let shape = messages::without_step(&message.text);
-        match messages.iter_mut().find(|kept| messages::without_step(&kept.text) == shape) {
-            Some(kept) => {
+        match places.entry(messages::without_step(&message.text)) {
+            Entry::Occupied(place) => {
+                let kept: &mut Message = &mut messages[*place.get()];
                 if kept.text != message.text {
-                    kept.text = shape;
+                    kept.text.clone_from(place.key());
                 }
                 absorb(kept, &message);
             }
-            None => messages.push(message),
+            Entry::Vacant(place) => {
+                place.insert(messages.len());
+                messages.push(message);
+            }
         }
     }
     // Those last said longest ago go first; their order stays.

@@ -1,12 +1,12 @@
 //! What slurmctld knows of each node, and how it hears of it: slurmds register, fall silent and are given up.
 
-use crus_core::check::What;
+use crus_core::check::{By, Fact, What};
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag};
 use crus_core::{NodeName, Time};
 use serde::{Deserialize, Serialize};
 
-use super::power::Hardware;
+use super::power::{Hardware, Power};
 use super::queue::{Event, Ix};
 use super::slurm::{NodeRecord, Reason, wlm_time};
 use super::{Cluster, Node};
@@ -49,7 +49,7 @@ pub(super) struct SlurmNode {
 }
 
 /// What the witness was last told of a node.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Witnessed {
     held: bool,
     in_service: bool,
@@ -328,6 +328,21 @@ impl Cluster {
         }
     }
 
+    /// What a witness who comes late must know: the nodes as they were told last, and which of them are booting, or
+    /// have booted without slurmctld knowing.
+    pub(crate) fn told_nodes(&self) -> impl Iterator<Item = Fact> {
+        let told = self.nodes.iter().filter(|node| node.spec.name.is_some()).map(|node| {
+            let Witnessed { held, in_service, reason } = node.slurm.witnessed.clone();
+            What::NodeChanged { xname: node.spec.xname, held, reason, in_service, looked: None }
+        });
+        let unnoticed = self.nodes.iter().filter(|node| {
+            let known = node.slurm.boot_time.is_some_and(|known| node.hardware.booted.0 <= known.0 + 1);
+            !known || node.hardware.power != Power::On
+        });
+        let lost = unnoticed.map(|node| What::PowerLost { xname: node.spec.xname });
+        told.chain(lost).map(|what| Fact { at: self.now, by: By::Itself, what })
+    }
+
     /// To be called after anything in a node's record changed: tells the witness, and the scheduler.
     pub(super) fn touch(&mut self, ix: Ix) {
         let node = &self.nodes[ix as usize];
@@ -342,7 +357,8 @@ impl Cluster {
         if (told.held, told.in_service, told.reason.as_deref()) != (held, in_service, reason) {
             let (xname, reason) = (node.spec.xname, reason.map(str::to_owned));
             self.node_mut(ix).slurm.witnessed = Witnessed { held, in_service, reason: reason.clone() };
-            self.tell(What::NodeChanged { xname, held, reason, in_service });
+            let looked = self.node(ix).looked.node;
+            self.tell(What::NodeChanged { xname, held, reason, in_service, looked });
         }
         self.jobs.set_available(ix, available);
     }

@@ -61,7 +61,7 @@ pub(super) fn drawing(seed: u64) -> Option<Drawing> {
     let troubled = rng.chance(750);
     let mut config = ClusterConfig::default();
     for n in 0..size {
-        config.nodes.push(node(rng, n, size, troubled)?);
+        config.nodes.push(node(rng, n, troubled)?);
     }
     if troubled {
         for node in &config.nodes {
@@ -114,7 +114,7 @@ pub(super) fn drawing(seed: u64) -> Option<Drawing> {
     })
 }
 
-fn node(rng: &mut Rng, n: u64, size: u64, troubled: bool) -> Option<NodeSpec> {
+fn node(rng: &mut Rng, n: u64, troubled: bool) -> Option<NodeSpec> {
     let mut node = NodeSpec::new(xname(n)?, n as u32 + 1);
     node.cpus = 4;
     if !troubled {
@@ -137,8 +137,6 @@ fn node(rng: &mut Rng, n: u64, size: u64, troubled: bool) -> Option<NodeSpec> {
         4 => node.arch = "ARM".to_owned(),
         5 => node.in_hsm = false,
         6 => node.name = None,
-        // The NID of another node.
-        7 => node.nid = Some(rng.between(1, size) as u32),
         _ => {}
     }
     Some(node)

@@ -175,20 +175,56 @@ impl Life {
             (false, false) => &spec.failed,
         };
         let label = label.to_string();
-        let (node, group) = (xname.to_string(), label.clone());
+        let node = xname.to_string();
+        let mut done = false;
         if self.rng.chance(500) {
-            let added = world.cluster().group(&label).is_ok_and(|group| !group.members.contains(&xname));
-            let mend = (added && !starting).then(|| Mend::TakeOut(label.clone(), xname));
-            self.mends.retain(|mend| *mend != Mend::PutIn(label.clone(), xname));
-            self.hand(world, Deed::MemberAdded, mend, move |cluster| drop(cluster.add_member(&group, &node)))
+            self.hand(world, Deed::MemberAdded, None, |cluster| {
+                done = cluster.add_member(&label, &node).is_ok()
+            })?;
+            self.exchange(
+                done,
+                Mend::PutIn(label.clone(), xname),
+                (!starting).then(|| Mend::TakeOut(label, xname)),
+            );
         } else {
-            let there = world.cluster().group(&label).is_ok_and(|group| group.members.contains(&xname));
-            let mend = (there && starting).then(|| Mend::PutIn(label.clone(), xname));
-            self.mends.retain(|mend| *mend != Mend::TakeOut(label.clone(), xname));
-            self.hand(world, Deed::MemberRemoved, mend, move |cluster| {
-                drop(cluster.remove_member(&group, &node))
-            })
+            self.hand(world, Deed::MemberRemoved, None, |cluster| {
+                done = cluster.remove_member(&label, &node).is_ok()
+            })?;
+            self.exchange(
+                done,
+                Mend::TakeOut(label.clone(), xname),
+                starting.then(|| Mend::PutIn(label, xname)),
+            );
         }
+        Ok(())
+    }
+
+    /// Something was done that makes one mend needless and another needed.
+    fn exchange(&mut self, done: bool, old: Mend, new: Option<Mend>) {
+        if done {
+            self.mends.retain(|mend| *mend != old);
+            self.mends.extend(new);
+        }
+    }
+
+    /// Takes out of the groups of a session what it says that it waits for (P8).
+    pub(super) fn tidy(&mut self, world: &mut World) -> Result<(), Stuck> {
+        for id in self.ids.clone() {
+            let Some(session) = world.session(id) else { continue };
+            if session.head.condition.is_none() || session.nodes.is_empty() {
+                continue;
+            }
+            let own: Vec<Xname> = session.nodes.iter().map(|node| node.xname).collect();
+            let labels = [session.head.spec.upgrading.clone(), session.head.spec.failed.clone()];
+            for label in labels {
+                for xname in world.members(&label).into_iter().filter(|xname| !own.contains(xname)) {
+                    self.hand(world, Deed::MemberRemoved, None, |cluster| {
+                        _ = cluster.remove_member(label.as_str(), &xname.to_string());
+                    })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn group_or_template(&mut self, world: &mut World, spec: &Spec) -> Result<(), Stuck> {

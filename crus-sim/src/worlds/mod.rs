@@ -11,8 +11,10 @@
 //! After every event the promises P1–P8, by [`World`](crate::world::World). What an operator did is theirs: see
 //! [`Audit`](crus_core::check::Audit). Once faults stop:
 //!
-//! - Progress (P9): all sessions end within [`Bound`].
-//! - A clean end: P1–P8 as each session ends; no node carries our drain; the upgrading groups are empty; a deleted
+//! - Progress (P9): all sessions end within [`Bound`], given an operator who clears a group of what a session says that
+//!   it waits for.
+//! - A clean end: P1–P8 as each session ends; no node carries our drain; no node of a completed session is in its
+//!   upgrading group; a deleted
 //!   session is gone from the store.
 //!
 //! # Events
@@ -205,6 +207,7 @@ struct Life {
     rng: Rng,
     specs: Vec<Spec>,
     xnames: Vec<Xname>,
+    /// The members of the starting groups.
     members: BTreeMap<String, Vec<Xname>>,
     templates: BTreeMap<String, TemplateSpec>,
     ids: Vec<UpgradeId>,
@@ -250,10 +253,11 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
     let mut life = Life {
         rng: Rng::new(seed, 11),
         xnames: config.nodes.iter().map(|node| node.xname).collect(),
-        members: config
-            .groups
+        members: specs
             .iter()
-            .map(|(label, group)| (label.to_string(), group.members.clone()))
+            .filter_map(|spec| {
+                Some((spec.starting.to_string(), config.groups.get(&spec.starting)?.members.clone()))
+            })
             .collect(),
         templates: config.templates.iter().map(|(name, spec)| (name.to_string(), spec.clone())).collect(),
         specs,
@@ -287,7 +291,7 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
     let (calm, (rounds, _)) = (world.now(), world.rounds_and_checks());
     let sizes: Vec<u64> = life.ids.iter().map(|_| life.xnames.len() as u64).collect();
     let bound = Bound::of(&sizes, longest_job_ms, &limits);
-    world.run_to_end(bound.ms)?;
+    settle(world, &mut life, calm + bound.ms)?;
     world.wake_stopped()?;
     let settling = (world.rounds_and_checks().0 - rounds, world.now().since(calm));
     if settling.0 > bound.rounds {
@@ -295,6 +299,16 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
         return Err(Stuck::Failed(text));
     }
     finish(world, &mut life, start, settling)
+}
+
+/// Until all sessions are done. Who reads what they wait for puts it right.
+fn settle(world: &mut World, life: &mut Life, by: Time) -> Result<(), Stuck> {
+    loop {
+        match world.run_to_end(5 * MINUTE) {
+            Err(Stuck::TooLate(now)) if now < by => life.tidy(world)?,
+            other => return other,
+        }
+    }
 }
 
 fn create(world: &mut World, life: &mut Life) -> Result<(), Stuck> {
@@ -329,11 +343,9 @@ fn finish(world: &mut World, life: &mut Life, start: Time, settling: (u64, u64))
             };
             *outcome.nodes.entry(state).or_default() += 1;
         }
-    }
-    for spec in &life.specs {
-        let left = world.members(&spec.upgrading);
-        if !left.is_empty() {
-            return Err(unclean(format!("{left:?} are left in '{}'", spec.upgrading)));
+        let label = &session.head.spec.upgrading;
+        if let Some(left) = world.members(label).into_iter().find(|xname| session.has_node(*xname)) {
+            return Err(unclean(format!("{left} is left in '{label}'")));
         }
     }
     let names: Vec<_> = world.cluster().node_names().cloned().collect();

@@ -66,6 +66,22 @@ async fn a_stale_answer_is_the_one_from_before() {
 }
 
 #[tokio::test]
+async fn what_was_before_a_change_of_ones_own_is_not_said_again() {
+    let cluster = with(crate::support::steady).shared();
+    let ports = SimPorts::new(&cluster);
+    let plan = || Plan::none().at("group", 2, Fault::Stale).at("nodes", 2, Fault::Stale);
+    let hsm: Faulty<SimHsm> = Faulty::new(ports.hsm.clone(), &cluster, plan());
+    let wlm: Faulty<SimWlm> = Faulty::new(ports.wlm.clone(), &cluster, plan());
+    let blue = "blue".parse().unwrap();
+    let before = hsm.group(&blue).await.unwrap().unwrap();
+    hsm.remove_members(&blue, &[x(1)]).await.unwrap();
+    assert_eq!(hsm.group(&blue).await.unwrap().unwrap().len(), before.len() - 1);
+    wlm.nodes(&[name(1)]).await.unwrap();
+    wlm.drain(&[name(1)], "r").await.unwrap();
+    assert!(wlm.nodes(&[name(1)]).await.unwrap()[0].is_held());
+}
+
+#[tokio::test]
 async fn stale_answers_of_hsm_and_bos() {
     let cluster = with(crate::support::steady).shared();
     let ports = SimPorts::new(&cluster);
@@ -78,10 +94,10 @@ async fn stale_answers_of_hsm_and_bos() {
     let before = hsm.group(&blue).await.unwrap();
     let facts = hsm.facts(&[x(1)]).await.unwrap();
     assert_eq!(bos.session(&s).await, Ok(None));
-    hsm.remove_members(&blue, &[x(1)]).await.unwrap();
+    ports.hsm.remove_members(&blue, &[x(1)]).await.unwrap();
     lock(&cluster).set_locked(x(1), true).unwrap();
     let request = RebootRequest { name: s.clone(), template: "image".parse().unwrap(), nodes: vec![x(2)] };
-    bos.reboot(&request).await.unwrap();
+    ports.bos.reboot(&request).await.unwrap();
     assert_eq!(hsm.group(&blue).await.unwrap(), before);
     assert_eq!(hsm.facts(&[x(1)]).await.unwrap(), facts);
     assert_eq!(bos.session(&s).await, Ok(None));

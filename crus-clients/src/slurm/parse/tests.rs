@@ -221,3 +221,17 @@ proptest! {
         prop_assert_eq!(read, lines.into_iter().map(|(node, _)| node).collect::<Vec<_>>());
     }
 }
+
+/// A job on each of 100,000 nodes, and a look at the largest step: far below the default limit of what is printed.
+#[test]
+fn a_hundred_thousand_jobs_and_the_largest_step_fit_into_an_answer() {
+    let limit = crate::slurm::SlurmConfig::default().output_max;
+    let lines =
+        |n: u32| format!("{}|nid{n:06}|COMPLETING|2026-11-23T09:23:55|somebody-with-a-name\n", 4_000_000 + n);
+    let text: String = (0..100_000).map(lines).collect();
+    assert!(text.len() < limit / 10);
+    assert_eq!(jobs(&text).unwrap().len(), 100_000);
+    let reason = format!(" Reason={} [root@2026-11-23T09:22:55]\n", "r".repeat(1_000));
+    let shown = line("nid000001", 0, "IDLE+DRAIN", "2026-11-23T20:37:37", &reason);
+    assert!(shown.len() * 10_000 < limit);
+}

@@ -91,7 +91,7 @@ pub(super) fn fact(fact: &Fact) -> Value {
         }
         What::PowerLost { xname } => json!({"what": "power-lost", "xname": xname}),
         What::JobKilled { xname, job } => json!({"what": "job-killed", "xname": xname, "job": job}),
-        What::NodeChanged { xname, held, reason, in_service } => json!({
+        What::NodeChanged { xname, held, reason, in_service, .. } => json!({
             "what": "node-changed", "xname": xname, "held": held, "reason": reason, "in_service": in_service,
         }),
         What::GroupChanged { label, added, removed } => json!({
