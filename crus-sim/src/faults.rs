@@ -124,7 +124,8 @@ pub struct Faulty<P> {
 #[derive(Debug, Default)]
 struct State {
     plan: Plan,
-    calls: BTreeMap<&'static str, u64>,
+    /// A handful of methods.
+    calls: Vec<(&'static str, u64)>,
     injected: Vec<Injected>,
     away_until: Option<Time>,
     remembers: bool,
@@ -181,9 +182,16 @@ impl<P> Faulty<P> {
     /// The fault of this call, if it has one, and whether the peer is away.
     fn next_fault(&self, method: &'static str, at: Time) -> (Option<Fault>, bool) {
         let mut state = self.state();
-        let count = state.calls.entry(method).or_default();
-        *count += 1;
-        let nth = *count;
+        let nth = match state.calls.iter_mut().find(|(called, _)| *called == method) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                state.calls.push((method, 1));
+                1
+            }
+        };
         let fault = state.plan.fault(method, nth);
         if let Some(fault) = fault {
             state.injected.push(Injected { at, method, nth, fault });
