@@ -143,6 +143,10 @@ impl<T> Answer<T> {
     fn now(value: T, read_at: Time) -> Self {
         Answer { value, read_at: Some(read_at) }
     }
+
+    fn said(self) -> T {
+        self.value
+    }
 }
 
 /// What was answered last.
@@ -304,13 +308,13 @@ impl<P: Hsm> Hsm for Faulty<P> {
     async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
         self.state().seen.groups.remove(label);
         let call = self.inner.add_members(label, nodes);
-        Ok(self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await?.value)
+        self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await.map(Answer::said)
     }
 
     async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
         self.state().seen.groups.remove(label);
         let call = self.inner.remove_members(label, nodes);
-        Ok(self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await?.value)
+        self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await.map(Answer::said)
     }
 
     async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
@@ -343,7 +347,7 @@ impl<P: Bos> Bos for Faulty<P> {
 
     async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
         self.state().seen.sessions.remove(&request.name);
-        Ok(self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await?.value)
+        self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await.map(Answer::said)
     }
 
     async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
@@ -400,23 +404,23 @@ impl<P: Wlm> Wlm for Faulty<P> {
     async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.changes(names);
         let call = self.inner.drain(names, reason);
-        Ok(self.call(Peer::Wlm, "drain", &(names, reason), never, call).await?.value)
+        self.call(Peer::Wlm, "drain", &(names, reason), never, call).await.map(Answer::said)
     }
 
     async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
         self.changes(names);
-        Ok(self.call(Peer::Wlm, "resume", &names, never, self.inner.resume(names)).await?.value)
+        self.call(Peer::Wlm, "resume", &names, never, self.inner.resume(names)).await.map(Answer::said)
     }
 
     async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.changes(names);
         let call = self.inner.down(names, reason);
-        Ok(self.call(Peer::Wlm, "down", &(names, reason), never, call).await?.value)
+        self.call(Peer::Wlm, "down", &(names, reason), never, call).await.map(Answer::said)
     }
 
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.changes(names);
         let call = self.inner.set_reason(names, reason);
-        Ok(self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await?.value)
+        self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await.map(Answer::said)
     }
 }
