@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn only_the_first_need_be_in_order() {
         let place = |n: u32| format!("x1c0s{}b0n0", n * 7_919 % 1_000).parse().unwrap();
-        let free = |n: u32| if n % 3 == 0 { FreeAt::Now } else { FreeAt::By(WlmTime(i64::from(n % 100))) };
+        let free =
+            |n: u32| if n.is_multiple_of(3) { FreeAt::Now } else { FreeAt::By(WlmTime(i64::from(n % 100))) };
         let candidates: Vec<_> = (0..1_000).map(|n| Candidate { xname: place(n), free: free(n) }).collect();
         for order in [Order::SoonestFree, Order::Name] {
             let mut all = candidates.clone();

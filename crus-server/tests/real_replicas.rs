@@ -2,7 +2,7 @@
 //! upgrade goes on elsewhere, and the world ends right.
 //!
 //! Each replica has a face of the cluster for itself, so that its calls can be told from those of the others.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 #[path = "support/chance.rs"]
 mod chance;
@@ -15,8 +15,7 @@ mod simulated;
 mod support;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
@@ -32,7 +31,9 @@ use etcd::{Etcd, left_out};
 use serde_json::{Value, json};
 use simulated::Simulated;
 use support::{Service, path_of, spec, until};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 const REPLICAS: usize = 3;
@@ -65,10 +66,10 @@ fn cluster() -> ClusterConfig {
     }
 }
 
-/// One replica's face of the cluster, which counts all calls: to HSM, BOS and, by its programs, Slurm.
+/// One replica's face of the cluster, which notes all calls: to HSM, BOS and, by its programs, Slurm.
 struct Face {
     url: String,
-    calls: Arc<AtomicU64>,
+    calls: Arc<Mutex<Vec<Instant>>>,
     serving: AbortHandle,
     folder: tempfile::TempDir,
 }
@@ -81,13 +82,13 @@ impl Drop for Face {
 
 impl Face {
     async fn of(site: &Simulated) -> Face {
-        let calls = Arc::<AtomicU64>::default();
-        let counter = Arc::clone(&calls);
-        let count = axum::middleware::from_fn(move |request, next: axum::middleware::Next| {
-            counter.fetch_add(1, Ordering::SeqCst);
+        let calls = Arc::<Mutex<Vec<Instant>>>::default();
+        let noted = Arc::clone(&calls);
+        let note = axum::middleware::from_fn(move |request, next: axum::middleware::Next| {
+            noted.lock().unwrap().push(Instant::now());
             next.run(request)
         });
-        let router = crus_sim::http::router(&site.live).layer(count);
+        let router = crus_sim::http::router(&site.live).layer(note);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -97,8 +98,74 @@ impl Face {
         Face { url: format!("http://{address}"), calls, serving: serving.abort_handle(), folder }
     }
 
-    fn calls(&self) -> u64 {
-        self.calls.load(Ordering::SeqCst)
+    fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    /// When the call at this position came.
+    fn call(&self, position: usize) -> Option<Instant> {
+        self.calls.lock().unwrap().get(position).copied()
+    }
+
+    fn last_call(&self) -> Option<Instant> {
+        self.calls.lock().unwrap().last().copied()
+    }
+}
+
+/// One replica's way to etcd, which can be cut: its connections stay open, and nothing comes through.
+struct Way {
+    url: String,
+    open: watch::Sender<bool>,
+    serving: AbortHandle,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Way {
+    async fn to(etcd: &Etcd) -> Way {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let target = etcd.endpoint().strip_prefix("http://").unwrap().to_owned();
+        let (open, is_open) = watch::channel(true);
+        let serving = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                // While etcd is down, whoever comes is sent away.
+                let Ok(far) = TcpStream::connect(&target).await else { continue };
+                let (near_in, near_out) = near.into_split();
+                let (far_in, far_out) = far.into_split();
+                tokio::spawn(pass(near_in, far_out, is_open.clone()));
+                tokio::spawn(pass(far_in, near_out, is_open.clone()));
+            }
+        });
+        Way { url, open, serving: serving.abort_handle() }
+    }
+
+    fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    fn mend(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+/// Passes on what comes while the way is open, up to the end of either side.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut is_open: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let passed =
+            is_open.wait_for(|open| *open).await.is_ok() && to.write_all(&buffer[..read]).await.is_ok();
+        if !passed {
+            return;
+        }
     }
 }
 
@@ -109,6 +176,7 @@ struct Site {
     etcd: Etcd,
     cluster: Simulated,
     faces: Vec<Face>,
+    ways: Vec<Way>,
     /// By the same positions as their faces; `None` while it does not run.
     replicas: Vec<Option<Service>>,
     xnames: Vec<Xname>,
@@ -122,12 +190,13 @@ impl Site {
         let config = cluster();
         let xnames = config.nodes.iter().map(|node| node.xname).collect();
         let cluster = Simulated::start(config, seed, SPEED).await;
-        let mut faces = Vec::new();
+        let (mut faces, mut ways) = (Vec::new(), Vec::new());
         for _ in 0..REPLICAS {
             faces.push(Face::of(&cluster).await);
+            ways.push(Way::to(&etcd).await);
         }
         let (told, path) = (format!("seed {seed}"), String::new());
-        let mut site = Site { told, lease_s, etcd, cluster, faces, replicas: Vec::new(), xnames, path };
+        let mut site = Site { told, lease_s, etcd, cluster, faces, ways, replicas: Vec::new(), xnames, path };
         for i in 0..REPLICAS {
             let replica = site.start(i);
             site.replicas.push(Some(replica));
@@ -146,7 +215,7 @@ impl Site {
         for program in ["scontrol", "squeue"] {
             command.arg(format!("--{program}")).arg(folder.path().join(program));
         }
-        command.args(["--settle-s", "1", "--etcd-endpoints", &self.etcd.endpoint()]);
+        command.args(["--settle-s", "1", "--etcd-endpoints", &self.ways[i].url]);
         command.args(["--etcd-lease-s", &self.lease_s.to_string()]);
         // That leases are lost is what happens here.
         command.env("CRUS_LOG", "off");
@@ -200,7 +269,7 @@ impl Site {
     /// Waits until another replica has gone on with the session; which.
     async fn taken_over_from(&self, before: usize, what: &str) -> usize {
         let begun = Instant::now();
-        let calls: Vec<u64> = self.faces.iter().map(Face::calls).collect();
+        let calls: Vec<usize> = self.faces.iter().map(Face::calls).collect();
         let mut heir = before;
         until("another replica goes on", async || {
             let acting = (0..REPLICAS).find(|&i| i != before && self.faces[i].calls() > calls[i]);
@@ -228,7 +297,7 @@ impl Site {
 
     /// Waits until nobody asks anything of the cluster any more.
     async fn quiet(&self) {
-        let calls = || self.faces.iter().map(Face::calls).sum::<u64>();
+        let calls = || self.faces.iter().map(Face::calls).sum::<usize>();
         let (mut seen, mut since) = (calls(), Instant::now());
         until("nobody acts", async || {
             if calls() != seen {
@@ -311,12 +380,39 @@ async fn p3_an_owner_that_was_stopped_past_its_lease_notices_before_it_acts() {
     let heir = site.taken_over_from(stopped, &format!("stopped, lease of {SHORT} s")).await;
     assert_eq!(site.some_owner().await, heir);
     let before = site.faces[stopped].calls();
+    // Nobody can tell it: it must look at its clock.
+    site.ways[stopped].cut();
     site.replica(stopped).signal("CONT");
     // It goes on while there is work to be done, and answers for it.
     let (_, answer) = site.replica(heir).get(&site.path).await;
     assert_eq!(answer["state"], "UPDATING", "{}", site.told);
+    let done = async || site.replica(heir).get(&site.path).await.1["state"] == "READY";
+    until(&format!("{}: completed", site.told), done).await;
+    site.ways[stopped].mend();
     site.ends_right().await;
     assert_eq!(site.faces[stopped].calls(), before, "{}: it acted for a session of another", site.told);
+}
+
+/// It runs, and etcd does not hear of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_an_owner_that_is_cut_off_stops_before_another_begins() {
+    if left_out() {
+        return;
+    }
+    let site = Site::begin(seed(), SHORT, 2).await;
+    let owner = site.some_owner().await;
+    let begun: Vec<usize> = site.faces.iter().map(Face::calls).collect();
+    site.ways[owner].cut();
+    let heir = site.taken_over_from(owner, &format!("cut off, lease of {SHORT} s")).await;
+    let done = async || site.replica(heir).get(&site.path).await.1["state"] == "READY";
+    until(&format!("{}: completed", site.told), done).await;
+    assert_eq!(site.replica(owner).get(&site.path).await.0, 200, "it answers all the same");
+    let (last, first) = (site.faces[owner].last_call(), site.faces[heir].call(begun[heir]));
+    assert!(last < first, "{}: both acted at once", site.told);
+    println!("{}: nobody acted for {:?} in between", site.told, first.unwrap() - last.unwrap());
+    site.ways[owner].mend();
+    site.ends_right().await;
+    assert_eq!(site.faces[owner].last_call(), last, "{}: it acted for a session of another", site.told);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,10 +442,10 @@ async fn p9_the_upgrade_goes_on_when_etcd_was_restarted() {
         return;
     }
     let mut site = Site::begin(seed(), 10, 0).await;
-    let calls: u64 = site.faces.iter().map(Face::calls).sum();
+    let calls: usize = site.faces.iter().map(Face::calls).sum();
     site.etcd.stop();
     site.etcd.start_again().await;
-    let acting = async || site.faces.iter().map(Face::calls).sum::<u64>() > calls + 10;
+    let acting = async || site.faces.iter().map(Face::calls).sum::<usize>() > calls + 10;
     until("the upgrade goes on", acting).await;
     let other = site.post(2).await;
     for replica in site.running() {
@@ -372,7 +468,7 @@ async fn p9_the_upgrade_pauses_while_etcd_is_lost_and_goes_on_after() {
     for replica in site.running() {
         assert_eq!(replica.get(&site.path).await.0, 200, "every replica answers all the same");
     }
-    let calls: Vec<u64> = site.faces.iter().map(Face::calls).collect();
+    let calls: Vec<usize> = site.faces.iter().map(Face::calls).collect();
     tokio::time::sleep(MANY_LOOKS).await;
     assert_eq!(site.faces.iter().map(Face::calls).collect::<Vec<_>>(), calls, "nobody owns anything");
     site.etcd.start_again().await;

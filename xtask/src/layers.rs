@@ -22,6 +22,8 @@ struct Facts {
     core_tree: BTreeSet<String>,
     /// Everything that anything here needs, tests and build scripts included.
     whole_tree: BTreeSet<String>,
+    /// What a build without features needs, build scripts included.
+    default_tree: BTreeSet<String>,
     /// The source files of the core: path and text.
     core_sources: Vec<(String, String)>,
 }
@@ -52,6 +54,7 @@ fn gather() -> Result<Facts> {
         members: cargo::members()?,
         core_tree: cargo::tree(&["--package", "crus-core", "--edges", "normal"])?,
         whole_tree: cargo::tree(&["--workspace", "--all-features", "--edges", "normal,build,dev"])?,
+        default_tree: cargo::tree(&["--package", "crus-server", "--edges", "normal,build"])?,
         core_sources,
     })
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(nodes: u32, step_size: u32, steps: u32) {
     at_once(store.own(id)).unwrap();
     let mut driver = Driver::new(session, revision, ports);
 
-    println!("{nodes} nodes in steps of {step_size}:");
+    println!("{nodes} nodes in steps of {step_size}, CPU beyond what the peers take (limit: 50 ms a step):");
     println!("{:<10}{:>10}{:>10}{:>10}{:>10}{:>12}", "", "CPU ms", "rounds", "worst ms", "parts", "bytes");
     let mut step = (false, 0);
     let mut row = Row::default();

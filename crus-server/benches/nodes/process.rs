@@ -47,11 +47,7 @@ async fn measure(nodes: u32) {
     let id = created["upgrade_id"].as_str().unwrap();
 
     service.until_said(id, "Quiesce requested in step 0").await;
-    println!(
-        "{:<44}{:>8.1} s",
-        "until the nodes were frozen and step 0 chosen",
-        begun.elapsed().as_secs_f64()
-    );
+    println!("{:<44}{:>8.1} s", "until step 0 began, mostly simulated HSM", begun.elapsed().as_secs_f64());
     println!("{:<44}{:>8.1} MiB", "resident by then, at most", service.memory_mib("VmHWM:"));
     service.until_said(id, "Quiesce requested in step 1").await;
     let before = service.cpu_ms();

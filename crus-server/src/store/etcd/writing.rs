@@ -406,7 +406,7 @@ mod tests {
     fn a_write_is_named_by_all_that_it_writes() {
         let parts = Parts { nodes: rows(&[1, 2], 3), ..Parts::default() };
         let name = token(7, 9, &parts);
-        assert_eq!(token(7, 9, &parts.clone()), name);
+        assert_eq!(token(7, 9, &parts), name);
         assert_ne!(token(8, 9, &parts), name);
         assert_ne!(token(7, 10, &parts), name);
         assert_ne!(token(7, 9, &Parts { messages_end: Some(0), ..parts.clone() }), name);
