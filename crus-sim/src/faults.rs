@@ -124,7 +124,8 @@ pub struct Faulty<P> {
 #[derive(Debug, Default)]
 struct State {
     plan: Plan,
-    calls: BTreeMap<&'static str, u64>,
+    /// A handful of methods.
+    calls: Vec<(&'static str, u64)>,
     injected: Vec<Injected>,
     away_until: Option<Time>,
     remembers: bool,
@@ -141,6 +142,10 @@ struct Answer<T> {
 impl<T> Answer<T> {
     fn now(value: T, read_at: Time) -> Self {
         Answer { value, read_at: Some(read_at) }
+    }
+
+    fn said(self) -> T {
+        self.value
     }
 }
 
@@ -181,9 +186,16 @@ impl<P> Faulty<P> {
     /// The fault of this call, if it has one, and whether the peer is away.
     fn next_fault(&self, method: &'static str, at: Time) -> (Option<Fault>, bool) {
         let mut state = self.state();
-        let count = state.calls.entry(method).or_default();
-        *count += 1;
-        let nth = *count;
+        let nth = match state.calls.iter_mut().find(|(called, _)| *called == method) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                state.calls.push((method, 1));
+                1
+            }
+        };
         let fault = state.plan.fault(method, nth);
         if let Some(fault) = fault {
             state.injected.push(Injected { at, method, nth, fault });
@@ -296,13 +308,13 @@ impl<P: Hsm> Hsm for Faulty<P> {
     async fn add_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<Vec<Rejected>, PortError> {
         self.state().seen.groups.remove(label);
         let call = self.inner.add_members(label, nodes);
-        Ok(self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await?.value)
+        self.call(Peer::Hsm, "add_members", &(label, nodes), never, call).await.map(Answer::said)
     }
 
     async fn remove_members(&self, label: &GroupLabel, nodes: &[Xname]) -> Result<(), PortError> {
         self.state().seen.groups.remove(label);
         let call = self.inner.remove_members(label, nodes);
-        Ok(self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await?.value)
+        self.call(Peer::Hsm, "remove_members", &(label, nodes), never, call).await.map(Answer::said)
     }
 
     async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError> {
@@ -335,7 +347,7 @@ impl<P: Bos> Bos for Faulty<P> {
 
     async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
         self.state().seen.sessions.remove(&request.name);
-        Ok(self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await?.value)
+        self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await.map(Answer::said)
     }
 
     async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
@@ -392,23 +404,23 @@ impl<P: Wlm> Wlm for Faulty<P> {
     async fn drain(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.changes(names);
         let call = self.inner.drain(names, reason);
-        Ok(self.call(Peer::Wlm, "drain", &(names, reason), never, call).await?.value)
+        self.call(Peer::Wlm, "drain", &(names, reason), never, call).await.map(Answer::said)
     }
 
     async fn resume(&self, names: &[NodeName]) -> Result<(), PortError> {
         self.changes(names);
-        Ok(self.call(Peer::Wlm, "resume", &names, never, self.inner.resume(names)).await?.value)
+        self.call(Peer::Wlm, "resume", &names, never, self.inner.resume(names)).await.map(Answer::said)
     }
 
     async fn down(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.changes(names);
         let call = self.inner.down(names, reason);
-        Ok(self.call(Peer::Wlm, "down", &(names, reason), never, call).await?.value)
+        self.call(Peer::Wlm, "down", &(names, reason), never, call).await.map(Answer::said)
     }
 
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.changes(names);
         let call = self.inner.set_reason(names, reason);
-        Ok(self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await?.value)
+        self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await.map(Answer::said)
     }
 }

@@ -26,16 +26,21 @@ use crate::cluster::{SharedCluster, lock};
 /// Each call of [`Wlm`] stands for one `scontrol` or `squeue` process, each of [`Hsm`] for one request, but for
 /// `hsm.add_members` and `hsm.remove_members`: these count one for each node, as HSM takes one at a time.
 #[derive(Debug, Default)]
-pub struct Calls(Mutex<BTreeMap<&'static str, u64>>);
+pub struct Calls(Mutex<Vec<(&'static str, u64)>>);
 
 impl Calls {
     fn count(&self, method: &'static str, calls: usize) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(method).or_default() += calls as u64;
+        // A handful of methods.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|(called, _)| *called == method) {
+            Some((_, count)) => *count += calls as u64,
+            None => all.push((method, calls as u64)),
+        }
     }
 
     /// All counts so far.
     pub fn all(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// The calls of one method, such as `wlm.drain`.

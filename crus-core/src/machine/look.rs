@@ -62,7 +62,13 @@ impl Session {
         let somebody_did = match reason {
             // Slurm takes a node down without a word; it never drains or fails one so.
             "" => seen.has(Flag::Drain) || seen.has(Flag::Fail),
-            _ => seen.is_held() && !messages::is_crus_reason(reason) && !messages::is_slurm_reason(reason),
+            // Most often it is our own, which is told at a glance.
+            _ => {
+                seen.is_held()
+                    && !messages::is_drain_reason(reason, self.head.id)
+                    && !messages::is_crus_reason(reason)
+                    && !messages::is_slurm_reason(reason)
+            }
         };
         // Cut without a mark, so that it stays the beginning of the whole.
         let kept = || reason.chars().take(messages::DETAIL_MAX).collect();

@@ -179,30 +179,30 @@ impl Life {
         let mut done = false;
         if self.rng.chance(500) {
             self.hand(world, Deed::MemberAdded, None, |cluster| {
-                done = cluster.add_member(&label, &node).is_ok()
+                done = cluster.add_member(&label, &node).is_ok();
             })?;
             self.exchange(
                 done,
-                Mend::PutIn(label.clone(), xname),
-                (!starting).then(|| Mend::TakeOut(label, xname)),
+                &Mend::PutIn(label.clone(), xname),
+                (!starting).then_some(Mend::TakeOut(label, xname)),
             );
         } else {
             self.hand(world, Deed::MemberRemoved, None, |cluster| {
-                done = cluster.remove_member(&label, &node).is_ok()
+                done = cluster.remove_member(&label, &node).is_ok();
             })?;
             self.exchange(
                 done,
-                Mend::TakeOut(label.clone(), xname),
-                starting.then(|| Mend::PutIn(label, xname)),
+                &Mend::TakeOut(label.clone(), xname),
+                starting.then_some(Mend::PutIn(label, xname)),
             );
         }
         Ok(())
     }
 
     /// Something was done that makes one mend needless and another needed.
-    fn exchange(&mut self, done: bool, old: Mend, new: Option<Mend>) {
+    fn exchange(&mut self, done: bool, old: &Mend, new: Option<Mend>) {
         if done {
-            self.mends.retain(|mend| *mend != old);
+            self.mends.retain(|mend| mend != old);
             self.mends.extend(new);
         }
     }
