@@ -31,7 +31,7 @@ fn the_cost_of_a_round_and_of_a_change_does_not_grow_with_the_nodes() {
         assert!(*few > 0, "nothing was counted in {stage}");
         // The names of some hundred nodes more are longer by a digit or two.
         let bound = few + few / 10;
-        assert!(*many <= bound, "{stage}: {} bytes, then {}", few, many);
+        assert!(*many <= bound, "{stage}: {few} bytes, then {many}");
     }
 }
 
