@@ -104,6 +104,13 @@ impl From<ServiceError> for Problem {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The session store holds something unexpected. The service's log says more.".to_owned(),
             ),
+            ServiceError::MayBeCreated { id, .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!(
+                    "The session store gave no answer: session {id} may have been created. Look whether it is there \
+                     before you create another."
+                ),
+            ),
             ServiceError::Full { limit } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("There are {limit} sessions, as many as may be. Delete completed ones, then try again."),

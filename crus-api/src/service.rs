@@ -38,6 +38,14 @@ pub enum ServiceError {
     /// The store did not do it.
     #[error("failed to use the session store: {0}")]
     Store(#[from] StoreError),
+    /// The store gave no answer, and a session may have been created.
+    #[error("failed to learn whether session {id} was created: {error}")]
+    MayBeCreated {
+        /// Which it would be.
+        id: UpgradeId,
+        /// What the store said.
+        error: StoreError,
+    },
     /// It holds as many sessions as it may.
     #[error("failed to create a session: {limit} are there, as many as may be")]
     Full {

@@ -1,6 +1,9 @@
 //! Who works on which nodes and groups: sessions that share any run one after the other, in the order of their
 //! creation.
 //!
+//! What counts of a session that waits are its groups, and the nodes that it asked for last. Until it has read its
+//! starting group for the first time nobody knows its nodes: a later session that shares only nodes with it may come first.
+//!
 //! A store keeps a [`Claim`] for each session that is not done, and lets [`claim`] decide. Deciding and storing
 //! are one step there, so that two sessions on two replicas cannot both get what they share.
 

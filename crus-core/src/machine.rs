@@ -299,6 +299,9 @@ impl Machine<'_> {
         if now < self.s.known.stepped {
             self.s.known = Known::default();
         }
+        if self.s.known.stepped == Time(0) {
+            self.s.known.taken_up = now;
+        }
         self.s.known.stepped = now;
         let head = &mut self.s.head;
         if head.stage_since > now {

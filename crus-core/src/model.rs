@@ -616,6 +616,8 @@ pub struct Known {
     pub rejected: BTreeMap<(Group, Xname), Rejected>,
     /// The time of the latest step.
     pub stepped: Time,
+    /// The time of the first step since it was loaded: what was noted before may be another replica's clock.
+    pub taken_up: Time,
     /// When each kind of request was last made: none is repeated within a poll interval.
     pub asked: BTreeMap<Kind, Time>,
     /// The kinds of calls that fail.

@@ -317,7 +317,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// all sessions that are not done. Whatever comes of it is stored.
     ///
     /// # Errors
-    /// In the answer: what the session waits for, in words.
+    /// [`StoreError::NotOwner`] when another replica may own the session. In the answer: what the session waits for,
+    /// in words.
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError>;
 
     /// Takes a session to run it, unless another replica owns it; tells whether it is ours now. One that is not

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::clock::SteadyClock;
-use crate::controller::{Controller, Outside};
+use crate::controller::{Controller, Outside, Retention};
 use crate::http::{self, HttpLimits};
 use crate::logging;
 use crate::peers::Peers;
@@ -89,6 +89,12 @@ impl Service {
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
+        let Retention { max_sessions, count, .. } = config.retention;
+        anyhow::ensure!(
+            count < max_sessions,
+            "keep_finished is {count}: it must be less than max_sessions, which is {max_sessions}, or finished sessions \
+             leave no room for new ones"
+        );
         let clock = Arc::new(SteadyClock::new());
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock };
         let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;

@@ -389,6 +389,35 @@ async fn p9_a_restart_of_etcd_costs_nothing_but_time() {
     assert_eq!(in_time("told", changes.next()).await, Ok(Change::DeletionOrdered(id)));
 }
 
+/// Of several members one is down, and another one accepts connections and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_members_of_etcd_that_are_down_or_silent_are_passed_over() {
+    if left_out() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
+    let down = "http://127.0.0.1:1".to_owned();
+    for other in [down, silent.0] {
+        let options = EtcdOptions { endpoints: vec![other, etcd.endpoint()], ..etcd.options(SHORT) };
+        let store = open(&options).await;
+        let mut session = session();
+        let id = session.head.id;
+        let mut revision = store.create(&session).await.unwrap();
+        assert!(store.own(id).await.unwrap());
+        let _changes = store.changes().await.unwrap();
+        let begun = Instant::now();
+        // For longer than a lease.
+        while begun.elapsed() < Duration::from_secs(2 * SHORT) {
+            assert!(store.owns(id));
+            session.head.step += 1;
+            revision = store.save(&session, &[Event::Head], revision).await.unwrap();
+        }
+        assert_eq!(load(&store, id).await, (session, revision));
+    }
+}
+
 /// The connection stays open, and nothing comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p9_an_etcd_that_falls_silent_is_noticed_and_found_again() {

@@ -340,8 +340,11 @@ impl Site {
         let last = session.messages.last().unwrap();
         assert_eq!(last.text, "Upgrade Session Completed", "{}", self.told);
         for replica in self.running() {
-            let (_, answer) = replica.get(&self.path).await;
-            assert_eq!(answer["messages"].as_array().unwrap().last().unwrap(), &json!(last.text));
+            let tells = async || {
+                let (_, answer) = replica.get(&self.path).await;
+                answer["messages"].as_array().unwrap().last() == Some(&json!(last.text))
+            };
+            until(&format!("{}: the last message as all replicas tell it", self.told), tells).await;
         }
     }
 }

@@ -3,7 +3,7 @@
 //! What was not among the events of a save is not written, so a machine that forgets to tell a change loses it
 //! here as it would in production. A "crash" is to drop everything but the store.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -29,6 +29,8 @@ struct Inner {
     claims: BTreeMap<UpgradeId, Claim>,
     created: u64,
     owners: BTreeMap<UpgradeId, u64>,
+    /// The replicas that get no lease.
+    cut_off: BTreeSet<u64>,
     replicas: u64,
     failing: Option<String>,
     written: Written,
@@ -82,6 +84,12 @@ impl MemoryStore {
         for id in lost {
             inner.disown(id);
         }
+    }
+
+    /// This replica's lease ends, and it gets no other one.
+    pub fn cut_off(&self) {
+        self.lock().cut_off.insert(self.replica);
+        self.expire();
     }
 
     /// What was written since the start.
@@ -275,6 +283,9 @@ impl SessionStore for MemoryStore {
 
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         let mut inner = self.open()?;
+        if inner.cut_off.contains(&self.replica) {
+            return Err(StoreError::Failed("there is no lease".to_owned()));
+        }
         if !inner.sessions.contains_key(&id) {
             return Ok(false);
         }

@@ -326,3 +326,37 @@ fn p7_deletion_ends_though_the_failed_group_will_not_take_a_node() {
     assert!(world.session(id).is_none());
     assert!(reason(&world, 2).starts_with("upgrading-boot-session-failed"));
 }
+
+#[test]
+fn p9_a_session_that_waited_for_another_says_so_when_its_group_is_gone_instead() {
+    let mut world = world(cluster(3));
+    let first = world.create(spec(1)).unwrap();
+    world.run_for(1_000).unwrap();
+    let second = world.create(spec(1)).unwrap();
+    until_said(&mut world, second, "Waiting for session");
+    world.cluster().delete_group("all").unwrap();
+    world.run_until(24 * HOUR, |world| world.session(first).unwrap().is_done()).unwrap();
+    until_said(&mut world, second, "there is no group 'all'");
+    let head = &world.session(second).unwrap().head;
+    assert_eq!(head.condition.as_deref(), Some("there is no group 'all' in the Hardware State Manager"));
+    assert!(!head.queued);
+}
+
+/// P3: the clock of a replica that takes over may be ahead: a request of the one before may still be on its way.
+#[test]
+fn p3_p7_a_request_that_another_replica_made_is_waited_for_whatever_its_clock_said() {
+    let mut world = world(cluster(2));
+    let id = world.create(spec(2)).unwrap();
+    world.bos.set_plan(Plan::none().at("reboot", 1, Fault::Unreachable));
+    world.run_until(HOUR, |world| world.session(id).unwrap().head.boot.is_some()).unwrap();
+    world.set_clock(10 * MINUTE as i64);
+    world.crash().unwrap();
+    world.delete(id).unwrap();
+    let settle_ms = Limits::default().settle_ms;
+    world.run_for(settle_ms - 1_000).unwrap();
+    assert!(world.session(id).is_some(), "the request may still arrive");
+    world.run_to_end(HOUR).unwrap();
+    // Slurm takes up to 5 s to hear of a node that it resumed.
+    world.run_for(5_000).unwrap();
+    assert!(world.session(id).is_none() && (1..=2).all(|n| in_service(&world, n)));
+}

@@ -37,7 +37,9 @@ impl Machine<'_> {
         }
         // BOS knows no such session. A request that was lost on its way may still arrive.
         let settled = self.never_asked()
-            || boot.unanswered.is_none_or(|at| self.now.since(at) >= self.s.limits.settle_ms);
+            || boot
+                .unanswered
+                .is_none_or(|at| self.now.since(at.max(self.s.known.taken_up)) >= self.s.limits.settle_ms);
         let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
         // A session that is forgotten may have existed: a node that booted anew was rebooted by it (P3).
         let newer = |i: &usize| self.s.seen(*i).is_some_and(|seen| self.s.shows_newer_boot(*i, seen));

@@ -20,7 +20,13 @@ impl Machine<'_> {
             Input::Group(group, seen) => {
                 known.troubles.remove(&Kind::ReadGroup(group));
                 match group {
-                    Group::Starting if self.s.head.phase == Phase::Created => known.starting = Some(seen),
+                    Group::Starting if self.s.head.phase == Phase::Created => {
+                        if seen.members.is_none() {
+                            // It waits for the group now, whomever it waited for before.
+                            known.blocked = None;
+                        }
+                        known.starting = Some(seen);
+                    }
                     Group::Starting => {}
                     Group::Upgrading => known.upgrading = Some(seen),
                     Group::Failed => known.failed = Some(seen),

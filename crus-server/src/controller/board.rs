@@ -16,6 +16,10 @@ use tokio::sync::Notify;
 
 use super::Retention;
 
+/// A stretch of time in which a session did not run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn(u64);
+
 /// All sessions of the service.
 #[derive(Debug, Default)]
 pub(super) struct Board(Mutex<BTreeMap<UpgradeId, Entry>>);
@@ -30,6 +34,10 @@ struct Entry {
     deletion_ordered: bool,
     /// Runs here, or is about to.
     running: bool,
+    /// Somebody wanted it run while it did: before it is left it is tried once more.
+    again: bool,
+    /// How often it began to run here. What was read before that is old.
+    turns: u64,
     wake: Arc<Notify>,
 }
 
@@ -37,10 +45,12 @@ impl Entry {
     fn of(summary: &Summary) -> Self {
         Entry {
             created: summary.head.created,
-            status: Arc::new(status(&summary.head, &summary.messages, summary.deletion_ordered)),
+            status: status_of(summary),
             ended: summary.head.ended,
             deletion_ordered: summary.deletion_ordered,
             running: false,
+            again: false,
+            turns: 0,
             wake: Arc::default(),
         }
     }
@@ -69,17 +79,25 @@ impl Board {
         self.lock().len()
     }
 
-    /// Takes in what the store tells of a session. One that runs here knows better, but for orders.
-    pub(super) fn take_in(&self, summary: &Summary) -> Arc<SessionStatus> {
+    /// Takes in what the store tells of a session, as it was read after [`Board::turn`] said this. What runs here, or
+    /// did meanwhile, knows better, but for orders.
+    pub(super) fn take_in(&self, summary: &Summary, turn: Turn) {
         let mut entries = self.lock();
         let entry = entries.entry(summary.head.id).or_insert_with(|| Entry::of(summary));
         if summary.deletion_ordered {
             entry.order_deletion();
         }
-        if !entry.running {
+        if !entry.running && Turn(entry.turns) == turn {
             entry.tell(&summary.head, &summary.messages);
         }
-        Arc::clone(&entry.status)
+    }
+
+    /// To be asked before the store is asked about a session. `None` while it runs here: nothing need be asked.
+    pub(super) fn turn(&self, id: UpgradeId) -> Option<Turn> {
+        match self.lock().get(&id) {
+            Some(entry) if entry.running => None,
+            entry => Some(Turn(entry.map_or(0, |entry| entry.turns))),
+        }
     }
 
     /// Forgets the sessions that the store does not hold any more, but for those that run here.
@@ -129,15 +147,23 @@ impl Board {
         idle.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Takes a session to be run here. `false` when there is nothing to do, or somebody here is at it.
+    /// Takes a session to be run here. `false` when there is nothing to do, or somebody here is at it: who is waits no
+    /// longer for anything.
     pub(super) fn begin(&self, id: UpgradeId) -> bool {
         let mut entries = self.lock();
-        let entry = entries.get_mut(&id).filter(|entry| entry.has_work() && !entry.running);
-        entry.map(|entry| entry.running = true).is_some()
+        let Some(entry) = entries.get_mut(&id).filter(|entry| entry.has_work()) else { return false };
+        if entry.running {
+            entry.again = true;
+            entry.wake.notify_one();
+            return false;
+        }
+        entry.running = true;
+        entry.turns += 1;
+        true
     }
 
-    /// Nobody here runs the session any more. `false`, and nothing changes, when it is done and its deletion was
-    /// ordered meanwhile: then it must be run on.
+    /// Nobody here runs the session any more: it is done. `false`, and nothing changes, when its deletion was ordered
+    /// meanwhile: then it must be run on.
     pub(super) fn rest(&self, id: UpgradeId) -> bool {
         match self.lock().get_mut(&id) {
             Some(entry) if entry.deletion_ordered => false,
@@ -149,11 +175,18 @@ impl Board {
         }
     }
 
-    /// Somebody else runs the session.
-    pub(super) fn leave(&self, id: UpgradeId) {
-        if let Some(entry) = self.lock().get_mut(&id) {
-            entry.running = false;
-        }
+    /// Somebody else runs the session. `false`, and nothing changes, when it was to be run here meanwhile: then that is
+    /// tried once more.
+    pub(super) fn leave(&self, id: UpgradeId) -> bool {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&id) else { return true };
+        entry.running = std::mem::take(&mut entry.again);
+        !entry.running
+    }
+
+    /// Nobody who runs a session waits any longer for anything.
+    pub(super) fn wake_all(&self) {
+        self.lock().values().filter(|entry| entry.running).for_each(|entry| entry.wake.notify_one());
     }
 
     /// Takes in that the session is gone.
@@ -192,6 +225,10 @@ impl Board {
         // Every change leaves the map whole, whoever panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+pub(super) fn status_of(summary: &Summary) -> Arc<SessionStatus> {
+    Arc::new(status(&summary.head, &summary.messages, summary.deletion_ordered))
 }
 
 fn status(head: &Head, messages: &[Message], deletion_ordered: bool) -> SessionStatus {

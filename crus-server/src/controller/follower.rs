@@ -1,15 +1,18 @@
 //! Follows the store: what other replicas do, which sessions nobody runs, and which finished ones are to go.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crus_core::model::UpgradeId;
 use crus_core::ports::{Change, Changes, StoreError};
-use tokio::sync::watch;
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{RecoveryError, Shared, runner};
 use crate::serve::until;
@@ -21,91 +24,137 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// The pause before a store that cannot be followed is followed again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Reads all sessions, takes up those with work to do, and follows the store from then on.
-pub(super) async fn start(shared: &Arc<Shared>) -> Result<(), RecoveryError> {
+/// Reads all sessions, takes up those with work to do, and follows the store from then on. `asked`: sessions that are
+/// to be looked at besides.
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    asked: mpsc::UnboundedReceiver<UpgradeId>,
+) -> Result<(), RecoveryError> {
     // Followed first, so that no change falls between.
     let changes = shared.ports.store.changes().await?;
     for id in shared.ports.store.ids().await? {
-        let summary = shared.ports.store.summary(id).await;
-        if let Some(summary) = summary.map_err(|error| RecoveryError::Session { id, error })? {
-            shared.board.take_in(&summary);
-        }
+        look_at(shared, id).await.map_err(|error| RecoveryError::Session { id, error })?;
     }
     take_up_idle(shared);
-    tokio::spawn(follow(Arc::clone(shared), changes, shared.stop.subscribe()));
+    tokio::spawn(keep_following(Arc::clone(shared), changes, asked, shared.stop.subscribe()));
+    tokio::spawn(sweep(Arc::clone(shared), shared.stop.subscribe()));
     Ok(())
 }
 
-async fn follow(shared: Arc<Shared>, changes: Box<dyn Changes>, stop: watch::Receiver<bool>) {
+async fn keep_following(
+    shared: Arc<Shared>,
+    changes: Box<dyn Changes>,
+    mut asked: mpsc::UnboundedReceiver<UpgradeId>,
+    stop: watch::Receiver<bool>,
+) {
+    let mut stopped = pin!(until(stop));
     let mut changes = Some(changes);
+    loop {
+        let following = AssertUnwindSafe(follow(&shared, changes.take(), &mut asked)).catch_unwind();
+        tokio::select! {
+            () = &mut stopped => return,
+            ended = following => match ended {
+                Ok(Err(error)) => warn!("failed to follow the store, beginning again: {error}"),
+                Ok(Ok(never)) => match never {},
+                Err(_) => error!("following the store panicked, and begins again"),
+            },
+        }
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Follows the store for ever. Without `changes` to go on with everything is looked at first.
+async fn follow(
+    shared: &Arc<Shared>,
+    changes: Option<Box<dyn Changes>>,
+    asked: &mut mpsc::UnboundedReceiver<UpgradeId>,
+) -> Result<Infallible, StoreError> {
+    let mut changes = match changes {
+        Some(changes) => changes,
+        None => {
+            let changes = shared.ports.store.changes().await?;
+            look_at_everything(shared).await?;
+            info!("following the store again");
+            changes
+        }
+    };
+    loop {
+        tokio::select! {
+            change = changes.next() => take_in(shared, change?).await?,
+            Some(id) = asked.recv() => look_at(shared, id).await?,
+        }
+    }
+}
+
+async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError> {
+    match change {
+        Change::Session(id) => look_at(shared, id).await?,
+        Change::DeletionOrdered(id) => {
+            if shared.board.order_deletion(id).is_none() {
+                look_at(shared, id).await?;
+            }
+        }
+        Change::Unowned(id) => {
+            if shared.board.get(id).is_none() {
+                look_at(shared, id).await?;
+            }
+            runner::take_up(shared, id);
+        }
+        Change::Removed(id) => shared.board.forget(id),
+    }
+    Ok(())
+}
+
+/// Takes in what the store tells of a session, unless it runs here.
+async fn look_at(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> {
+    let Some(turn) = shared.board.turn(id) else { return Ok(()) };
+    match shared.ports.store.summary(id).await? {
+        Some(summary) => shared.board.take_in(&summary, turn),
+        None => shared.board.forget(id),
+    }
+    Ok(())
+}
+
+/// Likewise of all sessions: what could have been missed. Whoever waits for the store need not any longer.
+async fn look_at_everything(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    let stored: BTreeSet<UpgradeId> = shared.ports.store.ids().await?.into_iter().collect();
+    for id in &stored {
+        // An order for one that runs here may have been missed, too.
+        if shared.ports.store.deletion_ordered(*id).await? {
+            shared.board.order_deletion(*id);
+        }
+        match look_at(shared, *id).await {
+            Err(error @ StoreError::Unreadable(_)) => {
+                runner::span(*id).in_scope(|| error!("failed to read the session: {error}"));
+            }
+            looked => looked?,
+        }
+    }
+    shared.board.keep(&stored);
+    shared.board.wake_all();
+    take_up_idle(shared);
+    Ok(())
+}
+
+/// Now and then does what nobody tells.
+async fn sweep(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let mut stopped = pin!(until(stop));
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let work = async {
+            sweep.tick().await;
+            take_up_idle(&shared);
+            remove_outdated(&shared).await;
+        };
         tokio::select! {
             () = &mut stopped => return,
-            _ = sweep.tick() => {
-                take_up_idle(&shared);
-                remove_outdated(&shared).await;
-            }
-            change = next(&shared, &mut changes) => match change {
-                Ok(change) => take_in(&shared, change).await,
-                Err(error) => {
-                    warn!("failed to follow the store, beginning again: {error}");
-                    changes = None;
-                    tokio::time::sleep(PAUSE).await;
-                }
-            },
+            () = work => {}
         }
     }
-}
-
-/// The next change. After the store could not be followed, everything is looked at again first.
-async fn next(shared: &Arc<Shared>, changes: &mut Option<Box<dyn Changes>>) -> Result<Change, StoreError> {
-    let following = match changes {
-        Some(following) => following,
-        None => {
-            let following = shared.ports.store.changes().await?;
-            look_at_everything(shared).await?;
-            info!("following the store again");
-            changes.insert(following)
-        }
-    };
-    following.next().await
-}
-
-async fn take_in(shared: &Arc<Shared>, change: Change) {
-    match change {
-        Change::Session(id) => look_at(shared, id).await,
-        Change::DeletionOrdered(id) => {
-            if shared.board.order_deletion(id).is_none() {
-                look_at(shared, id).await;
-            }
-        }
-        Change::Unowned(id) => runner::take_up(shared, id),
-        Change::Removed(id) => shared.board.forget(id),
-    }
-}
-
-/// Takes in what the store tells of a session. Should that fail, the next change or sweep tells it.
-pub(super) async fn look_at(shared: &Arc<Shared>, id: UpgradeId) {
-    match shared.ports.store.summary(id).await {
-        Ok(Some(summary)) => _ = shared.board.take_in(&summary),
-        Ok(None) => shared.board.forget(id),
-        Err(error) => runner::span(id).in_scope(|| warn!("failed to read the session: {error}")),
-    }
-}
-
-async fn look_at_everything(shared: &Arc<Shared>) -> Result<(), StoreError> {
-    let stored: BTreeSet<UpgradeId> = shared.ports.store.ids().await?.into_iter().collect();
-    for id in &stored {
-        if let Some(summary) = shared.ports.store.summary(*id).await? {
-            shared.board.take_in(&summary);
-        }
-    }
-    shared.board.keep(&stored);
-    take_up_idle(shared);
-    Ok(())
 }
 
 fn take_up_idle(shared: &Arc<Shared>) {

@@ -23,7 +23,7 @@ use crus_api::{ServiceError, SessionStatus, Sessions};
 use crus_core::driver::Ports;
 use crus_core::model::{Limits, Session, Spec, Summary, UpgradeId};
 use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
 
@@ -87,6 +87,8 @@ struct Shared {
     board: Arc<Board>,
     /// Whether to stop. Every task holds a receiver for as long as it lives.
     stop: watch::Sender<bool>,
+    /// Sessions that the follower is asked to look at: one for each task that ends.
+    to_follower: mpsc::UnboundedSender<UpgradeId>,
 }
 
 impl Controller {
@@ -102,8 +104,10 @@ impl Controller {
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock } = outside;
         let ports = Ports { hsm, bos, wlm, store, clock, observer: board.clone() };
-        let shared = Arc::new(Shared { ports, limits, retention, board, stop: watch::Sender::new(false) });
-        follower::start(&shared).await?;
+        let (to_follower, asked) = mpsc::unbounded_channel();
+        let stop = watch::Sender::new(false);
+        let shared = Arc::new(Shared { ports, limits, retention, board, stop, to_follower });
+        follower::start(&shared, asked).await?;
         Ok(Controller { shared })
     }
 
@@ -124,6 +128,12 @@ impl Controller {
 }
 
 impl Shared {
+    /// All that is read of other replicas' sessions is taken in by one task, so that nothing older comes later.
+    fn ask_follower(&self, id: UpgradeId) {
+        // Nobody listens any more only when the service stops.
+        _ = self.to_follower.send(id);
+    }
+
     async fn create(self: Arc<Self>, spec: Spec) -> Result<Arc<SessionStatus>, ServiceError> {
         // Requests side by side may exceed it by their number: it bounds memory, not a quota.
         let limit = self.retention.max_sessions;
@@ -133,25 +143,41 @@ impl Shared {
         let id = UpgradeId(Uuid::new_v4());
         let now = self.ports.clock.now();
         let session = Session::new(id, spec, crus_api::API_VERSION, self.limits.clone(), now);
-        self.ports.store.create(&session).await?;
+        if let Err(error) = self.ports.store.create(&session).await {
+            // Its answer may have been lost alone: then the caller must not be told to try again.
+            match self.ports.store.summary(id).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(error.into()),
+                Err(_) => return Err(ServiceError::MayBeCreated { id, error }),
+            }
+        }
         runner::span(id).in_scope(|| info!("session created"));
         let Session { head, messages, .. } = session;
-        let status = self.board.take_in(&Summary { head, messages, deletion_ordered: false });
+        let summary = Summary { head, messages, deletion_ordered: false };
+        if let Some(turn) = self.board.turn(id) {
+            self.board.take_in(&summary, turn);
+        }
         runner::take_up(&self, id);
-        Ok(status)
+        Ok(self.board.get(id).unwrap_or_else(|| board::status_of(&summary)))
     }
 
     async fn delete(self: Arc<Self>, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
-        let known = self.board.get(id);
-        if known.is_none() || self.board.deletion_ordered(id) {
-            return Ok(known);
+        if self.board.deletion_ordered(id) {
+            return Ok(self.board.get(id));
         }
+        // It may be one that nobody here has heard of yet: the store knows.
         self.ports.store.order_deletion(id).await?;
+        let Some(status) = self.board.order_deletion(id) else { return self.stored(id).await };
         runner::span(id).in_scope(|| info!("deletion ordered"));
-        let status = self.board.order_deletion(id);
         // Whoever runs it elsewhere hears of it from the store.
         runner::take_up(&self, id);
-        Ok(status)
+        Ok(Some(status))
+    }
+
+    /// A session that is not on the board, as the store has it: another replica created it a moment ago, or it is not
+    /// there.
+    async fn stored(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+        Ok(self.ports.store.summary(id).await?.as_ref().map(board::status_of))
     }
 }
 
@@ -166,7 +192,10 @@ impl Sessions for Controller {
     }
 
     async fn get(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
-        Ok(self.shared.board.get(id))
+        match self.shared.board.get(id) {
+            Some(status) => Ok(Some(status)),
+            None => self.shared.stored(id).await,
+        }
     }
 
     async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {

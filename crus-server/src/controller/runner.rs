@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
-use super::{Shared, follower};
+use super::Shared;
 
 /// The pause after the first failure of the store; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -54,8 +54,10 @@ struct Runner {
 
 /// Why a session was left.
 enum Left {
-    /// There is nothing to do for it, or the service stops.
+    /// It is gone, or the service stops.
     ForGood,
+    /// It is done.
+    Done,
     /// Another replica owns it.
     ToAnother,
     /// What we hold is not what is stored, or it is not ours to run any more.
@@ -67,11 +69,19 @@ impl Runner {
         loop {
             match AssertUnwindSafe(self.attempt()).catch_unwind().await {
                 Ok(Left::ForGood) => return,
-                Ok(Left::ToAnother) => {
-                    self.shared.board.leave(self.id);
-                    // What it did meanwhile was not taken in while the session was ours.
-                    follower::look_at(&self.shared, self.id).await;
+                Ok(Left::Done) if self.shared.board.rest(self.id) => {
+                    info!("session done");
                     return;
+                }
+                Ok(Left::ToAnother) if self.shared.board.leave(self.id) => {
+                    // What it did meanwhile was not taken in while the session was ours.
+                    self.shared.ask_follower(self.id);
+                    return;
+                }
+                // Its deletion was ordered meanwhile, or its owner went.
+                Ok(Left::Done | Left::ToAnother) => continue,
+                Ok(Left::ToReload(reason @ (StoreError::NotOwner(_) | StoreError::Failed(_)))) => {
+                    warn!("the session is not run for the moment: {reason}");
                 }
                 Ok(Left::ToReload(reason)) => error!("the session is loaded again: {reason}"),
                 Err(panic) => {
@@ -107,7 +117,7 @@ impl Runner {
             Ok(Err(left)) => left,
             Err(error) => Left::ToReload(error),
         };
-        if let Left::ForGood = left
+        if matches!(left, Left::ForGood | Left::Done)
             && let Err(error) = shared.ports.store.disown(self.id).await
         {
             warn!(
@@ -140,10 +150,7 @@ impl Runner {
                     self.tell_wait(driver.session());
                     self.sleep_until(time).await;
                 }
-                Next::Finished if self.shared.board.rest(self.id) => {
-                    info!("session done");
-                    return Left::ForGood;
-                }
+                Next::Finished if !self.shared.board.deletion_ordered(self.id) => return Left::Done,
                 Next::Finished => {}
                 Next::Removed => {
                     self.shared.board.remove(self.id);
@@ -158,10 +165,7 @@ impl Runner {
     /// The session as it is stored; why it was left when it is not there.
     async fn load(&self) -> Result<Result<Driver, Left>, StoreError> {
         let store = &self.shared.ports.store;
-        let Some((mut session, revision)) = store.load(self.id).await? else {
-            self.shared.board.remove(self.id);
-            return Ok(Err(Left::ForGood));
-        };
+        let Some((mut session, revision)) = store.load(self.id).await? else { return Ok(Err(self.gone())) };
         // It may have been ordered of another replica a moment ago.
         if store.deletion_ordered(self.id).await? {
             self.shared.board.order_deletion(self.id);
@@ -174,11 +178,15 @@ impl Runner {
 
     /// Another replica owns the session, or it is gone.
     async fn not_ours(&self) -> Result<Result<Driver, Left>, StoreError> {
-        if self.shared.ports.store.summary(self.id).await?.is_some() {
-            return Ok(Err(Left::ToAnother));
-        }
+        let there = self.shared.ports.store.summary(self.id).await?.is_some();
+        Ok(Err(if there { Left::ToAnother } else { self.gone() }))
+    }
+
+    /// The session is not stored any more: another replica has brought its deletion to its end.
+    fn gone(&self) -> Left {
+        warn!("the session is not in the store any more");
         self.shared.board.remove(self.id);
-        Ok(Err(Left::ForGood))
+        Left::ForGood
     }
 
     /// Says what is waited for, once for each thing. What is missing is among the messages already.
@@ -214,6 +222,7 @@ impl Runner {
         self.pause = (self.pause * 2).min(longest).max(FIRST_PAUSE);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = self.wake.notified() => self.pause = FIRST_PAUSE,
             _ = self.stop.wait_for(|stop| *stop) => {}
         }
     }

@@ -91,6 +91,19 @@ impl Simulated {
         store.load(id).await.unwrap().unwrap().0
     }
 
+    /// Whether a process has this cluster's address or folder among its arguments: a service, or one of Slurm's programs.
+    pub(crate) fn is_used(&self) -> bool {
+        let marks = [self.server.address().to_string(), self.folder().display().to_string()];
+        let processes =
+            std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
+        // A process may end meanwhile.
+        let mut arguments = processes.filter_map(|path| std::fs::read(path).ok());
+        arguments.any(|arguments| {
+            let arguments = String::from_utf8_lossy(&arguments);
+            marks.iter().any(|mark| arguments.contains(mark))
+        })
+    }
+
     /// How many calls have reached HSM, BOS and Slurm: a clock that counts what the service does.
     pub(crate) fn calls(&self) -> u64 {
         self.live.calls().values().sum()

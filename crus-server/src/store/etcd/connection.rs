@@ -62,22 +62,24 @@ pub(super) struct UnreadableFile {
     error: io::Error,
 }
 
-/// The way to etcd. A request that got no answer makes for a new connection: an old one may be dead without anybody
-/// knowing.
+/// The way to etcd: to one of its members. A request that got no answer makes for a new connection, to the next one: an
+/// old connection may be dead without anybody knowing, and a member down or cut off.
 pub(super) struct Connection {
     options: EtcdOptions,
     held: Mutex<Held>,
 }
 
-#[derive(Default)]
 struct Held {
     client: Option<Client>,
-    generation: u64,
+    /// How many connections there were.
+    generation: usize,
 }
 
 impl Connection {
     pub(super) fn new(options: EtcdOptions) -> Self {
-        Connection { options, held: Mutex::default() }
+        // Replicas need not all use the same member.
+        let generation = usize::try_from(std::process::id()).unwrap_or_default();
+        Connection { options, held: Mutex::new(Held { client: None, generation }) }
     }
 
     /// Makes a request, again and again while no usable answer comes, until `patience` ends. What is asked must be
@@ -125,32 +127,33 @@ impl Connection {
             request(client).await.map_err(|error| read(&error))
         });
         let answer = answer.await;
-        answer.unwrap_or_else(|_| {
-            if let Some(generation) = used {
-                self.give_up(generation);
-            }
-            Err(Trouble::Away("it does not answer".to_owned()))
-        })
+        let answer = answer.unwrap_or_else(|_| Err(Trouble::Away("it does not answer".to_owned())));
+        if let (Err(Trouble::Away(_)), Some(generation)) = (&answer, used) {
+            self.give_up(generation);
+        }
+        answer
     }
 
     /// The client in use, or a new one.
-    async fn client(&self) -> Result<(Client, u64), Trouble> {
+    async fn client(&self) -> Result<(Client, usize), Trouble> {
         let mut held = self.held.lock().await;
         let client = match held.client.take() {
             Some(client) => client,
             None => {
                 // Read anew each time, as they are replaced while the service runs.
                 let options = self.connect_options().map_err(|error| Trouble::Refused(error.to_string()))?;
-                held.generation += 1;
-                let endpoints = self.options.endpoints.as_slice();
-                Client::connect(endpoints, Some(options)).await.map_err(|error| read(&error))?
+                held.generation = held.generation.wrapping_add(1);
+                let endpoints = &self.options.endpoints;
+                let next = endpoints.get(held.generation % endpoints.len().max(1)).into_iter();
+                let next: Vec<&String> = next.collect();
+                Client::connect(next, Some(options)).await.map_err(|error| read(&error))?
             }
         };
         Ok((held.client.insert(client).clone(), held.generation))
     }
 
     /// The next request makes a new connection.
-    fn give_up(&self, generation: u64) {
+    fn give_up(&self, generation: usize) {
         // Whoever holds the lock is making a new one.
         if let Ok(mut held) = self.held.try_lock()
             && held.generation == generation

@@ -28,7 +28,7 @@
 //! - A session is owned until shortly before its lease can end, counted from when the last renewal was sent, by a clock
 //!   that nobody sets. A process that was stopped for longer knows at its next question that it owns nothing.
 //! - When etcd goes away everything fails in bounded time, and works again once it is back: every request that got
-//!   no answer makes for a new connection.
+//!   no answer makes for a new connection, to the next of its members.
 //!
 //! # Caveats
 //!
@@ -63,7 +63,7 @@ use uuid::Uuid;
 use crate::settings::EtcdOptions;
 
 use changes::Watching;
-use connection::{Connection, Trouble};
+use connection::{Connection, PATIENCE, Trouble};
 use keys::{Keys, Kind, last};
 use ownership::{Keeper, Ownership, found};
 use writing::{ReadError, Table, Write, Written, token};
@@ -183,7 +183,7 @@ impl EtcdStore {
         let ownership = Arc::<Ownership>::default();
         let lease_s = options.lease_s.saturating_sub(TO_TAKE_OVER_S).max(1);
         let keeper = Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), lease_s);
-        keeper.begin().await.map_err(explained)?;
+        keeper.begin(PATIENCE).await.map_err(explained)?;
         let keeper = tokio::spawn(keeper.run()).abort_handle();
         let lease = Duration::from_secs(lease_s);
         let shared = Shared { connection, keys, ownership, lease, name: name(), keeper };

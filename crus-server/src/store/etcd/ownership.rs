@@ -192,12 +192,13 @@ impl Keeper {
     }
 
     /// Gets a lease.
-    pub(super) async fn begin(&self) -> Result<(), Trouble> {
+    pub(super) async fn begin(&self, patience: Duration) -> Result<(), Trouble> {
         let seconds = i64::try_from(self.lasts.as_secs()).unwrap_or(i64::MAX);
-        let sent = Instant::now();
-        let granted = self
-            .connection
-            .attempt(self.limit(), |mut client| async move { client.lease_grant(seconds, None).await });
+        let mut sent = Instant::now();
+        let granted = self.connection.ask("get a lease", patience, |mut client| {
+            sent = Instant::now();
+            async move { client.lease_grant(seconds, None).await }
+        });
         let lease = granted.await?.id();
         self.ownership.begin(lease, self.end_of(sent));
         debug!(lease, "got a lease in etcd");
@@ -246,7 +247,7 @@ impl Keeper {
     async fn begin_anew(&mut self) {
         self.lose("it could not be renewed in time");
         self.revoke_ended().await;
-        match self.begin().await {
+        match self.begin(self.limit()).await {
             Ok(()) => info!("got a new lease in etcd: sessions can be owned again"),
             Err(trouble) => {
                 debug!("failed to get a lease: {trouble:?}");
