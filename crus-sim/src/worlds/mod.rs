@@ -3,12 +3,12 @@
 //! A world follows from its seed alone. It is drawn (nodes of every kind, jobs, groups, one to three sessions that may
 //! share groups or nodes, limits), then lives for some dozens of turns in each of which time passes and something
 //! befalls it: the service crashes, is stopped past its lease or has its clock set, its store fails, a peer goes away,
-//! an operator meddles. Meanwhile calls fail in every way that [`Fault`](crate::faults::Fault) has. Then all that is
+//! an operator meddles. Meanwhile calls fail in every way that [`Fault`] has. Then all that is
 //! mended, and it must come to a good end.
 //!
 //! # What is checked
 //!
-//! After every event the promises P1–P8, by [`World`](crate::world::World). What an operator did is theirs: see
+//! After every event the promises P1–P8, by [`World`]. What an operator did is theirs: see
 //! [`Audit`](crus_core::check::Audit). Once faults stop:
 //!
 //! - Progress (P9): all sessions end within [`Bound`], given an operator who clears a group of what a session says that
