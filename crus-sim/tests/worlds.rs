@@ -1,9 +1,10 @@
 //! Random worlds: whatever happens in them, the promises hold. `cargo xtask sim` runs many more.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use crus_core::driver::Next;
 use crus_core::ports::Peer;
 use crus_sim::journal::Kind;
-use crus_sim::worlds::{Deed, Report, run};
+use crus_sim::worlds::{Deed, Report, run, run_prepared};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
@@ -51,4 +52,22 @@ fn a_seed_gives_the_same_trace_byte_for_byte() {
         traces.insert(once.trace);
     }
     assert_eq!(traces.len(), 20, "each seed is a world of its own");
+}
+
+/// P9: a service that leaves its sessions before they end is seen, by a seed that shows it again.
+#[test]
+fn p9_the_seed_of_a_failure_replays_it() {
+    let broken = |seed| {
+        run_prepared(seed, true, |world| {
+            world.tamper(|session, next| match next {
+                Next::At(_) if session.head.step > 0 => Next::Finished,
+                next => next,
+            });
+        })
+    };
+    let first = (0..100).find_map(|seed| broken(seed).err()).unwrap();
+    let again = broken(first.seed).unwrap_err();
+    assert_eq!((&first.stuck, &first.trace), (&again.stuck, &again.trace));
+    assert!(first.to_string().starts_with(&format!("seed {}: ", first.seed)), "{first}");
+    assert!(run(first.seed, false).is_ok(), "unbroken, it ends well");
 }

@@ -229,12 +229,26 @@ impl Life {
 /// # Errors
 /// When it does not come to a good end.
 pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failed>> {
+    run_prepared(seed, trace, |_| {})
+}
+
+/// Likewise, of a world to which something was done before it begins: a service that is broken on purpose shows whether
+/// that is seen.
+///
+/// # Errors
+/// When it does not come to a good end.
+pub fn run_prepared(
+    seed: u64,
+    trace: bool,
+    prepare: impl FnOnce(&mut World),
+) -> Result<Outcome, Box<Failed>> {
     let failed = |stuck, trace| Box::new(Failed { seed, stuck, trace });
     let Some(drawing) = drawing(seed) else {
         return Err(failed(Stuck::Failed("this seed draws no world".to_owned()), String::new()));
     };
     let mut world = World::new(drawing.config.clone(), seed, drawing.limits.clone());
     world.forget_facts();
+    prepare(&mut world);
     if trace {
         world.cluster().journal_mut().write_down();
         let at = world.now();
