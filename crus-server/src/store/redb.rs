@@ -115,7 +115,8 @@ pub enum OpenError {
 ///
 /// # Guarantees
 /// - A call that returned is on disk; one that failed, or whose process was killed, left nothing behind.
-/// - After an error of the disk (full, say) it works again as soon as the disk does.
+/// - After an error of the disk (full, say) it works again as soon as the disk does and the file is there: a new one
+///   is never begun then.
 #[derive(Clone)]
 pub struct RedbStore {
     file: Arc<StoreFile>,
@@ -177,7 +178,7 @@ impl StoreFile {
     fn open_again(&self) -> Result<(), StoreError> {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         if held.database.is_none() {
-            held.database = Some(open(&self.path).map_err(|error| StoreError::Failed(error.to_string()))?);
+            held.database = Some(reopen(&self.path).map_err(StoreError::Failed)?);
             held.times += 1;
         }
         Ok(())
@@ -209,6 +210,34 @@ impl StoreFile {
 fn open(path: &Path) -> Result<Database, OpenError> {
     let (path, directory) = place(path)?;
     if is_store(&path) { open_existing(&path) } else { create(&path, &directory) }
+}
+
+/// Opens the store that was open before. Nothing is created where it is missing, as when its file system is not mounted:
+/// sessions would be forgotten while their nodes stay drained. Otherwise why not, in words.
+fn reopen(path: &Path) -> Result<Database, String> {
+    let not_there = |what: &str| {
+        format!(
+            "the store {} {what}, and was there when the service started; bring it back (is its file system \
+             mounted?): the service goes on then by itself",
+            path.display()
+        )
+    };
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() && found.len() == 0 => return Err(not_there("is empty")),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(not_there("is gone"));
+        }
+        _ => {}
+    }
+    let told = |error: OpenError| error.to_string();
+    let database = unlocked(|| builder().open(path)).map_err(|error| told(trouble_at(path, error)))?;
+    match format_of(&database).map_err(|error| told(trouble_at(path, error)))? {
+        Some(FORMAT) => Ok(database),
+        found => Err(not_there(&match found {
+            Some(found) => format!("has format {found}"),
+            None => "holds nothing".to_owned(),
+        })),
+    }
 }
 
 /// Where the file is or will be, behind symbolic links, and its directory.
