@@ -511,6 +511,19 @@ fn head_of(table: &impl ReadableTable<u128, &'static [u8]>, id: UpgradeId) -> Re
     head.ok_or_else(|| Trouble::Told(missing()))
 }
 
+fn claims_in(
+    table: &impl ReadableTable<u128, &'static [u8]>,
+) -> Result<BTreeMap<UpgradeId, Claim>, Trouble> {
+    let mut claims = BTreeMap::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let id = UpgradeId(Uuid::from_u128(key.value()));
+        let claim = stored::decode("the claim", id, value.value()).map_err(Trouble::Told)?;
+        claims.insert(id, claim);
+    }
+    Ok(claims)
+}
+
 /// Enters a session that is not done, last in the order of creation, which never gives a place twice.
 fn enter_claim(writing: &redb::WriteTransaction, session: &Session) -> Result<(), Trouble> {
     let mut meta = writing.open_table(META)?;
@@ -665,24 +678,20 @@ impl SessionStore for RedbStore {
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         let nodes = nodes.to_vec();
         self.run(move |database| {
+            // Who waits asks again and again: as long as that changes nothing, others save meanwhile.
+            let mut claims = claims_in(&database.begin_read()?.open_table(CLAIMS)?)?;
+            let (answer, changed) = claims::claim(id, &nodes, &mut claims);
+            if !changed {
+                return Ok(answer);
+            }
             let writing = database.begin_write()?;
             let answer = {
                 let mut table = writing.open_table(CLAIMS)?;
-                let mut claims = BTreeMap::new();
-                for row in table.iter()? {
-                    let (key, value) = row?;
-                    let other = UpgradeId(Uuid::from_u128(key.value()));
-                    let claim: Claim =
-                        stored::decode("the claim", other, value.value()).map_err(Trouble::Told)?;
-                    claims.insert(other, claim);
-                }
-                let (answer, changed) = claims::claim(id, &nodes, &mut claims);
-                if let Some(claim) = claims.get(&id).filter(|_| changed) {
+                let mut claims = claims_in(&table)?;
+                let (answer, _) = claims::claim(id, &nodes, &mut claims);
+                if let Some(claim) = claims.get(&id) {
                     let claim = stored::encode(claim).map_err(Trouble::Told)?;
                     table.insert(id.0.as_u128(), claim.as_slice())?;
-                }
-                if !changed {
-                    return Ok(answer);
                 }
                 answer
             };
