@@ -21,7 +21,7 @@ use crus_core::ports::{Change, SessionStore as _, StoreError};
 use crus_server::settings::EtcdOptions;
 use crus_server::store::{EtcdError, EtcdStore};
 use etcd::{Etcd, Tls, left_out};
-use etcd_client::{Client, CompactionOptions, GetOptions, PermissionType};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType};
 
 /// How long a test waits for what must come, on the slowest of machines.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -506,6 +506,18 @@ async fn a_user_and_a_password_let_us_in_and_the_password_is_never_told() {
     assert_eq!(load(&store, id).await.0, session);
     assert!(store.changes().await.is_ok());
 
+    // The password is replaced: in etcd first, then in the file.
+    const REPLACED: &str = "C0rrect-h0rse";
+    let admin = ConnectOptions::new().with_user("root", "root");
+    let mut admin = Client::connect([etcd.endpoint()], Some(admin)).await.unwrap();
+    admin.user_change_password("crus", REPLACED).await.unwrap();
+    let error = store.load(id).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Failed(text) if text.contains("etcd refused")), "{error}");
+    std::fs::write(&file, REPLACED).unwrap();
+    until("let in with the new password", async || store.load(id).await.is_ok()).await;
+    assert!(store.own(id).await.unwrap());
+    assert!(store.changes().await.is_ok());
+
     let elsewhere = EtcdOptions { prefix: "/elsewhere/".to_owned(), ..options.clone() };
     let error = refused(&elsewhere).await;
     assert!(
@@ -515,7 +527,8 @@ async fn a_user_and_a_password_let_us_in_and_the_password_is_never_told() {
     std::fs::write(&file, format!("{PASSWORD}x")).unwrap();
     let error = refused(&options).await;
     assert!(matches!(error, EtcdError::Refused { .. }), "{error}");
-    assert!(!format!("{error} {error:?} {options:?}").contains(PASSWORD), "{error:?}");
+    let told = format!("{error} {error:?} {options:?}");
+    assert!(!told.contains(PASSWORD) && !told.contains(REPLACED), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -588,7 +588,7 @@ fn explained(options: &EtcdOptions, trouble: Trouble) -> EtcdError {
     let endpoints = options.endpoints.join(",");
     match trouble {
         Trouble::Away(detail) => EtcdError::Away { endpoints, detail },
-        Trouble::Refused(detail) => EtcdError::Refused { endpoints, detail, prefix: options.prefix.clone() },
+        Trouble::Refused(detail) | Trouble::Denied(detail) => EtcdError::Refused { endpoints, detail, prefix: options.prefix.clone() },
         other => EtcdError::Away { endpoints, detail: StoreError::from(other).to_string() },
     }
 }
