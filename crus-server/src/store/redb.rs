@@ -511,9 +511,7 @@ fn head_of(table: &impl ReadableTable<u128, &'static [u8]>, id: UpgradeId) -> Re
     head.ok_or_else(|| Trouble::Told(missing()))
 }
 
-fn claims_in(
-    table: &impl ReadableTable<u128, &'static [u8]>,
-) -> Result<BTreeMap<UpgradeId, Claim>, Trouble> {
+fn claims_in(table: &impl ReadableTable<u128, &'static [u8]>) -> Result<BTreeMap<UpgradeId, Claim>, Trouble> {
     let mut claims = BTreeMap::new();
     for row in table.iter()? {
         let (key, value) = row?;

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use crus_core::ports::StoreError;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
@@ -47,14 +47,20 @@ pub(super) enum Trouble {
     NoLease,
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Away(why) => write!(f, "etcd cannot be reached: {why}"),
+            Trouble::Refused(why) | Trouble::Denied(why) => write!(f, "etcd refused: {why}"),
+            Trouble::Compacted => f.write_str("etcd removed old revisions faster than they could be read"),
+            Trouble::NoLease => f.write_str("our lease in etcd has ended"),
+        }
+    }
+}
+
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        StoreError::Failed(match trouble {
-            Trouble::Away(why) => format!("etcd cannot be reached: {why}"),
-            Trouble::Refused(why) | Trouble::Denied(why) => format!("etcd refused: {why}"),
-            Trouble::Compacted => "etcd removed old revisions faster than they could be read".to_owned(),
-            Trouble::NoLease => "our lease in etcd has ended".to_owned(),
-        })
+        StoreError::Failed(trouble.to_string())
     }
 }
 
