@@ -167,6 +167,9 @@ pub const NONE: &str = "none";
 /// A day: nothing that is waited for with a deadline is waited for longer by mistake.
 const LONGEST_S: f64 = 86_400.0;
 
+/// The most nodes of one session: a name takes about 8 bytes in a claim, and 10 at worst.
+const MOST_NODES: usize = 150_000;
+
 /// All options, in the order of the help.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -391,8 +394,8 @@ pub const SETTINGS: &[Setting] = &[
         default: "100000",
         heading: SERVICE,
         help: "Nodes of one session. One whose starting group holds more waits until the group is smaller, or this is \
-               larger",
-        set: |c, v| put(&mut c.limits.max_nodes, integer(v, 1..=1_000_000)),
+               larger: up to 150000, as the names of all must fit into one request to etcd (1.5 MiB)",
+        set: |c, v| put(&mut c.limits.max_nodes, integer(v, 1..=MOST_NODES)),
     },
     Setting {
         key: "poll_interval_s",
@@ -623,6 +626,36 @@ fn log_filter(value: &Value) -> Result<LogFilter, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However the nodes are spread: a claim takes most where few of them are in one place.
+    #[test]
+    fn the_names_of_as_many_nodes_as_a_session_may_have_fit_into_one_request_to_etcd() {
+        const REQUEST: usize = 3 << 19;
+        let count = u32::try_from(MOST_NODES).unwrap();
+        // Of a cabinet: chassis, slots of each, boards of each, nodes of each.
+        for [chassis, slots, boards, nodes] in
+            [[8, 8, 2, 2], [8, 8, 1, 2], [8, 8, 1, 1], [1, 64, 1, 1], [8, 4, 1, 1]]
+        {
+            let name = |i: u32| {
+                let (n, i) = (i % nodes, i / nodes);
+                let (b, i) = (i % boards, i / boards);
+                let (s, i) = (i % slots, i / slots);
+                let text = format!("x{}c{}s{s}b{b}n{n}", 1000 + i / chassis, i % chassis);
+                text.parse::<crus_core::Xname>().unwrap()
+            };
+            let claim = crus_core::claims::Claim {
+                order: u64::MAX,
+                starting: "s".repeat(64).parse().unwrap(),
+                upgrading: "u".repeat(64).parse().unwrap(),
+                failed: "f".repeat(64).parse().unwrap(),
+                granted: true,
+                nodes: (0..count).map(name).collect(),
+            };
+            assert_eq!(claim.nodes.len(), MOST_NODES);
+            let bytes = serde_json::to_vec(&claim).unwrap().len();
+            assert!(bytes + 1024 < REQUEST, "{bytes} bytes");
+        }
+    }
 
     #[test]
     fn every_documented_default_is_the_real_one() {

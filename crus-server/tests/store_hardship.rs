@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         test("a_kill_while_the_store_is_created_leaves_one_that_can_be_opened", kills_in_creation),
         test("a_kill_while_an_old_store_is_migrated_leaves_the_old_one_or_the_new", kills_in_migration),
         test("a_full_disk_is_said_and_harms_nothing_and_is_overcome", full_disk),
+        test("p9_a_store_that_is_gone_after_an_error_is_never_begun_anew", gone_after_an_error),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -248,6 +249,20 @@ impl Writer {
         let before = self.acknowledged;
         let line = self.line().unwrap();
         if self.acknowledged == before { Err(line) } else { Ok(()) }
+    }
+
+    /// What goes wrong with its writes until one fails: whether nothing could be read then, either, and the error.
+    fn failure(&mut self) -> (bool, String) {
+        let mut unread = false;
+        let before = self.acknowledged;
+        loop {
+            match self.write() {
+                // One that changed nothing.
+                Ok(()) => assert!(self.acknowledged < before + 20, "nothing goes wrong"),
+                Err(line) if line.starts_with(UNREAD) => unread = true,
+                Err(error) => return (unread, error),
+            }
+        }
     }
 
     /// Kills it. How many writes it acknowledged before.
@@ -542,4 +557,49 @@ fn runs_out_of_room(disk: &Disk, name: &str, writes: Writes) -> u64 {
     }
     fs::remove_file(path).unwrap();
     room
+}
+
+/// After an error the file is not where it was, as when its file system was unmounted: that is said, nothing is created,
+/// and once it is back all of it is there.
+fn gone_after_an_error() {
+    let writes = Writes { seed: seed(), sessions: FEW };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::NoWrites(tempfile::tempdir().unwrap());
+    let mounted = disk.folder().join("mounted");
+    let (path, away) = (mounted.join("crus.redb"), disk.folder().join("away"));
+    fs::create_dir(&mounted).unwrap();
+    let mut writer = Writer::start(&path, writes, 0);
+    assert_eq!(writer.line().unwrap(), OPENED);
+    writer.go_on();
+    for _ in 0..20 {
+        assert_eq!(writer.write(), Ok(()));
+    }
+    disk.fill(writer.child.id(), &path);
+    let (unread, _) = writer.failure();
+    assert!(unread, "the file was opened again, so that nothing would be noticed of what comes");
+
+    fs::rename(&mounted, &away).unwrap();
+    disk.free(writer.child.id());
+    let mut says = |text: &str| {
+        writer.go_on();
+        let (unread, error) = writer.failure();
+        assert!(unread && error.contains(text) && error.contains("crus.redb"), "{error}");
+    };
+    says("is gone");
+    assert!(!mounted.exists());
+    fs::create_dir(&mounted).unwrap();
+    says("is gone");
+    assert_eq!(fs::read_dir(&mounted).unwrap().count(), 0, "nothing was created");
+    fs::write(&path, "").unwrap();
+    says("is empty");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0, "nothing was written");
+    drop(redb::Database::create(&path).unwrap());
+    says("holds nothing");
+    assert_eq!(fs::read_dir(&mounted).unwrap().count(), 1);
+
+    fs::remove_dir_all(&mounted).unwrap();
+    fs::rename(&away, &mounted).unwrap();
+    writer.go_on();
+    assert_eq!(writer.write(), Ok(()));
+    Reference::new(folder.path(), writes).compare(&path, writer.kill());
 }

@@ -115,7 +115,8 @@ pub enum OpenError {
 ///
 /// # Guarantees
 /// - A call that returned is on disk; one that failed, or whose process was killed, left nothing behind.
-/// - After an error of the disk (full, say) it works again as soon as the disk does.
+/// - After an error of the disk (full, say) it works again as soon as the disk does and the file is there: a new one
+///   is never begun then.
 #[derive(Clone)]
 pub struct RedbStore {
     file: Arc<StoreFile>,
@@ -177,7 +178,7 @@ impl StoreFile {
     fn open_again(&self) -> Result<(), StoreError> {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         if held.database.is_none() {
-            held.database = Some(open(&self.path).map_err(|error| StoreError::Failed(error.to_string()))?);
+            held.database = Some(reopen(&self.path).map_err(StoreError::Failed)?);
             held.times += 1;
         }
         Ok(())
@@ -209,6 +210,34 @@ impl StoreFile {
 fn open(path: &Path) -> Result<Database, OpenError> {
     let (path, directory) = place(path)?;
     if is_store(&path) { open_existing(&path) } else { create(&path, &directory) }
+}
+
+/// Opens the store that was open before. Nothing is created where it is missing, as when its file system is not mounted:
+/// sessions would be forgotten while their nodes stay drained. Otherwise why not, in words.
+fn reopen(path: &Path) -> Result<Database, String> {
+    let not_there = |what: &str| {
+        format!(
+            "the store {} {what}, and was there when the service started; bring it back (is its file system \
+             mounted?): the service goes on then by itself",
+            path.display()
+        )
+    };
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() && found.len() == 0 => return Err(not_there("is empty")),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(not_there("is gone"));
+        }
+        _ => {}
+    }
+    let told = |error: OpenError| error.to_string();
+    let database = unlocked(|| builder().open(path)).map_err(|error| told(trouble_at(path, error)))?;
+    match format_of(&database).map_err(|error| told(trouble_at(path, error)))? {
+        Some(FORMAT) => Ok(database),
+        found => Err(not_there(&match found {
+            Some(found) => format!("has format {found}"),
+            None => "holds nothing".to_owned(),
+        })),
+    }
 }
 
 /// Where the file is or will be, behind symbolic links, and its directory.
@@ -482,6 +511,17 @@ fn head_of(table: &impl ReadableTable<u128, &'static [u8]>, id: UpgradeId) -> Re
     head.ok_or_else(|| Trouble::Told(missing()))
 }
 
+fn claims_in(table: &impl ReadableTable<u128, &'static [u8]>) -> Result<BTreeMap<UpgradeId, Claim>, Trouble> {
+    let mut claims = BTreeMap::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let id = UpgradeId(Uuid::from_u128(key.value()));
+        let claim = stored::decode("the claim", id, value.value()).map_err(Trouble::Told)?;
+        claims.insert(id, claim);
+    }
+    Ok(claims)
+}
+
 /// Enters a session that is not done, last in the order of creation, which never gives a place twice.
 fn enter_claim(writing: &redb::WriteTransaction, session: &Session) -> Result<(), Trouble> {
     let mut meta = writing.open_table(META)?;
@@ -636,24 +676,20 @@ impl SessionStore for RedbStore {
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         let nodes = nodes.to_vec();
         self.run(move |database| {
+            // Who waits asks again and again: as long as that changes nothing, others save meanwhile.
+            let mut claims = claims_in(&database.begin_read()?.open_table(CLAIMS)?)?;
+            let (answer, changed) = claims::claim(id, &nodes, &mut claims);
+            if !changed {
+                return Ok(answer);
+            }
             let writing = database.begin_write()?;
             let answer = {
                 let mut table = writing.open_table(CLAIMS)?;
-                let mut claims = BTreeMap::new();
-                for row in table.iter()? {
-                    let (key, value) = row?;
-                    let other = UpgradeId(Uuid::from_u128(key.value()));
-                    let claim: Claim =
-                        stored::decode("the claim", other, value.value()).map_err(Trouble::Told)?;
-                    claims.insert(other, claim);
-                }
-                let (answer, changed) = claims::claim(id, &nodes, &mut claims);
-                if let Some(claim) = claims.get(&id).filter(|_| changed) {
+                let mut claims = claims_in(&table)?;
+                let (answer, _) = claims::claim(id, &nodes, &mut claims);
+                if let Some(claim) = claims.get(&id) {
                     let claim = stored::encode(claim).map_err(Trouble::Told)?;
                     table.insert(id.0.as_u128(), claim.as_slice())?;
-                }
-                if !changed {
-                    return Ok(answer);
                 }
                 answer
             };

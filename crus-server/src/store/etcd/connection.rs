@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use crus_core::ports::StoreError;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
@@ -29,6 +29,9 @@ const PONG: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// How often it is tried at most to be let in by an etcd that does not: to check a password costs it much.
+const KNOCK: Duration = Duration::from_secs(1);
+
 /// Why etcd did not do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -36,20 +39,28 @@ pub(super) enum Trouble {
     Away(String),
     /// It answered, and did not do it.
     Refused(String),
+    /// It does not let us in, or at this: what we say of ourselves may be old.
+    Denied(String),
     /// What was asked for was of a revision that is not kept any more.
     Compacted,
     /// There is no such lease.
     NoLease,
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Away(why) => write!(f, "etcd cannot be reached: {why}"),
+            Trouble::Refused(why) | Trouble::Denied(why) => write!(f, "etcd refused: {why}"),
+            Trouble::Compacted => f.write_str("etcd removed old revisions faster than they could be read"),
+            Trouble::NoLease => f.write_str("our lease in etcd has ended"),
+        }
+    }
+}
+
 impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
-        StoreError::Failed(match trouble {
-            Trouble::Away(why) => format!("etcd cannot be reached: {why}"),
-            Trouble::Refused(why) => format!("etcd refused: {why}"),
-            Trouble::Compacted => "etcd removed old revisions faster than they could be read".to_owned(),
-            Trouble::NoLease => "our lease in etcd has ended".to_owned(),
-        })
+        StoreError::Failed(trouble.to_string())
     }
 }
 
@@ -63,7 +74,8 @@ pub(super) struct UnreadableFile {
 }
 
 /// The way to etcd: to one of its members. A request that got no answer makes for a new connection, to the next one: an
-/// old connection may be dead without anybody knowing, and a member down or cut off.
+/// old connection may be dead without anybody knowing, and a member down or cut off. So does one that was denied: the
+/// files that say who we are are read anew with each connection.
 pub(super) struct Connection {
     options: EtcdOptions,
     held: Mutex<Held>,
@@ -73,13 +85,22 @@ struct Held {
     client: Option<Client>,
     /// How many connections there were.
     generation: usize,
+    /// When it was last tried to be let in, and why that failed if it did.
+    knocked: Option<(Instant, Option<Trouble>)>,
+}
+
+impl Held {
+    /// Whether it was tried to be let in a moment ago.
+    fn has_just_knocked(&self) -> bool {
+        self.knocked.as_ref().is_some_and(|(knocked, _)| knocked.elapsed() < KNOCK)
+    }
 }
 
 impl Connection {
     pub(super) fn new(options: EtcdOptions) -> Self {
         // Replicas need not all use the same member.
         let generation = usize::try_from(std::process::id()).unwrap_or_default();
-        Connection { options, held: Mutex::new(Held { client: None, generation }) }
+        Connection { options, held: Mutex::new(Held { client: None, generation, knocked: None }) }
     }
 
     /// Makes a request, again and again while no usable answer comes, until `patience` ends. What is asked must be
@@ -128,8 +149,8 @@ impl Connection {
         });
         let answer = answer.await;
         let answer = answer.unwrap_or_else(|_| Err(Trouble::Away("it does not answer".to_owned())));
-        if let (Err(Trouble::Away(_)), Some(generation)) = (&answer, used) {
-            self.give_up(generation);
+        if let (Err(trouble @ (Trouble::Away(_) | Trouble::Denied(_))), Some(generation)) = (&answer, used) {
+            self.give_up(generation, trouble);
         }
         answer
     }
@@ -140,23 +161,30 @@ impl Connection {
         let client = match held.client.take() {
             Some(client) => client,
             None => {
+                if let Some((_, Some(trouble))) = held.knocked.as_ref().filter(|_| held.has_just_knocked()) {
+                    return Err(trouble.clone());
+                }
                 // Read anew each time, as they are replaced while the service runs.
                 let options = self.connect_options().map_err(|error| Trouble::Refused(error.to_string()))?;
                 held.generation = held.generation.wrapping_add(1);
                 let endpoints = &self.options.endpoints;
                 let next = endpoints.get(held.generation % endpoints.len().max(1)).into_iter();
                 let next: Vec<&String> = next.collect();
-                Client::connect(next, Some(options)).await.map_err(|error| read(&error))?
+                let connected = Client::connect(next, Some(options)).await.map_err(|error| read(&error));
+                let denied = connected.as_ref().err().filter(|trouble| matches!(trouble, Trouble::Denied(_)));
+                held.knocked = Some((Instant::now(), denied.cloned()));
+                connected?
             }
         };
         Ok((held.client.insert(client).clone(), held.generation))
     }
 
-    /// The next request makes a new connection.
-    fn give_up(&self, generation: usize) {
+    /// The next request makes a new connection; after one that was denied, not right after it was made.
+    fn give_up(&self, generation: usize, trouble: &Trouble) {
         // Whoever holds the lock is making a new one.
         if let Ok(mut held) = self.held.try_lock()
             && held.generation == generation
+            && !(matches!(trouble, Trouble::Denied(_)) && held.has_just_knocked())
         {
             held.client = None;
         }
@@ -209,6 +237,15 @@ pub(super) fn read(error: &etcd_client::Error) -> Trouble {
             // Users were changed a moment ago: what we know of ourselves is read anew with the next attempt.
             _ if status.message().contains("revision of auth store is old") => {
                 Trouble::Away(status.message().to_owned())
+            }
+            Code::Unauthenticated | Code::PermissionDenied => Trouble::Denied(status.message().to_owned()),
+            // It tells of a wrong password, and of a user that it does not know, as of any bad argument.
+            Code::InvalidArgument | Code::FailedPrecondition
+                if ["authentication", "user name", "password"]
+                    .iter()
+                    .any(|word| status.message().contains(word)) =>
+            {
+                Trouble::Denied(status.message().to_owned())
             }
             _ => Trouble::Refused(status.message().to_owned()),
         },

@@ -471,10 +471,15 @@ impl SessionStore for EtcdStore {
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         let Shared { ownership, keys, name, .. } = &*self.shared;
         let _held = ownership.hold(id).await?;
-        let Some(lease) = ownership.lease() else {
-            return Err(StoreError::Failed("there is no lease in etcd at the moment".to_owned()));
-        };
+        let Some(lease) = ownership.lease() else { return Err(ownership.why_none()) };
         let owner = keys.owner(id);
+        // Replicas ask for each other's sessions again and again: no write for what somebody else runs.
+        let read = Txn::new().and_then([TxnOp::get(owner.clone(), None)]);
+        let read = self.table().txn("read an owner", read).await?;
+        if found(&read).into_iter().flatten().any(|key| key.lease() != lease) {
+            ownership.leave(id);
+            return Ok(false);
+        }
         let is_there = || Compare::version(keys.revision(id), CompareOp::Greater, 0);
         let put = TxnOp::put(owner.clone(), name.as_str(), Some(PutOptions::new().with_lease(lease)));
         // What somebody staged who does not own the session any more, and which does not count.
@@ -516,9 +521,11 @@ impl SessionStore for EtcdStore {
 
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         let Shared { connection, ownership, keys, .. } = &*self.shared;
-        let _held = ownership.hold(id).await?;
-        let lease = ownership.lease();
-        let (Some(revision), Some(lease)) = (ownership.leave(id), lease) else { return Ok(()) };
+        // At once, however long the rest takes.
+        let left = ownership.leave(id);
+        let _held = ownership.hold(id).await.inspect_err(|_| ownership.give_up_later(id))?;
+        let revision = ownership.leave(id).or(left);
+        let (Some(revision), Some(lease)) = (revision, ownership.lease()) else { return Ok(()) };
         let given_up = ownership::give_up(connection, keys, id, lease, revision, SHORT_PATIENCE).await;
         Ok(given_up.inspect_err(|_| ownership.give_up_later(id))?)
     }
@@ -588,7 +595,9 @@ fn explained(options: &EtcdOptions, trouble: Trouble) -> EtcdError {
     let endpoints = options.endpoints.join(",");
     match trouble {
         Trouble::Away(detail) => EtcdError::Away { endpoints, detail },
-        Trouble::Refused(detail) => EtcdError::Refused { endpoints, detail, prefix: options.prefix.clone() },
+        Trouble::Refused(detail) | Trouble::Denied(detail) => {
+            EtcdError::Refused { endpoints, detail, prefix: options.prefix.clone() }
+        }
         other => EtcdError::Away { endpoints, detail: StoreError::from(other).to_string() },
     }
 }

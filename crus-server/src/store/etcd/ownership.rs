@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crus_core::model::UpgradeId;
+use crus_core::ports::StoreError;
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
@@ -30,6 +31,9 @@ const EXCHANGES: usize = 64;
 
 /// How often a session is tried to be given up whose key changes meanwhile.
 const GIVE_UP_TRIES: usize = 5;
+
+/// How many different reasons for having no lease are told, until there is one again.
+const MOST_TROUBLES: usize = 10;
 
 /// What this process owns.
 pub(super) struct Ownership {
@@ -47,6 +51,9 @@ struct State {
     lease: Option<Lease>,
     /// Sessions that are given up here, and in etcd as soon as that can be reached.
     given_up: BTreeSet<UpgradeId>,
+    /// Why a lease could not be had or renewed, since that last worked: all that was told, and what came last.
+    troubles: BTreeSet<String>,
+    trouble: Option<String>,
 }
 
 struct Lease {
@@ -61,6 +68,11 @@ impl State {
     /// The lease, while it holds.
     fn held(&mut self) -> Option<&mut Lease> {
         self.lease.as_mut().filter(|lease| Instant::now() < lease.until)
+    }
+
+    fn works(&mut self) {
+        self.troubles.clear();
+        self.trouble = None;
     }
 }
 
@@ -147,14 +159,34 @@ impl Ownership {
     }
 
     fn begin(&self, id: i64, until: Instant) {
-        self.lock().lease = Some(Lease { id, until, owned: BTreeMap::new() });
+        let mut state = self.lock();
+        state.lease = Some(Lease { id, until, owned: BTreeMap::new() });
+        state.works();
+    }
+
+    /// Takes in why a lease could not be had or renewed; `true` when that was not known yet.
+    fn note(&self, trouble: &str) -> bool {
+        let mut state = self.lock();
+        state.trouble = Some(trouble.to_owned());
+        state.troubles.len() < MOST_TROUBLES && state.troubles.insert(trouble.to_owned())
+    }
+
+    /// Why there is no lease.
+    pub(super) fn why_none(&self) -> StoreError {
+        let why = self.lock().trouble.clone();
+        let why = why.as_deref().unwrap_or("the last one has just ended");
+        StoreError::Failed(format!("there is no lease in etcd at the moment: {why}"))
     }
 
     /// Takes in that the lease was renewed; `false` when it has ended all the same.
     fn renew(&self, id: i64, until: Instant) -> bool {
         let mut state = self.lock();
         let held = state.held().filter(|lease| lease.id == id);
-        held.map(|lease| lease.until = until).is_some()
+        let renewed = held.map(|lease| lease.until = until).is_some();
+        if renewed {
+            state.works();
+        }
+        renewed
     }
 
     /// All sessions are lost. The lease, even when it has ended before, and how many there were.
@@ -214,11 +246,14 @@ impl Keeper {
                 sent = Instant::now();
                 continue;
             };
-            self.revoke_ended().await;
+            let renew_at = sent + self.third();
+            if let Some(limit) = self.limit_before(renew_at) {
+                self.revoke_ended(limit).await;
+            }
             tokio::select! {
-                () = tokio::time::sleep_until((sent + self.third()).into()) => {}
+                () = tokio::time::sleep_until(renew_at.into()) => {}
                 () = self.ownership.to_give_up.notified() => {
-                    self.give_up().await;
+                    self.give_up(renew_at).await;
                     continue;
                 }
             }
@@ -231,12 +266,12 @@ impl Keeper {
                 Ok(()) => {
                     sent = asked;
                     if self.ownership.renew(lease, self.end_of(asked)) {
-                        self.give_up().await;
+                        self.give_up(asked + self.third()).await;
                     }
                 }
                 Err(Trouble::NoLease) => self.lose("etcd has ended it"),
                 Err(trouble) => {
-                    debug!("failed to renew our lease: {trouble:?}");
+                    self.tell("renew our lease in etcd", &trouble);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -246,13 +281,23 @@ impl Keeper {
     /// Ends what is left of the last lease, and gets another one.
     async fn begin_anew(&mut self) {
         self.lose("it could not be renewed in time");
-        self.revoke_ended().await;
+        self.revoke_ended(self.limit()).await;
         match self.begin(self.limit()).await {
             Ok(()) => info!("got a new lease in etcd: sessions can be owned again"),
             Err(trouble) => {
-                debug!("failed to get a lease: {trouble:?}");
+                self.tell("get a lease in etcd", &trouble);
                 tokio::time::sleep(PAUSE).await;
             }
+        }
+    }
+
+    /// Keeps the last reason, and warns of each once.
+    fn tell(&self, what: &str, trouble: &Trouble) {
+        let why = trouble.to_string();
+        if self.ownership.note(&why) {
+            warn!("failed to {what}, which is tried again: {why}");
+        } else {
+            debug!("failed to {what}: {why}");
         }
     }
 
@@ -264,36 +309,39 @@ impl Keeper {
     }
 
     /// What ended leases still hold in etcd becomes free at once.
-    async fn revoke_ended(&mut self) {
+    async fn revoke_ended(&mut self, limit: Duration) {
         if let Some(lease) = self.ended.last().copied() {
-            match revoke(&self.connection, lease, self.limit()).await {
+            match revoke(&self.connection, lease, limit).await {
                 Ok(()) | Err(Trouble::NoLease) => _ = self.ended.pop(),
                 Err(trouble) => debug!("failed to end an old lease: {trouble:?}"),
             }
         }
     }
 
-    /// Gives up in etcd what was given up here, as far as there is time for it.
-    async fn give_up(&self) {
-        let begun = Instant::now();
+    /// Gives up in etcd what was given up here, as far as there is time for it before the lease is to be renewed.
+    async fn give_up(&self, renew_at: Instant) {
         let given_up = self.ownership.lock().given_up.clone();
         for id in given_up {
+            let Some(limit) = self.limit_before(renew_at) else { return };
             let (Some(lease), Ok(_held)) = (self.ownership.lease(), self.ownership.exchange(id).try_lock())
             else {
                 return;
             };
             if !self.ownership.owns(id) {
-                let given_up = give_up(&self.connection, &self.keys, id, lease, 0, self.limit());
+                let given_up = give_up(&self.connection, &self.keys, id, lease, 0, limit);
                 if let Err(trouble) = given_up.await {
                     debug!("failed to give session {id} up: {trouble:?}");
                     return;
                 }
             }
             self.ownership.lock().given_up.remove(&id);
-            if begun.elapsed() > self.third() {
-                return;
-            }
         }
+    }
+
+    /// How long something may take that must not delay a renewal; `None` when there is no time to begin with it.
+    fn limit_before(&self, renew_at: Instant) -> Option<Duration> {
+        let left = renew_at.saturating_duration_since(Instant::now());
+        (left > PAUSE).then(|| left.min(self.limit()))
     }
 
     /// A third of a lease: a renewal may fail, and another one comes in time.
@@ -314,7 +362,8 @@ impl Keeper {
 }
 
 /// Removes the key by which a session is ours, which had this revision when we looked last. Compared with what it is
-/// now: a request that etcd carries out late must not remove a key by which we own the session again.
+/// now: a request that etcd carries out late must not remove a key by which we own the session again. All of it takes
+/// `limit` at most.
 pub(super) async fn give_up(
     connection: &Connection,
     keys: &Keys,
@@ -324,12 +373,14 @@ pub(super) async fn give_up(
     limit: Duration,
 ) -> Result<(), Trouble> {
     let owner = &keys.owner(id);
+    let end = Instant::now() + limit;
     for _ in 0..GIVE_UP_TRIES {
         let txn = Txn::new()
             .when([Compare::mod_revision(owner.clone(), CompareOp::Equal, revision)])
             .and_then([TxnOp::delete(owner.clone(), None)])
             .or_else([TxnOp::get(owner.clone(), None)]);
-        let done = connection.attempt(limit, |mut client| async move { client.txn(txn).await }).await?;
+        let left = end.saturating_duration_since(Instant::now());
+        let done = connection.attempt(left, |mut client| async move { client.txn(txn).await }).await?;
         match found(&done).into_iter().flatten().next() {
             Some(key) if !done.succeeded() && key.lease() == lease => revision = key.mod_revision(),
             _ => return Ok(()),

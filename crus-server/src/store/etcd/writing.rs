@@ -142,6 +142,14 @@ impl Table<'_> {
 
     /// Writes all or nothing.
     pub(super) async fn write(&self, write: &Write<'_>) -> Result<Written, StoreError> {
+        match self.try_write(write).await? {
+            // What was pending may have been brought to its end between two looks: that looks like a gap.
+            Written::Gap => self.try_write(write).await,
+            written => Ok(written),
+        }
+    }
+
+    async fn try_write(&self, write: &Write<'_>) -> Result<Written, StoreError> {
         let keys = self.keys;
         let id = write.id;
         let is_small = {
