@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::claims;
 use crate::messages;
 use crate::model::{Failure, Holder, NodeState, Owed, Phase, Session, UpgradeId};
 use crate::names::{GroupLabel, Xname};
@@ -163,6 +164,13 @@ pub fn no_end(session: &Session) -> Violation {
     let head = &session.head;
     let waits = head.condition.as_deref().unwrap_or("nothing that it says");
     broken("P9", format!("session {} stays in step {}, {}, for {waits}", head.id, head.step, head.stage))
+}
+
+/// Checks that two sessions that both work share no node and no group that either of them changes (P8).
+pub fn apart(one: &Session, other: &Session) -> Option<Violation> {
+    let work = |session: &Session| session.head.phase == Phase::Rolling;
+    let shared = (work(one) && work(other)).then(|| claims::shared(one, other))??;
+    Some(broken("P8", format!("sessions {} and {} both work on {shared}", one.head.id, other.head.id)))
 }
 
 /// The violation of a session that is done and still there within that time, though its deletion was ordered (P7).

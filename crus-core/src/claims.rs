@@ -86,6 +86,11 @@ pub fn claim(
     }
 }
 
+/// What two sessions that both work share, in words: there must be nothing.
+pub fn shared(one: &Session, other: &Session) -> Option<String> {
+    Claim::of(one, 0).shared_with(&Claim::of(other, 0))
+}
+
 /// Nodes as one text, so that 100,000 of them fit into one record of any store: of each xname only what differs
 /// from the one before, `x1000c0s0b0n0 n1 b1n0 n1 s1b0n0`.
 mod folded {

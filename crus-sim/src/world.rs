@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Truth};
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::machine::Event;
-use crus_core::model::Node;
+use crus_core::model::{Node, Stage};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
@@ -585,6 +585,14 @@ impl World {
         self.checks += 1;
         if let Some(violation) = crus_core::check::session(session).into_iter().next() {
             return Err(Stuck::Broken { at: self.now(), violation });
+        }
+        // Both were apart when the later one began, or never will be.
+        if session.head.step == 0 && session.head.stage == Stage::Starting {
+            let others = self.running.iter().filter(|(other, _)| **other != id);
+            let mut shared = others.filter_map(|(_, other)| check::apart(session, other.driver.session()));
+            if let Some(violation) = shared.next() {
+                return Err(Stuck::Broken { at: self.now(), violation });
+            }
         }
         let unfounded = self.audits.get_mut(&id).map(|audit| audit.follow(session)).unwrap_or_default();
         match unfounded.into_iter().next() {

@@ -8,9 +8,9 @@ mod common;
 use common::*;
 use crus_core::driver::Next;
 use crus_core::model::Stage;
-use crus_core::{Limits, UpgradeId};
+use crus_core::{Limits, Spec, UpgradeId};
 use crus_sim::ClusterConfig;
-use crus_sim::config::{BootBehaviour, BosConfig, Held, NodeSpec, Span};
+use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Held, NodeSpec, Span};
 use crus_sim::crash::{Effort, Points, Scenario};
 use crus_sim::mutants::Mutant;
 use crus_sim::workload::Workload;
@@ -233,5 +233,45 @@ fn p9_a_loop_that_gives_up_at_the_first_unmet_condition() {
         };
         run(false).unwrap();
         breaks("P9", run(true));
+    }
+}
+
+#[test]
+fn p8_sessions_that_all_get_their_turn_at_once() {
+    for groups in [["all", "up", "failed"], ["all", "up-b", "failed-b"]] {
+        let config = || {
+            let mut config = cluster(4);
+            for label in ["up-b", "failed-b"] {
+                config.groups.insert(label.parse().unwrap(), GroupSpec::default());
+            }
+            config
+        };
+        caught(Mutant::GrantsAlways, "P8", config, |world| {
+            world.create(spec(2))?;
+            world.run_for(1_000)?;
+            let [starting, upgrading, failed] = groups.map(|label| label.parse().unwrap());
+            world.create(Spec { starting, upgrading, failed, ..spec(2) })?;
+            world.run_for(HOUR)
+        });
+    }
+}
+
+#[test]
+fn p3_a_replica_that_acts_though_it_lost_its_session() {
+    let run = |mutated: bool| {
+        let mut world = World::new(cluster(4), SEED, Limits::default());
+        if mutated {
+            world.decorate(|ports| Mutant::OwnsForEver.decorate(ports, &Points::default()));
+        }
+        let id = world.create(spec(2))?;
+        until_said(&mut world, id, "Began the boot session");
+        world.take_over()?;
+        world.run_for(MINUTE)?;
+        world.wake_stopped()
+    };
+    run(false).unwrap();
+    match run(true) {
+        Err(Stuck::Failed(words)) => assert!(words.contains("acted for it"), "{words}"),
+        other => panic!("not caught: {other:?}"),
     }
 }
