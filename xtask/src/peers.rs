@@ -13,7 +13,7 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 11] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -22,8 +22,13 @@ const PROGRAMS: [Program; 9] = [
     Program { name: "sbatch", package: "slurm-wlm" },
     Program { name: "munged", package: "munge" },
     Program { name: "etcd", package: "etcd-server" },
+    Program { name: "openssl", package: "openssl" },
     Program { name: "protoc", package: "protobuf-compiler" },
+    Program { name: DESCRIPTOR, package: "libprotobuf-dev" },
 ];
+
+/// What protoc includes, in the folder `include` beside that of some programs: Debian has it in a package of its own.
+const DESCRIPTOR: &str = "google/protobuf/descriptor.proto";
 
 /// Installs the packages in its arguments. Debian starts the services of what it installs, unless this file says no:
 /// tests start their own servers, and nothing else shall listen here.
@@ -115,7 +120,11 @@ fn find(program: &str) -> Option<PathBuf> {
     let daemons = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(daemons);
-    folders.map(|folder| folder.join(program)).find(|path: &PathBuf| Path::is_file(path))
+    let place = |folder: PathBuf| match program {
+        DESCRIPTOR => folder.with_file_name("include").join(program),
+        _ => folder.join(program),
+    };
+    folders.map(place).find(|path: &PathBuf| Path::is_file(path))
 }
 
 #[cfg(test)]
