@@ -182,9 +182,12 @@ impl Runner {
         Ok(Err(if there { Left::ToAnother } else { self.gone() }))
     }
 
-    /// The session is not stored any more: another replica has brought its deletion to its end.
+    /// The session is not stored any more: another replica has brought its deletion to its end, or kept it no longer.
     fn gone(&self) -> Left {
-        warn!("the session is not in the store any more");
+        match self.shared.board.deletion_ordered(self.id) {
+            true => info!("session deleted by another replica"),
+            false => warn!("the session is not in the store any more, and nobody here was told to delete it"),
+        }
         self.shared.board.remove(self.id);
         Left::ForGood
     }
