@@ -217,10 +217,27 @@ fn a_damaged_store_is_refused_or_whole() {
     let whole = fs::read(&path).unwrap();
     let mut random = seed();
     let (mut refused, mut unharmed) = (0, 0);
-    for _ in 0..300 {
+    let mut judge = |damaged: &[u8], what: &str| {
+        fs::write(&path, damaged).unwrap();
+        match read_all() {
+            Ok(found) => {
+                assert_eq!(found, all, "{what}");
+                unharmed += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, OpenError::NotAStore { .. }), "{what}: {error}");
+                refused += 1;
+            }
+        }
+    };
+    for cut in (1..4096).step_by(16).chain((4096..whole.len()).step_by(4096 / 2)) {
+        judge(&whole[..cut], &format!("cut to {cut} bytes"));
+    }
+    for i in 0..300 {
         let mut damaged = whole.clone();
         let at = usize::try_from(draw(&mut random)).unwrap() % whole.len();
-        match draw(&mut random) % 4 {
+        let kind = draw(&mut random) % 4;
+        match kind {
             0 => damaged.truncate(at.max(1)),
             1 => damaged[at] ^= 1 << (draw(&mut random) % 8),
             2 => damaged[at / 4096 * 4096..][..4096].fill(0),
@@ -229,17 +246,7 @@ fn a_damaged_store_is_refused_or_whole() {
                 damaged[at..].iter_mut().zip(noise.take(64)).for_each(|(byte, noise)| *byte = noise);
             }
         }
-        fs::write(&path, &damaged).unwrap();
-        match read_all() {
-            Ok(found) => {
-                assert_eq!(found, all);
-                unharmed += 1;
-            }
-            Err(error) => {
-                assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
-                refused += 1;
-            }
-        }
+        judge(&damaged, &format!("damage {i} of kind {kind} at {at}"));
     }
     println!("{refused} refused, {unharmed} unharmed");
     assert!(refused > 0 && unharmed > 0, "{refused} refused, {unharmed} unharmed");

@@ -358,7 +358,12 @@ fn told_at(path: &Path, trouble: Trouble) -> OpenError {
 fn trouble_at(path: &Path, error: impl Into<redb::Error>) -> OpenError {
     match error.into() {
         redb::Error::DatabaseAlreadyOpen => OpenError::Locked { path: path.display().to_string() },
-        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => io_at(path, error),
+        // Of a file that was cut, redb may learn so only when it reads past its end.
+        redb::Error::Io(error)
+            if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            io_at(path, error)
+        }
         error => not_a_store(path, error.to_string()),
     }
 }
