@@ -100,7 +100,8 @@ impl Form<'_> {
             (Some(starting), Some(upgrading), Some(failed), Some(step_size), Some(template), Some(()))
                 if self.errors.is_empty() =>
             {
-                Ok(Spec { starting, upgrading, failed, step_size, template })
+                let strategy = crus_core::Strategy::default();
+                Ok(Spec { starting, upgrading, failed, step_size, template, strategy })
             }
             _ => Err(self.problem()),
         }

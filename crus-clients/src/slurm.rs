@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crus_core::hostlist;
-use crus_core::names::NodeName;
+use crus_core::names::{NodeName, PartitionName};
 use crus_core::ports::{PortError, Wlm};
-use crus_core::wlm::{Job, WlmNode};
+use crus_core::wlm::{Job, Partition, WlmNode};
 
 use self::process::{Caller, Output};
 use self::refusal::Act;
@@ -181,6 +181,18 @@ impl Wlm for Slurm {
 
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.update(names, &[&reason_argument(reason)]).await
+    }
+
+    async fn partitions(&self, _: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        Err(refusal::refused("partitions cannot be read yet".to_owned()))
+    }
+
+    async fn requeue(&self, _: &[String]) -> Result<(), PortError> {
+        Err(refusal::refused("jobs cannot be requeued yet".to_owned()))
+    }
+
+    async fn cancel(&self, _: &[String]) -> Result<(), PortError> {
+        Err(refusal::refused("jobs cannot be cancelled yet".to_owned()))
     }
 }
 

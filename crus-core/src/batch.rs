@@ -1,11 +1,16 @@
 //! Which nodes form the next step.
 //!
-//! Chosen when the step starts, out of the nodes that are still pending, by a [`Batcher`].
+//! Chosen when the step starts, out of the nodes that are still pending, by a [`Batcher`]. [`Rule`]s say which nodes a
+//! step may not take beside those that it has.
+
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::Xname;
+use crate::names::{Domain, NodeName, Xname};
+use crate::strategy::Amount;
 use crate::time::WlmTime;
+use crate::wlm::Partition;
 
 /// When a node is expected to run nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,17 +25,23 @@ pub enum FreeAt {
 
 /// A node that could be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Candidate<'a> {
     /// Which node.
     pub xname: Xname,
+    /// Its name in the workload manager.
+    pub name: &'a NodeName,
     /// When it is expected to be free.
     pub free: FreeAt,
 }
 
 /// Chooses the nodes of a step.
 pub trait Batcher {
-    /// Brings the `size` candidates that the step takes to the front, in order; what is behind them is in none.
-    fn first(&self, candidates: &mut [Candidate], size: usize);
+    /// Brings the candidates that the step takes to the front, in order; what is behind them is in none. Returns how many
+    /// these are: `size` at most.
+    fn first(&self, candidates: &mut [Candidate<'_>], size: usize) -> usize;
+
+    /// Whether a step whose candidates were not all admitted may be filled up with later ones.
+    fn fills_up(&self) -> bool;
 }
 
 /// The orders in which a service can be told to take nodes.
@@ -43,24 +54,214 @@ pub enum Order {
     SoonestFree,
     /// By xname.
     Name,
+    /// Those first that are free soonest, and no more than so many of one failure domain.
+    Spread,
+    /// Whole failure domains together, the one that is free soonest first. One that is larger than a step is divided.
+    Pack,
 }
 
-impl Batcher for Order {
-    fn first(&self, candidates: &mut [Candidate], size: usize) {
+impl Order {
+    /// The way of choosing that this order stands for, with these failure domains.
+    pub fn batcher(self, domain: Domain) -> Box<dyn Batcher> {
         match self {
-            Order::SoonestFree => first_by(candidates, size, |c| (c.free, c.xname)),
-            Order::Name => first_by(candidates, size, |c| c.xname),
+            // Spreading is a rule beside the order.
+            Order::SoonestFree | Order::Spread => Box::new(SoonestFree),
+            Order::Name => Box::new(ByName),
+            Order::Pack => Box::new(Pack(domain)),
         }
     }
 }
 
+/// See [`Order::SoonestFree`].
+#[derive(Debug, Clone, Copy)]
+pub struct SoonestFree;
+
+impl Batcher for SoonestFree {
+    fn first(&self, candidates: &mut [Candidate<'_>], size: usize) -> usize {
+        first_by(candidates, size, |c| (c.free, c.xname))
+    }
+
+    fn fills_up(&self) -> bool {
+        true
+    }
+}
+
+/// See [`Order::Name`].
+#[derive(Debug, Clone, Copy)]
+pub struct ByName;
+
+impl Batcher for ByName {
+    fn first(&self, candidates: &mut [Candidate<'_>], size: usize) -> usize {
+        first_by(candidates, size, |c| c.xname)
+    }
+
+    fn fills_up(&self) -> bool {
+        true
+    }
+}
+
+/// See [`Order::Pack`].
+#[derive(Debug, Clone, Copy)]
+pub struct Pack(pub Domain);
+
+impl Batcher for Pack {
+    fn first(&self, candidates: &mut [Candidate<'_>], size: usize) -> usize {
+        let mut domains: BTreeMap<Xname, (FreeAt, usize)> = BTreeMap::new();
+        for candidate in candidates.iter() {
+            let (free, count) = domains.entry(candidate.xname.domain(self.0)).or_insert((candidate.free, 0));
+            // A domain is free once the last of its nodes is.
+            *free = candidate.free.max(*free);
+            *count += 1;
+        }
+        let mut by_time: Vec<(FreeAt, Xname, usize)> =
+            domains.into_iter().map(|(domain, (free, count))| (free, domain, count)).collect();
+        by_time.sort_unstable();
+        // Those that fit whole, in their order; the first one is begun even if it does not.
+        let mut places: HashMap<Xname, usize> = HashMap::new();
+        let mut taken = 0;
+        for (place, (_, domain, count)) in by_time.into_iter().enumerate() {
+            if taken == 0 || taken + count <= size {
+                places.insert(domain, place);
+                taken += count;
+            }
+        }
+        let place = |c: &Candidate<'_>| places.get(&c.xname.domain(self.0)).copied().unwrap_or(usize::MAX);
+        first_by(candidates, size.min(taken), |c| (place(c), c.free, c.xname))
+    }
+
+    fn fills_up(&self) -> bool {
+        false
+    }
+}
+
+/// Says which nodes a step may not take beside those that it has. Rules bound a step, so they hold whatever is chosen.
+pub trait Rule {
+    /// Whether the step may take this node as well. If it may, it has.
+    fn admit(&mut self, candidate: &Candidate<'_>) -> bool;
+
+    /// Takes back the last admission: another rule did not let the node in.
+    fn withdraw(&mut self, candidate: &Candidate<'_>);
+}
+
+/// No more than so many nodes of one failure domain.
+#[derive(Debug, Clone)]
+pub struct DomainCap {
+    domain: Domain,
+    cap: usize,
+    taken: HashMap<Xname, usize>,
+}
+
+impl DomainCap {
+    /// At most `cap` nodes of each `domain`.
+    pub fn new(domain: Domain, cap: usize) -> Self {
+        DomainCap { domain, cap, taken: HashMap::new() }
+    }
+}
+
+impl Rule for DomainCap {
+    fn admit(&mut self, candidate: &Candidate<'_>) -> bool {
+        let taken = self.taken.entry(candidate.xname.domain(self.domain)).or_default();
+        let admitted = *taken < self.cap;
+        *taken += usize::from(admitted);
+        admitted
+    }
+
+    fn withdraw(&mut self, candidate: &Candidate<'_>) {
+        if let Some(taken) = self.taken.get_mut(&candidate.xname.domain(self.domain)) {
+            *taken = taken.saturating_sub(1);
+        }
+    }
+}
+
+/// So many nodes of a partition stay in service. A node that is out of service anyway may always be taken: it is counted
+/// out already.
+#[derive(Debug, Clone)]
+pub struct ServiceFloor<'a> {
+    partition: &'a Partition,
+    /// How many nodes may still be taken out of service.
+    spare: usize,
+}
+
+impl<'a> ServiceFloor<'a> {
+    /// Keeps at least `floor` of all nodes of the partition in service.
+    pub fn new(partition: &'a Partition, floor: Amount) -> Self {
+        let spare = partition.in_service.len().saturating_sub(floor.at_least(partition.total));
+        ServiceFloor { partition, spare }
+    }
+}
+
+impl Rule for ServiceFloor<'_> {
+    fn admit(&mut self, candidate: &Candidate<'_>) -> bool {
+        if !self.partition.in_service.contains(candidate.name) {
+            return true;
+        }
+        let admitted = self.spare > 0;
+        self.spare = self.spare.saturating_sub(1);
+        admitted
+    }
+
+    fn withdraw(&mut self, candidate: &Candidate<'_>) {
+        if self.partition.in_service.contains(candidate.name) {
+            self.spare += 1;
+        }
+    }
+}
+
+/// The candidates that a step of at most `size` nodes takes, in order: the first that all rules admit.
+pub fn choose(
+    batcher: &dyn Batcher,
+    candidates: &mut [Candidate<'_>],
+    size: usize,
+    rules: &mut [Box<dyn Rule + '_>],
+) -> Vec<Xname> {
+    let mut chosen = Vec::new();
+    let mut rest: &mut [Candidate<'_>] = candidates;
+    let mut looked_at = size;
+    while chosen.len() < size && !rest.is_empty() {
+        let first = batcher.first(rest, looked_at);
+        if first == 0 {
+            break;
+        }
+        let (taken, later) = rest.split_at_mut(first);
+        let admitted = taken.iter().filter(|candidate| admit(rules, candidate)).map(|c| c.xname);
+        chosen.extend(admitted.take(size - chosen.len()));
+        if !batcher.fills_up() && !chosen.is_empty() {
+            break;
+        }
+        rest = later;
+        if batcher.fills_up() {
+            // Rules may turn down very many: they are gone through in few passes.
+            looked_at = looked_at.saturating_mul(2);
+        }
+    }
+    chosen
+}
+
+/// Whether all rules let a step take this node as well; if they do, it has.
+fn admit(rules: &mut [Box<dyn Rule + '_>], candidate: &Candidate<'_>) -> bool {
+    for i in 0..rules.len() {
+        if !rules[i].admit(candidate) {
+            for rule in &mut rules[..i] {
+                rule.withdraw(candidate);
+            }
+            return false;
+        }
+    }
+    true
+}
+
 /// Sorts no more than it must: of 100,000 candidates a step takes a few.
-fn first_by<K: Ord>(candidates: &mut [Candidate], size: usize, key: impl Fn(&Candidate) -> K) {
+fn first_by<K: Ord>(
+    candidates: &mut [Candidate<'_>],
+    size: usize,
+    key: impl Fn(&Candidate<'_>) -> K,
+) -> usize {
     let size = size.min(candidates.len());
     if size < candidates.len() {
         candidates.select_nth_unstable_by_key(size, &key);
     }
     candidates[..size].sort_unstable_by_key(key);
+    size
 }
 
 #[cfg(test)]
@@ -69,6 +270,7 @@ mod tests {
 
     #[test]
     fn idle_nodes_come_first_then_the_soonest_end_then_those_without_one() {
+        let name = NodeName::new("nid000001").unwrap();
         let mut candidates = [
             ("x1c0s0b0n0", FreeAt::Unknown),
             ("x1c0s1b0n0", FreeAt::By(WlmTime(20))),
@@ -76,14 +278,14 @@ mod tests {
             ("x1c0s2b0n0", FreeAt::By(WlmTime(10))),
             ("x1c0s10b0n0", FreeAt::Now),
         ]
-        .map(|(xname, free)| Candidate { xname: xname.parse().unwrap(), free });
-        let names = |c: &[Candidate]| c.iter().map(|c| c.xname.to_string()).collect::<Vec<_>>();
-        Order::SoonestFree.first(&mut candidates, 5);
+        .map(|(xname, free)| Candidate { xname: xname.parse().unwrap(), name: &name, free });
+        let names = |c: &[Candidate<'_>]| c.iter().map(|c| c.xname.to_string()).collect::<Vec<_>>();
+        SoonestFree.first(&mut candidates, 5);
         assert_eq!(
             names(&candidates),
             ["x1c0s3b0n0", "x1c0s10b0n0", "x1c0s2b0n0", "x1c0s1b0n0", "x1c0s0b0n0"]
         );
-        Order::Name.first(&mut candidates, 9);
+        ByName.first(&mut candidates, 9);
         assert_eq!(
             names(&candidates),
             ["x1c0s0b0n0", "x1c0s1b0n0", "x1c0s2b0n0", "x1c0s3b0n0", "x1c0s10b0n0"]
@@ -95,13 +297,16 @@ mod tests {
         let place = |n: u32| format!("x1c0s{}b0n0", n * 7_919 % 1_000).parse().unwrap();
         let free =
             |n: u32| if n.is_multiple_of(3) { FreeAt::Now } else { FreeAt::By(WlmTime(i64::from(n % 100))) };
-        let candidates: Vec<_> = (0..1_000).map(|n| Candidate { xname: place(n), free: free(n) }).collect();
+        let name = NodeName::new("nid000001").unwrap();
+        let candidates: Vec<_> =
+            (0..1_000).map(|n| Candidate { xname: place(n), name: &name, free: free(n) }).collect();
         for order in [Order::SoonestFree, Order::Name] {
+            let batcher = order.batcher(Domain::Chassis);
             let mut all = candidates.clone();
-            order.first(&mut all, usize::MAX);
+            batcher.first(&mut all, usize::MAX);
             for size in [0, 1, 50, 999, 1_000] {
                 let mut some = candidates.clone();
-                order.first(&mut some, size);
+                batcher.first(&mut some, size);
                 assert_eq!(some[..size], all[..size], "{size} by {order:?}");
             }
         }

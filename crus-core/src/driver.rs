@@ -16,6 +16,7 @@
 //! The driver neither sleeps nor spawns: whoever runs it calls [`Driver::advance`] again when [`Next`] says
 //! so, on any runtime or none.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::{debug, info, warn};
@@ -23,9 +24,9 @@ use tracing::{debug, info, warn};
 use crate::check;
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
-use crate::model::{SeenGroup, Session};
+use crate::model::{Command, SeenGroup, Session};
 use crate::names::{NodeName, Xname};
-use crate::ports::{Bos, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
+use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
 use crate::time::Time;
 
 /// Everything that a session needs of the outside.
@@ -41,6 +42,8 @@ pub struct Ports {
     pub store: Arc<dyn SessionStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The programs that judge nodes.
+    pub checks: Arc<dyn Checks>,
     /// Who is told of changes.
     pub observer: Arc<dyn Observer>,
 }
@@ -75,6 +78,8 @@ pub struct Driver {
     revision: Revision,
     ports: Ports,
     deletion_ordered: bool,
+    /// Commands that are not taken in yet, with their numbers.
+    commands: BTreeMap<u64, Command>,
     /// Changes that are not stored yet.
     unsaved: Vec<Event>,
 }
@@ -82,7 +87,14 @@ pub struct Driver {
 impl Driver {
     /// A driver for a session as it is stored, which this process [owns](SessionStore::own).
     pub fn new(session: Session, revision: Revision, ports: Ports) -> Self {
-        Driver { session, revision, ports, deletion_ordered: false, unsaved: Vec::new() }
+        Driver {
+            session,
+            revision,
+            ports,
+            deletion_ordered: false,
+            commands: BTreeMap::new(),
+            unsaved: Vec::new(),
+        }
     }
 
     /// The session as it is now.
@@ -93,6 +105,12 @@ impl Driver {
     /// Deletion was asked for: it takes effect with the next round. Asking again changes nothing.
     pub fn order_deletion(&mut self) {
         self.deletion_ordered = true;
+    }
+
+    /// An operator's command, with the number that the store gave it: it takes effect with the next round. Giving it again
+    /// changes nothing.
+    pub fn command(&mut self, number: u64, command: Command) {
+        self.commands.insert(number, command);
     }
 
     /// Does one round: at most one call to a peer.
@@ -111,10 +129,15 @@ impl Driver {
             self.ports.store.remove(self.session.head.id).await?;
             return Ok(Next::Removed);
         }
+        let now = self.ports.clock.now();
+        if let Some((number, command)) = self.commands.pop_first() {
+            self.take(now, Input::Command { number, command });
+            self.save().await?;
+            return Ok(Next::Now);
+        }
         if self.session.is_done() {
             return Ok(Next::Finished);
         }
-        let now = self.ports.clock.now();
         let delete = self.deletion_ordered && self.session.head.deletion.is_none();
         if self.take(now, if delete { Input::Delete } else { Input::Tick }) {
             self.save().await?;
@@ -208,6 +231,15 @@ impl Driver {
                 let session = self.ports.bos.session(name).await;
                 session.map(|session| Input::Boot { at, name: name.clone(), session })
             }
+            Effect::ReadPartitions(names) => {
+                let partitions = self.ports.wlm.partitions(names).await;
+                partitions.map(|partitions| Input::Partitions { at, partitions })
+            }
+            Effect::ReadZone(name) => Ok(Input::Zone { at, offset: self.ports.clock.zone(name, at) }),
+            Effect::Check(request) => {
+                let verdicts = self.ports.checks.judge(request).await;
+                verdicts.map(|verdicts| Input::Checked { step: request.step, verdicts })
+            }
             _ => return Ok(self.request(effect).await),
         };
         Ok(seen.unwrap_or_else(|error| {
@@ -233,6 +265,8 @@ impl Driver {
                 hsm.remove_members(self.session.label(*group), nodes).await
             }
             Effect::Reboot(request) => bos.reboot(request).await,
+            Effect::Requeue(jobs) => wlm.requeue(jobs).await,
+            Effect::Cancel(jobs) => wlm.cancel(jobs).await,
             Effect::ReadGroup(_)
             | Effect::ReadFacts(_)
             | Effect::ReadTemplate(_)
@@ -240,7 +274,10 @@ impl Driver {
             | Effect::ReadNodes(_)
             | Effect::ReadJobs(_)
             | Effect::ReadPendingJobs
-            | Effect::ReadBoot(_) => Ok(()),
+            | Effect::ReadBoot(_)
+            | Effect::ReadPartitions(_)
+            | Effect::ReadZone(_)
+            | Effect::Check(_) => Ok(()),
         };
         if let Err(error) = &result {
             warn!(step = self.session.head.step, kind = ?effect.kind(), "a request failed: {error}");
@@ -260,9 +297,12 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::model::{Limits, Spec, Summary, UpgradeId};
+    use crate::history::Entry;
+    use crate::model::{Limits, Node, Spec, Summary, UpgradeId};
     use crate::names::Xname;
     use crate::ports::{Changes, MockBos, MockHsm, MockWlm, NodeFacts, Peer};
+    use crate::strategy::Strategy;
+    use crate::window::ZoneOffset;
 
     /// Mocks answer at once.
     fn at_once<F: Future>(future: F) -> F::Output {
@@ -306,6 +346,18 @@ mod tests {
         async fn summary(&self, _: UpgradeId) -> Result<Option<Summary>, StoreError> {
             Ok(None)
         }
+        async fn command(&self, _: UpgradeId, _: Command) -> Result<Option<u64>, StoreError> {
+            Ok(None)
+        }
+        async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+            Ok(Vec::new())
+        }
+        async fn nodes(&self, _: UpgradeId, _: usize, _: usize) -> Result<Vec<Node>, StoreError> {
+            Ok(Vec::new())
+        }
+        async fn history(&self, _: UpgradeId, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
+            Ok(Vec::new())
+        }
         async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Result<(), String>, StoreError> {
             Ok(Ok(()))
         }
@@ -330,6 +382,9 @@ mod tests {
         fn now(&self) -> Time {
             Time(43_200_000)
         }
+        fn zone(&self, _: &str, _: Time) -> Option<ZoneOffset> {
+            None
+        }
     }
 
     fn driver(hsm: MockHsm, bos: MockBos, wlm: MockWlm, saves: u32) -> Driver {
@@ -344,6 +399,7 @@ mod tests {
             failed: "failed".parse().unwrap(),
             step_size: NonZeroU32::MIN,
             template: "image".parse().unwrap(),
+            strategy: Strategy::default(),
         };
         let id = UpgradeId(uuid::Uuid::from_u128(1));
         let session = Session::new(id, spec, "1", Limits::default(), Noon.now());
@@ -353,6 +409,7 @@ mod tests {
             wlm: Arc::new(wlm),
             store: store.clone(),
             clock: Arc::new(Noon),
+            checks: Arc::new(()),
             observer: Arc::new(()),
         };
         Driver::new(session, Revision(0), ports)

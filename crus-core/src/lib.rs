@@ -10,6 +10,8 @@
 //! - [`machine`]: what happens to a node, top to bottom. [`machine::outstanding`] says what should be asked
 //!   of the world now; [`machine::step`] takes in what was observed.
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
+//! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
+//! - [`history`]: what happened, as a list that can be followed.
 //! - [`claims`]: which sessions must wait for each other. [`stored`]: how a session is kept.
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
 //! - [`check`]: the promises P1–P9, checked.
@@ -32,6 +34,7 @@ pub mod batch;
 pub mod check;
 pub mod claims;
 pub mod driver;
+pub mod history;
 pub mod hostlist;
 pub mod machine;
 pub mod messages;
@@ -40,9 +43,14 @@ pub mod names;
 pub mod ports;
 pub mod progress;
 pub mod stored;
+pub mod strategy;
 pub mod time;
+pub mod window;
 pub mod wlm;
 
 pub use model::{Limits, Message, Session, Spec, UpgradeId};
-pub use names::{GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
+pub use names::{
+    CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, Xname,
+};
+pub use strategy::Strategy;
 pub use time::Time;

@@ -13,6 +13,10 @@
 //!    └─────────┴─▶ Released (deletion)
 //! ```
 //!
+//! A failed node may be taken again, and then begins as `Pending`; one that is late with its jobs may be put off
+//! (`Deferred`) until the end. What may keep a step from starting is in `gate`; each further option of a
+//! [strategy](crate::strategy) has a module of its own: `again`, `late`, `soak`, `checked`.
+//!
 //! The nodes of a step go that way side by side; the stage of the step tells how far the slowest is:
 //!
 //! 1. `STARTING`: the conditions are checked (groups, template), then the step's nodes are chosen.
@@ -33,24 +37,33 @@
 //! - [`outstanding`] asks for a reboot only when its intent was among the events of an earlier [`step`], which
 //!   the driver stores first.
 
+mod again;
 mod agenda;
 mod begin;
 mod boot;
+mod checked;
+mod gate;
 mod input;
+mod late;
 mod look;
 mod say;
+mod soak;
+mod tell;
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
-    Boot, Failure, Group, Holder, Kind, Known, Limits, Node, NodeState, Phase, SeenGroup, Session, Stage,
+    Boot, Command, Failure, Group, Holder, Kind, Known, Limits, Node, NodeState, Phase, SeenGroup, Session,
+    Stage,
 };
-use crate::names::{BootSessionName, NodeName, TemplateName, Xname};
-use crate::ports::{BootSession, NodeFacts, PortError, RebootRequest, Rejected};
+use crate::names::{BootSessionName, NodeName, PartitionName, TemplateName, Xname};
+use crate::ports::{BootSession, CheckRequest, NodeFacts, PortError, RebootRequest, Rejected, Verdict};
 use crate::time::Time;
-use crate::wlm::{Job, WlmNode};
+use crate::window::ZoneOffset;
+use crate::wlm::{Job, Partition, WlmNode};
 
 pub use agenda::{next_wake, outstanding};
 use look::{LastLook, Mark, Way};
@@ -78,6 +91,8 @@ pub enum Event {
     Message(usize),
     /// Old messages were folded: none is where it was.
     MessagesFolded,
+    /// The history has a new entry. The head changed with it.
+    Entry(Entry),
 }
 
 /// Which parts of a session must be stored: what some events say has changed.
@@ -91,13 +106,16 @@ pub struct Changes {
     pub messages: BTreeSet<usize>,
     /// Whether messages that are stored beyond the last one must be removed.
     pub messages_folded: bool,
+    /// New entries of the history.
+    pub entries: Vec<Entry>,
 }
 
 impl Changes {
-    /// Everything of a session.
+    /// Everything of a session but its history.
     pub fn all(session: &Session) -> Self {
         let messages = (0..session.messages.len()).collect();
-        Changes { head: true, nodes: (0..session.nodes.len()).collect(), messages, messages_folded: false }
+        let nodes = (0..session.nodes.len()).collect();
+        Changes { head: true, nodes, messages, ..Changes::default() }
     }
 
     /// What these events say.
@@ -112,6 +130,10 @@ impl Changes {
                 Event::MessagesFolded => {
                     changes.messages = (0..session.messages.len()).collect();
                     changes.messages_folded = true;
+                }
+                Event::Entry(entry) => {
+                    changes.head = true;
+                    changes.entries.push(entry.clone());
                 }
             }
         }
@@ -153,6 +175,16 @@ pub enum Effect {
     RemoveMembers(Group, Vec<Xname>),
     /// Reboot nodes.
     Reboot(RebootRequest),
+    /// Look at partitions.
+    ReadPartitions(Vec<PartitionName>),
+    /// Ask for the clocks of a time zone.
+    ReadZone(String),
+    /// Put jobs back into the queue.
+    Requeue(Vec<String>),
+    /// End jobs for good.
+    Cancel(Vec<String>),
+    /// Have nodes checked.
+    Check(CheckRequest),
 }
 
 impl Effect {
@@ -171,6 +203,10 @@ impl Effect {
             Effect::MarkDown(..) | Effect::MarkReason(..) => Kind::Mark,
             Effect::AddMembers(group, _) | Effect::RemoveMembers(group, _) => Kind::Change(*group),
             Effect::Reboot(_) => Kind::Reboot,
+            Effect::ReadPartitions(_) => Kind::ReadPartitions,
+            Effect::ReadZone(_) => Kind::ReadZone,
+            Effect::Requeue(_) | Effect::Cancel(_) => Kind::EndJobs,
+            Effect::Check(_) => Kind::Check,
         }
     }
 }
@@ -182,6 +218,13 @@ pub enum Input {
     Tick,
     /// The operator wants the session deleted.
     Delete,
+    /// An operator orders something else.
+    Command {
+        /// The command's number: one that is not greater than that of an earlier one was taken in before.
+        number: u64,
+        /// What.
+        command: Command,
+    },
     /// A group as it is.
     Group(Group, SeenGroup),
     /// HSM's facts about nodes that were asked for; unknown ones are left out.
@@ -236,6 +279,27 @@ pub enum Input {
         /// The session.
         session: Option<BootSession>,
     },
+    /// Partitions as the workload manager reports them; unknown ones are left out.
+    Partitions {
+        /// When the look began.
+        at: Time,
+        /// The partitions.
+        partitions: Vec<Partition>,
+    },
+    /// The clocks of the time zone that was asked for; `None`: there is no such zone.
+    Zone {
+        /// When that was so.
+        at: Time,
+        /// The zone's clocks.
+        offset: Option<ZoneOffset>,
+    },
+    /// How nodes are judged.
+    Checked {
+        /// In which step.
+        step: u32,
+        /// The nodes and their verdicts.
+        verdicts: Vec<(Xname, Verdict)>,
+    },
     /// A request was made. Whether it worked is seen, not told.
     Asked {
         /// What was asked for.
@@ -256,11 +320,12 @@ pub enum Input {
 
 /// Takes in what was seen and goes as far as that allows. Returns what changed durably.
 pub fn step(session: &mut Session, now: Time, input: Input) -> Vec<Event> {
-    let mut m = Machine { s: session, now, events: Vec::new() };
+    let mut m = Machine { s: session, now, events: Vec::new(), moved: Vec::new() };
     m.mend_clock();
     m.take_in(input);
     while !m.s.is_done() && m.go_on() {}
     m.note_condition();
+    m.tell_moved();
     m.events
 }
 
@@ -272,6 +337,8 @@ struct Machine<'a> {
     s: &'a mut Session,
     now: Time,
     events: Vec<Event>,
+    /// Nodes whose state changed, and of which the history does not know yet.
+    moved: Vec<usize>,
 }
 
 impl Machine<'_> {
@@ -334,15 +401,25 @@ impl Machine<'_> {
         if !self.s.batch().all(Node::is_settled) {
             return false;
         }
-        if !self.s.has_pending() {
+        if !self.s.has_more_to_do() {
             self.say(messages::no_nodes(self.s.head.step));
             self.enter(Stage::Cleanup);
             return true;
         }
-        if self.s.unmet_condition().is_some() || !self.s.is_ready_to_start() {
+        self.pause_when_too_many_failed();
+        if !self.may_start() {
             return false;
         }
-        let Some((_, chosen)) = self.s.known.chosen.clone() else { return false };
+        if !self.s.has_pending() {
+            self.take_again();
+            return true;
+        }
+        if self.s.unmet_condition().is_some() || !self.s.is_ready_to_start(self.now) {
+            return false;
+        }
+        let Some((_, chosen)) = self.s.known.chosen.clone().filter(|(_, chosen)| !chosen.is_empty()) else {
+            return false;
+        };
         let known = &self.s.known;
         let name = |i: &usize| self.s.nodes[*i].name.as_ref();
         let gone: Vec<usize> = chosen.iter().copied().filter(|i| self.s.is_gone(*i)).collect();
@@ -364,8 +441,10 @@ impl Machine<'_> {
         let step = self.s.head.step;
         for (i, seen) in looks {
             let holder = self.s.holder_of(&seen);
+            let job = self.s.known.holding.get(&seen.name).cloned();
             self.change(i, |node| {
                 node.state = NodeState::Draining;
+                node.job = job;
                 node.step = Some(step);
                 node.holder = holder;
                 node.boot_before = seen.boot_time;
@@ -384,21 +463,17 @@ impl Machine<'_> {
     fn quiescing(&mut self) -> bool {
         let draining = self.s.batch_in(|state| *state == NodeState::Draining);
         let mut gone = Vec::new();
-        let mut late = Vec::new();
         for &i in &draining {
             self.follow_holder(i);
             if self.s.is_gone(i) {
                 gone.push(i);
-            } else if self.s.drain_deadline(&self.s.nodes[i]).is_some_and(|deadline| self.now >= deadline)
-                && self.s.seen(i).is_some_and(|seen| !self.s.is_quiet(i, seen))
-            {
-                late.push(i);
             }
         }
-        if !gone.is_empty() || !late.is_empty() {
+        if !gone.is_empty() {
             self.give_up_gone(&gone);
-            self.fail_each(late.iter().map(|&i| (i, Failure::DrainTimedOut)).collect());
-            self.tell_failures(&late);
+            return true;
+        }
+        if self.give_up_late() {
             return true;
         }
         if draining.is_empty() && self.s.batch_in(|state| *state == NodeState::Quiesced).is_empty() {
@@ -412,7 +487,10 @@ impl Machine<'_> {
             return false;
         }
         for i in draining {
-            self.change(i, |node| node.state = NodeState::Quiesced);
+            self.change(i, |node| {
+                node.state = NodeState::Quiesced;
+                node.job = None;
+            });
         }
         self.say(messages::all_quiesced(self.s.head.step));
         self.enter(Stage::Quiesced);
@@ -517,6 +595,15 @@ impl Machine<'_> {
             self.fail_each(failed);
             self.tell_failures(&late);
         }
+        if self.s.head.soak_until.is_none()
+            && let Some(boot) = &self.s.head.boot
+        {
+            let took = self.now.since(boot.intended);
+            self.s.head.pace.note(took);
+        }
+        if !self.soaked() {
+            return false;
+        }
         if self.s.head.deletion.is_none() {
             let step = self.s.head.step;
             let timed_out =
@@ -530,13 +617,14 @@ impl Machine<'_> {
     /// A node is upgraded when the workload manager shows a newer boot *and* it takes jobs again, or
     /// somebody else keeps it from them (P5, P6).
     fn welcome_back(&mut self) {
+        self.judge_checked();
         for i in self.s.batch_in(|state| *state == NodeState::Returning) {
             let Some(seen) = self.s.seen(i) else { continue };
             let way = self.s.way_back(i, seen);
             if !self.s.nodes[i].rebooted && self.s.shows_newer_boot(i, seen) {
                 self.change_quietly(i, |node| node.rebooted = true);
             }
-            if self.s.nodes[i].rebooted && way == Way::Arrived {
+            if self.s.nodes[i].rebooted && way == Way::Arrived && self.s.is_checked(i) {
                 self.change(i, |node| node.state = NodeState::Upgraded);
             }
         }
@@ -560,7 +648,10 @@ impl Machine<'_> {
         self.s.head.ended = Some(self.now);
         self.s.head.condition = None;
         self.s.head.queued = false;
+        self.s.head.pause = None;
         self.events.push(Event::Phase(Phase::Done));
+        let counts = self.s.head.counts;
+        self.tell(Happening::Finished { counts });
     }
 
     // ---- debts --------------------------------------------------------------------------------------
@@ -598,9 +689,11 @@ impl Machine<'_> {
         self.s.known.waited = None;
         self.s.known.told.clear();
         self.events.push(Event::Stage { step: self.s.head.step, stage });
+        self.tell(Happening::Stage { stage });
     }
 
     fn next_step(&mut self) {
+        self.close_step();
         self.s.head.step += 1;
         self.s.head.boot = None;
         self.s.known.boot = None;
@@ -609,13 +702,32 @@ impl Machine<'_> {
         self.enter(Stage::Starting);
     }
 
+    /// What is to be learned of a step that ends.
+    fn close_step(&mut self) {
+        let step = self.s.head.step;
+        let such = |state: fn(&NodeState) -> bool| {
+            self.s.batch().filter(|node| node.step == Some(step) && state(&node.state)).count()
+        };
+        let upgraded = such(|state| *state == NodeState::Upgraded);
+        let skipped = such(|state| *state == NodeState::Failed(Failure::DrainTimedOut));
+        let failed = such(|state| matches!(state, NodeState::Failed(_)));
+        self.tell(Happening::StepDone { upgraded, failed });
+        if upgraded > 0 && self.s.is_canary() {
+            self.s.head.canaries += 1;
+        }
+        self.s.head.soak_until = None;
+        self.pause_when_step_failed(failed - skipped);
+    }
+
     /// Changes a node's state: the time of it is noted.
     fn change(&mut self, i: usize, change: impl FnOnce(&mut Node)) {
         let now = self.now;
+        let Some(before) = self.s.nodes.get(i).map(|node| node.state.clone()) else { return };
         self.change_quietly(i, |node| {
             node.since = now;
             change(node);
         });
+        self.note_move(i, &before);
     }
 
     /// Changes something of a node that is not its state.
@@ -639,6 +751,7 @@ impl Machine<'_> {
                     Failure::UnknownToWlm => {}
                     _ => node.owed.marking = true,
                 }
+                node.job = None;
                 node.state = NodeState::Failed(failure.bounded());
             });
         }
@@ -679,11 +792,20 @@ impl Machine<'_> {
             let needed = agenda::needed_kinds(self.s, self.now);
             self.s.known.troubles.retain(|kind, _| needed.contains(kind));
         }
-        let unmet = if self.s.is_done() { None } else { self.s.unmet() };
+        let held_back = self.s.held_back(self.now);
+        let unmet = if self.s.is_done() || held_back.is_some() { None } else { self.s.unmet() };
         let queued = self.s.is_queued();
-        let condition = unmet.as_ref().map(|(_, why)| messages::bounded(why.clone(), messages::TEXT_MAX));
+        let condition = held_back
+            .clone()
+            .or_else(|| unmet.as_ref().map(|(_, why)| messages::bounded(why.clone(), messages::TEXT_MAX)));
         if condition == self.s.head.condition {
             return;
+        }
+        // That it is paused was said when it was.
+        if let Some(why) = held_back.filter(|_| self.s.head.pause.is_none())
+            && self.s.known.told.insert(Ok("held back".to_owned()))
+        {
+            self.say(why);
         }
         if let Some((what, why)) = unmet {
             let head = &self.s.head;
@@ -708,8 +830,11 @@ impl Machine<'_> {
 fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
     for &i in nodes {
         machine.change(i, |node| {
-            let was_drained = node.state != NodeState::Pending;
-            node.owed.resuming = was_drained && node.holder == Holder::Us;
+            let drained =
+                matches!(node.state, NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting);
+            // One that was put off may still be on its way back.
+            node.owed.resuming |= drained && node.holder == Holder::Us;
+            node.job = None;
             node.state = NodeState::Released;
         });
     }

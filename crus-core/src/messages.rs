@@ -6,8 +6,8 @@
 
 use std::fmt::Display;
 
-use crate::model::{Failure, Stage, UpgradeId};
-use crate::names::{GroupLabel, Xname};
+use crate::model::{Failure, PauseReason, Stage, UpgradeId};
+use crate::names::{GroupLabel, PartitionName, Xname};
 
 /// The longest reason that is written into the workload manager, in characters.
 const REASON_MAX: usize = 240;
@@ -102,6 +102,71 @@ pub(crate) fn failed(step: u32, nodes: &[Xname], failure: &Failure) -> String {
     format!("Step {step}: failed {}: {failure}", list(nodes.iter().copied()))
 }
 
+pub(crate) fn paused(why: &PauseReason) -> String {
+    match why {
+        PauseReason::Command => {
+            "Paused by an operator: no other step is started until the session is resumed".into()
+        }
+        PauseReason::MaxFailed { failed, max } => format!(
+            "Paused: {failed} failed, and {max} may; resume, retry or delete the session",
+            failed = nodes(*failed)
+        ),
+        PauseReason::MaxFailedStep { failed, max } => format!(
+            "Paused: {failed} of the last step failed, and {max} may; resume, retry or delete the session",
+            failed = nodes(*failed)
+        ),
+    }
+}
+
+pub(crate) fn resumed(step: u32) -> String {
+    format!("Resumed by an operator: going on with step {step}")
+}
+
+pub(crate) fn retried(count: usize) -> String {
+    format!("Taking {} again that failed or were skipped", nodes(count))
+}
+
+pub(crate) fn retrying(count: usize, step: u32) -> String {
+    format!("Trying {} again from step {step} on", nodes(count))
+}
+
+pub(crate) fn deferred(step: u32, nodes: &[Xname]) -> String {
+    format!(
+        "Step {step}: the jobs on {} did not end in time: given back, to be tried again at the end",
+        list(nodes.iter().copied())
+    )
+}
+
+pub(crate) fn drain_is_late(step: u32, nodes: &[Xname]) -> String {
+    format!("Step {step}: the jobs on {} did not end in time; waiting on", list(nodes.iter().copied()))
+}
+
+pub(crate) fn jobs_ended(step: u32, jobs: &[String], cancelled: bool) -> String {
+    let done = if cancelled { "cancelled" } else { "requeued" };
+    format!("Step {step}: {done} what kept nodes from draining in time: {}", list(jobs.iter()))
+}
+
+pub(crate) fn soaking(step: u32, seconds: u64) -> String {
+    format!("Step {step} soaks for {seconds} s before the session goes on")
+}
+
+// ---- what a step waits for ------------------------------------------------------------------------------
+
+pub(crate) fn window_closed(step: u32, opens: &str, zone: &str) -> String {
+    format!("Step {step} waits for its window, which opens {opens} ({zone})")
+}
+
+pub(crate) fn service_floor(step: u32, partition: &PartitionName, in_service: usize, floor: usize) -> String {
+    format!(
+        "Step {step} waits: partition '{partition}' has {} in service, and {floor} must stay",
+        nodes(in_service)
+    )
+}
+
+pub(crate) fn no_node_fits(step: u32) -> String {
+    format!("Step {step} waits: no node can be taken without leaving too few of its partitions in service")
+}
+
 // ---- conditions (P9) -----------------------------------------------------------------------------------
 
 pub(crate) fn group_missing(label: &GroupLabel) -> String {
@@ -121,6 +186,16 @@ pub(crate) fn group_holds_others<'a>(
     others: impl Iterator<Item = &'a Xname>,
 ) -> String {
     format!("group '{label}' holds nodes that are not of this session's group '{starting}': {}", list(others))
+}
+
+pub(crate) fn partition_missing(partition: &PartitionName) -> String {
+    format!(
+        "there is no partition '{partition}' in the workload manager, of which min_in_service is asked for"
+    )
+}
+
+pub(crate) fn zone_unknown(zone: &str) -> String {
+    format!("the time zone '{zone}' of the window is not known here")
 }
 
 pub(crate) fn template_missing(template: &impl Display) -> String {
@@ -245,6 +320,10 @@ impl Display for Failure {
             Failure::TakenOver => f.write_str("taken over by another boot session"),
             Failure::BootTimedOut => f.write_str("did not boot in time"),
             Failure::ReturnTimedOut(state) => write!(f, "not back in service in time, last seen {state}"),
+            Failure::CheckFailed(why) => write!(f, "did not pass its check: {why}"),
+            Failure::SoakFailed(state) => {
+                write!(f, "did not stay in service while it soaked, last seen {state}")
+            }
         }
     }
 }
@@ -258,6 +337,10 @@ fn list<T: Display>(mut names: impl Iterator<Item = T>) -> String {
         0 => first,
         more => format!("{first} and {more} more"),
     }
+}
+
+fn nodes(count: usize) -> String {
+    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
 
 fn are<T: Display>(names: impl ExactSizeIterator<Item = T>) -> String {

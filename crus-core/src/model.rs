@@ -12,12 +12,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::batch::Order;
+use crate::batch;
 use crate::messages;
 use crate::names::{BootSessionName, GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
-use crate::ports::{BootSession, NodeFacts, Rejected};
+use crate::ports::{BootSession, NodeFacts, Rejected, Verdict};
+use crate::strategy::Strategy;
 use crate::time::{Time, WlmTime};
-use crate::wlm::{Job, WlmNode};
+use crate::window::ZoneOffset;
+use crate::wlm::{Job, Partition, WlmNode};
 
 /// The id of an upgrade session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,6 +52,9 @@ pub struct Spec {
     pub step_size: NonZeroU32,
     /// The session template to boot from.
     pub template: TemplateName,
+    /// How to go about it.
+    #[serde(default, skip_serializing_if = "Strategy::is_default")]
+    pub strategy: Strategy,
 }
 
 /// Paces and patience. Times are in milliseconds unless the name says otherwise.
@@ -59,8 +64,8 @@ pub struct Limits {
     pub poll_ms: u64,
     /// The longest pause between two attempts at something that fails.
     pub retry_max_ms: u64,
-    /// How long a node may take to run nothing, once it was seen drained, before it is given back.
-    /// `None`: as long as their jobs run.
+    /// How long a node may take to run nothing, once it was seen drained, before it is given back, where the session's
+    /// [strategy](Strategy) says nothing about it. `None`: as long as their jobs run.
     pub drain_timeout_ms: Option<u64>,
     /// How long a boot session may be watched. Time in which BOS could not be reached does not count, and a restart
     /// of the service begins anew. BOS itself tries three times, twenty minutes each, before it gives
@@ -78,8 +83,8 @@ pub struct Limits {
     pub boot_margin_s: i64,
     /// How many nodes a session may have. One whose starting group holds more waits until it does not.
     pub max_nodes: usize,
-    /// How the nodes of a step are chosen.
-    pub order: Order,
+    /// How the nodes of a step are chosen, where the session's strategy says nothing about it.
+    pub order: batch::Order,
     /// How the workload manager names the node of a NID.
     pub node_name_format: NodeNameFormat,
 }
@@ -96,7 +101,7 @@ impl Default for Limits {
             last_look_ms: 20_000,
             boot_margin_s: 3,
             max_nodes: 100_000,
-            order: Order::SoonestFree,
+            order: batch::Order::SoonestFree,
             node_name_format: NodeNameFormat::default(),
         }
     }
@@ -168,7 +173,8 @@ pub struct Boot {
 }
 
 /// The state of one node. Only forwards, except that a node which is not quiet at the last look goes from
-/// `Quiesced` back to `Draining`.
+/// `Quiesced` back to `Draining`, one that does not stay up while it soaks from `Upgraded` to `Failed`, and that one
+/// which is tried again begins anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
@@ -188,6 +194,40 @@ pub enum NodeState {
     Failed(Failure),
     /// Given back without a reboot.
     Released,
+    /// Given back with its jobs: it is tried again in a step at the end.
+    Deferred,
+}
+
+impl NodeState {
+    /// The state in one word, as views and the [history](crate::history) show it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            NodeState::Pending => "pending",
+            NodeState::Draining => "draining",
+            NodeState::Quiesced => "quiesced",
+            NodeState::Rebooting => "rebooting",
+            NodeState::Returning => "returning",
+            NodeState::Upgraded => "upgraded",
+            NodeState::Failed(Failure::DrainTimedOut) => "skipped",
+            NodeState::Failed(_) => "failed",
+            NodeState::Released => "released",
+            NodeState::Deferred => "deferred",
+        }
+    }
+
+    /// All words, in the order of a node's way.
+    pub const WORDS: [&'static str; 10] = [
+        "pending",
+        "draining",
+        "quiesced",
+        "rebooting",
+        "returning",
+        "upgraded",
+        "failed",
+        "skipped",
+        "deferred",
+        "released",
+    ];
 }
 
 /// Why a node failed.
@@ -218,6 +258,10 @@ pub enum Failure {
     BootTimedOut,
     /// It booted, and was not back in service in time; the state last seen.
     ReturnTimedOut(String),
+    /// It booted, and the check command did not let it pass; why.
+    CheckFailed(String),
+    /// It was back in service, and did not stay there while it soaked; the state last seen.
+    SoakFailed(String),
 }
 
 impl Failure {
@@ -231,6 +275,8 @@ impl Failure {
             Failure::Boot(error) => Failure::Boot(cut(error)),
             Failure::BootSession(error) => Failure::BootSession(cut(error)),
             Failure::ReturnTimedOut(state) => Failure::ReturnTimedOut(cut(state)),
+            Failure::CheckFailed(why) => Failure::CheckFailed(cut(why)),
+            Failure::SoakFailed(state) => Failure::SoakFailed(cut(state)),
             Failure::UnknownToHsm
             | Failure::NoNid
             | Failure::UnknownToWlm
@@ -238,6 +284,26 @@ impl Failure {
             | Failure::BootSessionLost
             | Failure::TakenOver
             | Failure::BootTimedOut => self,
+        }
+    }
+
+    /// Whether it may go away when it is tried again without anybody's doing: it failed in its boot.
+    pub(crate) fn is_of_boot(&self) -> bool {
+        match self {
+            Failure::LeftOut(_)
+            | Failure::Boot(_)
+            | Failure::BootSession(_)
+            | Failure::BootSessionLost
+            | Failure::TakenOver
+            | Failure::BootTimedOut
+            | Failure::ReturnTimedOut(_)
+            | Failure::CheckFailed(_)
+            | Failure::SoakFailed(_) => true,
+            Failure::UnknownToHsm
+            | Failure::NoNid
+            | Failure::NotCompute(_)
+            | Failure::UnknownToWlm
+            | Failure::DrainTimedOut => false,
         }
     }
 }
@@ -294,6 +360,34 @@ pub struct Node {
     pub rebooted: bool,
     /// What is still to be done for it.
     pub owed: Owed,
+    /// Which attempt at it this is, from 0: how often it was tried again after it failed. Each is one reboot at most (P3).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
+    /// Whether it was given back with its jobs before, to be tried again at the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deferred: bool,
+    /// Whether the check command let it pass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub checked: bool,
+    /// While it drains: of the jobs that hold it, the one that is expected to end last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<HoldingJob>,
+}
+
+/// A job that a draining node waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingJob {
+    /// Its id, as the workload manager prints it.
+    pub id: String,
+    /// Whose it is.
+    pub user: String,
+    /// When it ends at the latest, by the workload manager's clock; `None` without a limit.
+    pub end: Option<WlmTime>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Node {
@@ -309,6 +403,10 @@ impl Node {
             boot_before: None,
             rebooted: false,
             owed: Owed::default(),
+            attempt: 0,
+            deferred: false,
+            checked: false,
+            job: None,
         }
     }
 
@@ -325,7 +423,10 @@ impl Node {
     /// Whether its fate is decided and nothing is left to do for it.
     pub fn is_settled(&self) -> bool {
         self.owed.is_nothing()
-            && matches!(self.state, NodeState::Upgraded | NodeState::Failed(_) | NodeState::Released)
+            && matches!(
+                self.state,
+                NodeState::Upgraded | NodeState::Failed(_) | NodeState::Released | NodeState::Deferred
+            )
     }
 }
 
@@ -362,6 +463,178 @@ pub struct Head {
     pub queued: bool,
     /// When it ended.
     pub ended: Option<Time>,
+    /// How many nodes are in which state.
+    #[serde(default)]
+    pub counts: Counts,
+    /// How many entries its [history](crate::history) ever got: the number of the latest.
+    #[serde(default)]
+    pub entries: u64,
+    /// The number of the latest command that was taken in.
+    #[serde(default)]
+    pub commands: u64,
+    /// Why no other step is started, while that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// How many failed nodes an operator knew of when they let the session go on: they do not count for
+    /// [`Strategy::max_failed`] any more.
+    #[serde(default)]
+    pub accepted: usize,
+    /// How many of the canary steps were passed.
+    #[serde(default)]
+    pub canaries: usize,
+    /// Until when the nodes of the step soak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_until: Option<Time>,
+    /// How long steps took from the request of their reboot to their end.
+    #[serde(default)]
+    pub pace: Pace,
+}
+
+/// Why and since when a session starts no other step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Since when.
+    pub since: Time,
+    /// Why.
+    pub why: PauseReason,
+}
+
+/// Why a session starts no other step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum PauseReason {
+    /// An operator wanted it.
+    Command,
+    /// More nodes failed than may.
+    MaxFailed {
+        /// How many failed.
+        failed: usize,
+        /// How many may.
+        max: usize,
+    },
+    /// More nodes of one step failed than may.
+    MaxFailedStep {
+        /// How many failed.
+        failed: usize,
+        /// How many may.
+        max: usize,
+    },
+}
+
+/// How many nodes are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Not touched yet.
+    pub pending: usize,
+    /// Drained, their jobs are waited for.
+    pub draining: usize,
+    /// Drained and quiet.
+    pub quiesced: usize,
+    /// Being rebooted.
+    pub rebooting: usize,
+    /// Booted, not yet back in service.
+    pub returning: usize,
+    /// Done.
+    pub upgraded: usize,
+    /// Failed.
+    pub failed: usize,
+    /// Given back untouched, since their jobs did not end in time.
+    pub skipped: usize,
+    /// Given back, to be tried again at the end.
+    pub deferred: usize,
+    /// Given back without a reboot.
+    pub released: usize,
+}
+
+impl Counts {
+    /// Counts nodes.
+    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Self {
+        let mut counts = Counts::default();
+        for node in nodes {
+            *counts.of_state(&node.state) += 1;
+        }
+        counts
+    }
+
+    /// How many are in this state.
+    pub(crate) fn of_state(&mut self, state: &NodeState) -> &mut usize {
+        match state {
+            NodeState::Pending => &mut self.pending,
+            NodeState::Draining => &mut self.draining,
+            NodeState::Quiesced => &mut self.quiesced,
+            NodeState::Rebooting => &mut self.rebooting,
+            NodeState::Returning => &mut self.returning,
+            NodeState::Upgraded => &mut self.upgraded,
+            NodeState::Failed(Failure::DrainTimedOut) => &mut self.skipped,
+            NodeState::Failed(_) => &mut self.failed,
+            NodeState::Released => &mut self.released,
+            NodeState::Deferred => &mut self.deferred,
+        }
+    }
+
+    /// The counts under the [words](NodeState::WORDS) of their states, in the order of a node's way.
+    pub fn named(&self) -> [(&'static str, usize); 10] {
+        let Counts { pending, draining, quiesced, rebooting, returning, .. } = *self;
+        let Counts { upgraded, failed, skipped, deferred, released, .. } = *self;
+        let counts = [
+            pending, draining, quiesced, rebooting, returning, upgraded, failed, skipped, deferred, released,
+        ];
+        std::array::from_fn(|i| (NodeState::WORDS[i], counts[i]))
+    }
+
+    /// How many nodes there are.
+    pub fn total(&self) -> usize {
+        self.named().iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Without the states that no node is in: "3 draining, 13 upgraded".
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "";
+        for (word, count) in self.named().into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, "{comma}{count} {word}")?;
+            comma = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// How long the boots of steps took: from the request to the last node's return, soaking not included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pace {
+    /// How many steps were booted.
+    pub boots: u32,
+    /// How long these took together, in milliseconds.
+    pub total_ms: u64,
+    /// How long the quickest took.
+    pub least_ms: u64,
+    /// How long the slowest took.
+    pub most_ms: u64,
+}
+
+impl Pace {
+    /// Takes note of a step that took so long.
+    pub(crate) fn note(&mut self, ms: u64) {
+        self.least_ms = if self.boots == 0 { ms } else { self.least_ms.min(ms) };
+        self.most_ms = self.most_ms.max(ms);
+        self.total_ms = self.total_ms.saturating_add(ms);
+        self.boots = self.boots.saturating_add(1);
+    }
+}
+
+/// What an operator may tell a session to do; deletion has a way of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// To finish the step in flight, and start no other.
+    Pause,
+    /// To go on.
+    Resume,
+    /// To take the nodes that failed or were skipped once more: of a session that is paused, or done.
+    Retry,
 }
 
 impl Head {
@@ -481,6 +754,14 @@ impl Session {
                 condition: None,
                 queued: false,
                 ended: None,
+                counts: Counts::default(),
+                entries: 0,
+                commands: 0,
+                pause: None,
+                accepted: 0,
+                canaries: 0,
+                soak_until: None,
+                pace: Pace::default(),
             },
             nodes: Vec::new(),
             messages: Vec::new(),
@@ -510,10 +791,11 @@ impl Session {
         nodes.iter().filter(|node| node.state == NodeState::Pending)
     }
 
-    /// The members of the starting group as they were read, until the nodes are frozen.
+    /// The members of the starting group as they were read, until the nodes are frozen; then these.
     pub fn members(&self) -> impl Iterator<Item = Xname> {
         let members = self.known.starting.as_ref().and_then(|seen| seen.members.as_ref());
-        members.into_iter().flatten().copied()
+        let members = members.into_iter().flatten().copied().filter(|_| self.nodes.is_empty());
+        members.chain(self.nodes.iter().map(|node| node.xname))
     }
 
     /// The label of one of its groups.
@@ -592,6 +874,20 @@ pub struct Known {
     pub jobs: Option<SeenJobs>,
     /// The nodes that the next step takes, by the jobs on all pending ones, and when these were seen.
     pub chosen: Option<(Time, Vec<usize>)>,
+    /// Of the jobs on each of these nodes, the one that is expected to end last.
+    pub holding: HashMap<NodeName, HoldingJob>,
+    /// The partitions of which some nodes must stay in service, and when they were looked at.
+    pub partitions: Option<(Time, Vec<Partition>)>,
+    /// The clocks of the window's zone, and when they were asked for; `None` when nobody knows the zone.
+    pub zone: Option<(Time, Option<ZoneOffset>)>,
+    /// How the check command judges nodes.
+    pub checks: BTreeMap<Xname, Verdict>,
+    /// When the jobs on draining nodes were last noted.
+    pub jobs_noted: Option<Time>,
+    /// Whether the jobs on draining nodes seem to be others since.
+    pub jobs_changed: bool,
+    /// Whether the next step might not start when that was last looked at.
+    pub held_back: bool,
     /// No node before this position is pending.
     pub first_pending: usize,
     /// Since when a draining node was seen drained.
@@ -664,6 +960,14 @@ pub enum Kind {
     Change(Group),
     /// Rebooting nodes.
     Reboot,
+    /// Looking at partitions.
+    ReadPartitions,
+    /// Asking for the clocks of a time zone.
+    ReadZone,
+    /// Requeueing or cancelling jobs.
+    EndJobs,
+    /// Having nodes checked.
+    Check,
 }
 
 /// Positions as ranges, `0-3,7`: a step of many thousand nodes stays a small record.

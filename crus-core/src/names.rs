@@ -118,6 +118,19 @@ impl Xname {
     pub fn cabinet(&self) -> u32 {
         self.cabinet
     }
+
+    /// The first node that its failure domain could have: the same for all nodes of the domain, and for no other.
+    #[must_use]
+    pub fn domain(&self, domain: Domain) -> Xname {
+        let Xname { cabinet, chassis, slot, board, .. } = *self;
+        let of_board = Xname { cabinet, chassis, slot, board, node: 0 };
+        match domain {
+            Domain::Cabinet => Xname { chassis: 0, slot: 0, board: 0, ..of_board },
+            Domain::Chassis => Xname { slot: 0, board: 0, ..of_board },
+            Domain::Slot => Xname { board: 0, ..of_board },
+            Domain::Board => of_board,
+        }
+    }
 }
 
 impl fmt::Display for Xname {
@@ -278,6 +291,67 @@ impl GroupLabel {
 }
 
 text_name!(GroupLabel);
+
+/// The name of a partition of the workload manager.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PartitionName(Box<str>);
+
+impl PartitionName {
+    /// Reads a partition's name.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 64 characters, or holds anything but letters, digits, `-`, `_` and `.`.
+    pub fn new(text: &str) -> Result<Self, InvalidName> {
+        if !is_plain(text) {
+            return Err(InvalidName::new("the name of a partition", text, PLAIN_RULE));
+        }
+        Ok(PartitionName(text.into()))
+    }
+}
+
+text_name!(PartitionName);
+
+/// The name of a check command in the service's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CheckName(Box<str>);
+
+impl CheckName {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 64 characters, or holds anything but letters, digits, `-`, `_` and `.`.
+    pub fn new(text: &str) -> Result<Self, InvalidName> {
+        if !is_plain(text) {
+            return Err(InvalidName::new("the name of a check command", text, PLAIN_RULE));
+        }
+        Ok(CheckName(text.into()))
+    }
+}
+
+text_name!(CheckName);
+
+const PLAIN_RULE: &str = "must be 1 to 64 letters, digits, '-', '_' or '.'";
+
+fn is_plain(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// A failure domain: nodes that share this part of their xnames share power or cooling, and may fail together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Domain {
+    /// `x1000`
+    Cabinet,
+    /// `x1000c0`
+    #[default]
+    Chassis,
+    /// `x1000c0s0`: a slot, one blade.
+    Slot,
+    /// `x1000c0s0b0`: a board, with the BMC that switches its nodes.
+    Board,
+}
 
 /// The name of a BOS session template.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

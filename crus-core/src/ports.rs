@@ -17,11 +17,13 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+use crate::history::Entry;
 use crate::machine::Event;
-use crate::model::{Session, Summary, UpgradeId};
-use crate::names::{BootSessionName, GroupLabel, NodeName, TemplateName, Xname};
+use crate::model::{Command, Node, Session, Summary, UpgradeId};
+use crate::names::{BootSessionName, CheckName, GroupLabel, NodeName, PartitionName, TemplateName, Xname};
 use crate::time::Time;
-use crate::wlm::{Job, WlmNode};
+use crate::window::ZoneOffset;
+use crate::wlm::{Job, Partition, WlmNode};
 
 /// One of the services that an upgrade depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,8 @@ pub enum Peer {
     Bos,
     /// The workload manager.
     Wlm,
+    /// A check command of the service.
+    Check,
 }
 
 impl fmt::Display for Peer {
@@ -40,6 +44,7 @@ impl fmt::Display for Peer {
             Peer::Hsm => "the Hardware State Manager",
             Peer::Bos => "the Boot Orchestration Service",
             Peer::Wlm => "the workload manager",
+            Peer::Check => "the check command",
         })
     }
 }
@@ -244,6 +249,63 @@ pub trait Wlm: Send + Sync + 'static {
 
     /// Changes the reason of nodes that are out of service already, and nothing else.
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError>;
+
+    /// These partitions as they are now. Those that it does not know are left out.
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError>;
+
+    /// Puts running jobs back into the queue, to be run again from their beginning. One that is not there any more is
+    /// fine.
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError>;
+
+    /// Ends jobs for good. One that is not there any more is fine.
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError>;
+}
+
+/// How a check command judges a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not yet: it runs.
+    Running,
+    /// The node may return to service.
+    Passed,
+    /// It may not, in words.
+    Failed(String),
+}
+
+/// What a check command is asked to judge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckRequest {
+    /// For which session.
+    pub session: UpgradeId,
+    /// In which step: in each a node is judged anew.
+    pub step: u32,
+    /// The command's name in the configuration.
+    pub name: CheckName,
+    /// The nodes, under both of their names.
+    pub nodes: Vec<(Xname, NodeName)>,
+}
+
+/// Programs that judge a node before it returns to service.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+#[async_trait]
+pub trait Checks: Send + Sync + 'static {
+    /// Starts to check those of the nodes that are not being checked for this session and step, and tells how each of
+    /// them is judged by now. It waits for no check to end; each ends in bounded time by itself.
+    ///
+    /// After a restart of the service a node may be checked once more.
+    ///
+    /// # Errors
+    /// When there is no command of this name, or it cannot be run.
+    async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError>;
+}
+
+/// Knows no command.
+#[async_trait]
+impl Checks for () {
+    async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError> {
+        let detail = format!("there is no check command '{}' in the configuration", request.name);
+        Err(PortError::Refused { peer: Peer::Check, detail })
+    }
 }
 
 /// The version of a stored session: it changes with every save.
@@ -289,7 +351,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// One session; `None` when there is none of this id.
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError>;
 
-    /// Stores what `events` say has changed since `revision`. With the end of a session its [claim] is dropped.
+    /// Stores what `events` say has changed since `revision`. With the end of a session its [claim] is dropped; one that
+    /// begins anew after its end gets another, last in the order of creation.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when what is stored is not of this revision; [`StoreError::NotOwner`] when
@@ -312,6 +375,23 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Whether the session's deletion was asked for.
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError>;
+
+    /// Notes a command for a session, after those that are noted already; one that equals the latest of them changes
+    /// nothing. It holds whoever runs the session meanwhile, and does not change the session's revision. `None` when there
+    /// is no such session.
+    ///
+    /// Returns the command's number: greater than that of any command of this session before.
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError>;
+
+    /// The commands that are noted for a session and not [taken in](crate::model::Head::commands) yet, in order. A save
+    /// drops those that the session has taken in.
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError>;
+
+    /// So many nodes of a session from this position on; fewer at their end.
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError>;
+
+    /// So many entries of a session's [history](crate::history) after the one of this number, the oldest first.
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError>;
 
     /// Asks for a session's turn to work on these nodes, as [`claims::claim`](crate::claims::claim) decides it among
     /// all sessions that are not done. Whatever comes of it is stored.
@@ -357,6 +437,8 @@ pub enum Change {
     Session(UpgradeId),
     /// A session's deletion was ordered.
     DeletionOrdered(UpgradeId),
+    /// A [command](SessionStore::command) was noted for a session.
+    Commanded(UpgradeId),
     /// Nobody owns a session any more.
     Unowned(UpgradeId),
     /// A session was removed.
@@ -367,4 +449,8 @@ pub enum Change {
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> Time;
+
+    /// The clocks of a time zone of the IANA database at this moment, and their next change within two weeks; `None` when
+    /// there is no such zone.
+    fn zone(&self, name: &str, at: Time) -> Option<ZoneOffset>;
 }

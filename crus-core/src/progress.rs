@@ -1,107 +1,39 @@
-//! What a session does and what it waits for, in words and numbers.
+//! What a session waits for, in words.
 
-use std::fmt;
-
-use crate::model::{NodeState, Phase, Session, Stage};
+use crate::model::{Head, HoldingJob, Node, NodeState, Phase, Stage};
 use crate::names::NodeName;
 
-/// How many nodes are in which state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Not touched yet.
-    pub pending: usize,
-    /// Drained, their jobs are waited for.
-    pub draining: usize,
-    /// Drained and quiet.
-    pub quiesced: usize,
-    /// Being rebooted.
-    pub rebooting: usize,
-    /// Booted, not yet back in service.
-    pub returning: usize,
-    /// Done.
-    pub upgraded: usize,
-    /// Failed.
-    pub failed: usize,
-    /// Given back without a reboot.
-    pub released: usize,
-}
-
-impl Counts {
-    /// Counts the nodes of a session.
-    pub fn of(session: &Session) -> Self {
-        let mut counts = Counts::default();
-        for node in &session.nodes {
-            *match node.state {
-                NodeState::Pending => &mut counts.pending,
-                NodeState::Draining => &mut counts.draining,
-                NodeState::Quiesced => &mut counts.quiesced,
-                NodeState::Rebooting => &mut counts.rebooting,
-                NodeState::Returning => &mut counts.returning,
-                NodeState::Upgraded => &mut counts.upgraded,
-                NodeState::Failed(_) => &mut counts.failed,
-                NodeState::Released => &mut counts.released,
-            } += 1;
-        }
-        counts
-    }
-}
-
-/// Without the states that no node is in: "3 draining, 13 upgraded".
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { pending, draining, quiesced, rebooting, returning, upgraded, failed, released } = *self;
-        let all = [
-            (pending, "pending"),
-            (draining, "draining"),
-            (quiesced, "quiesced"),
-            (rebooting, "rebooting"),
-            (returning, "returning"),
-            (upgraded, "upgraded"),
-            (failed, "failed"),
-            (released, "released"),
-        ];
-        let mut comma = "";
-        for (count, word) in all.into_iter().filter(|(count, _)| *count > 0) {
-            write!(f, "{comma}{count} {word}")?;
-            comma = ", ";
-        }
-        Ok(())
-    }
-}
-
-/// What the session waits for, in one sentence; `None` when it waits for nothing.
-pub fn waits_for(session: &Session) -> Option<String> {
-    let head = &session.head;
+/// What a session waits for, in one sentence; `None` when it waits for nothing. `step`: the nodes of its step, as they are
+/// stored.
+pub fn waits_for<'a>(head: &Head, step: impl IntoIterator<Item = &'a Node>) -> Option<String> {
     if let Some(condition) = &head.condition {
         return Some(condition.clone());
     }
     if head.phase != Phase::Rolling {
         return None;
     }
-    let such = |state: &NodeState| {
-        let nodes = session.batch().filter(|node| node.state == *state);
-        nodes.filter_map(|node| node.name.as_ref()).collect::<Vec<_>>()
-    };
-    let (nodes, what) = match head.stage {
-        Stage::Quiescing => {
-            let draining = such(&NodeState::Draining);
-            // The jobs of squeue count as well: a suspended one leaves its node looking idle.
-            let taken = |name: &NodeName| {
-                let jobs = session.known.jobs.iter().flat_map(|seen| &seen.jobs);
-                jobs.flat_map(|job| &job.nodes).any(|taken| taken == name)
-            };
-            let busy = |name: &&NodeName| {
-                let seen = session.known.wlm.get(*name).and_then(|(_, seen)| seen.as_ref());
-                seen.is_none_or(|seen| !seen.is_quiet()) || taken(name)
-            };
-            (draining.into_iter().filter(busy).collect(), "the jobs on")
+    let (state, what) = match head.stage {
+        Stage::Quiescing => (NodeState::Draining, "the jobs on"),
+        Stage::Booting => (NodeState::Rebooting, "the boot of"),
+        Stage::WlmWaiting if head.soak_until.is_some() => {
+            return Some(format!("the nodes of step {} to soak", head.step));
         }
-        Stage::Booting => (such(&NodeState::Rebooting), "the boot of"),
-        Stage::WlmWaiting => (such(&NodeState::Returning), "the return of"),
+        Stage::WlmWaiting => (NodeState::Returning, "the return of"),
         _ => return None,
     };
-    let first = nodes.first()?;
-    Some(match nodes.len() - 1 {
+    let nodes: Vec<(&NodeName, Option<&HoldingJob>)> = step
+        .into_iter()
+        .filter(|node| node.state == state)
+        .filter_map(|node| Some((node.name.as_ref()?, node.job.as_ref())))
+        .collect();
+    // Of draining nodes those count that run something, if it is known which.
+    let busy: Vec<_> = nodes.iter().filter(|(_, job)| job.is_some()).collect();
+    let waited: Vec<&NodeName> = match busy.as_slice() {
+        [] => nodes.iter().map(|(name, _)| *name).collect(),
+        busy => busy.iter().map(|(name, _)| *name).collect(),
+    };
+    let first = waited.first()?;
+    Some(match waited.len() - 1 {
         0 => format!("{what} {first}"),
         more => format!("{what} {first} and {more} more"),
     })

@@ -6,14 +6,16 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::history::{ENTRIES_MAX, Entry};
 use crate::machine::{Changes, Event};
-use crate::model::{Head, Known, Limits, Message, Session, UpgradeId};
+use crate::model::{Counts, Head, Known, Limits, Message, Node, Session, UpgradeId};
 use crate::ports::StoreError;
 
 /// The version of the stored form that this code writes. It changes when older code could not read it.
 ///
-/// 1: messages are texts alone; there are no claims. 2: as here.
-pub const FORMAT: u64 = 2;
+/// 1: messages are texts alone; there are no claims. 2: there is no history, and there are no orders but that of
+/// deletion. 3: as here.
+pub const FORMAT: u64 = 3;
 
 /// The parts of a session that a write is about. Nodes and messages have their positions with them, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +28,14 @@ pub struct Parts {
     pub messages: Vec<(u32, Vec<u8>)>,
     /// What is stored as messages from this position on must be removed.
     pub messages_end: Option<u32>,
+    /// New entries of the history, under their [places](place_of).
+    pub history: Vec<(u32, Vec<u8>)>,
+}
+
+/// Where an entry of this number is kept: the latest [`ENTRIES_MAX`] have a place each, and a new one replaces the
+/// oldest.
+pub fn place_of(number: u64) -> u32 {
+    u32::try_from(number % ENTRIES_MAX).unwrap_or_default()
 }
 
 impl Parts {
@@ -58,6 +68,9 @@ impl Parts {
         for &i in &changes.messages {
             let message = session.messages.get(i).ok_or_else(|| missing("message", i))?;
             parts.messages.push((position(i)?, encode(message)?));
+        }
+        for entry in &changes.entries {
+            parts.history.push((place_of(entry.number), encode(entry)?));
         }
         if changes.messages_folded {
             parts.messages_end = Some(position(session.messages.len())?);
@@ -95,13 +108,46 @@ pub fn session<N: AsRef<[u8]>, M: AsRef<[u8]>>(
     nodes: impl IntoIterator<Item = (u32, N)>,
     messages: impl IntoIterator<Item = (u32, M)>,
 ) -> Result<Session, StoreError> {
+    let mut head = self::head(id, head)?;
+    let nodes: Vec<Node> = in_order("node", id, nodes)?;
+    // Earlier versions did not count.
+    head.counts = Counts::of(&nodes);
     Ok(Session {
-        head: self::head(id, head)?,
-        nodes: in_order("node", id, nodes)?,
+        head,
+        nodes,
         messages: self::messages(id, messages)?,
         limits: Limits::default(),
         known: Known::default(),
     })
+}
+
+/// Reads one node.
+///
+/// # Errors
+/// [`StoreError::Unreadable`] when it is none.
+pub fn node(id: UpgradeId, value: &[u8]) -> Result<Node, StoreError> {
+    decode("a node", id, value)
+}
+
+/// Puts a history together: so many entries after the one of this number, the oldest first. `latest` is the number of
+/// the latest ([`Head::entries`]); `read` gives the value at a [place](place_of).
+///
+/// # Errors
+/// Those of `read`, and [`StoreError::Unreadable`] when a value is no entry.
+pub fn history<V: AsRef<[u8]>>(
+    id: UpgradeId,
+    latest: u64,
+    after: u64,
+    count: usize,
+    mut read: impl FnMut(u32) -> Result<Option<V>, StoreError>,
+) -> Result<Vec<Entry>, StoreError> {
+    let first = after.max(latest.saturating_sub(ENTRIES_MAX)).saturating_add(1);
+    let mut entries: Vec<Entry> = Vec::new();
+    for number in (first..=latest).take(count) {
+        let Some(value) = read(place_of(number))? else { continue };
+        entries.push(decode("an entry of the history", id, value.as_ref())?);
+    }
+    Ok(entries)
 }
 
 fn in_order<T: DeserializeOwned, V: AsRef<[u8]>>(

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::names::NodeName;
+use crate::names::{NodeName, PartitionName};
 use crate::time::WlmTime;
 
 /// The base state of a node: the part before the first `+` of Slurm's `State=`.
@@ -121,4 +121,15 @@ pub struct Job {
     pub nodes: Vec<NodeName>,
     /// When it ends at the latest; `None` without a limit.
     pub end: Option<WlmTime>,
+}
+
+/// A partition, with the nodes in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its name.
+    pub name: PartitionName,
+    /// How many nodes it has, whatever their state.
+    pub total: usize,
+    /// Those of them that are [in service](WlmNode::is_in_service).
+    pub in_service: BTreeSet<NodeName>,
 }

@@ -7,12 +7,13 @@ use std::num::NonZeroU32;
 use crus_core::check;
 use crus_core::machine::{self, Effect, Event, Input};
 use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
-use crus_core::names::{NodeName, Xname};
+use crus_core::names::{NodeName, PartitionName, Xname};
 use crus_core::ports::{
-    BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest,
+    BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest, Verdict,
 };
 use crus_core::time::WlmTime;
-use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
+use crus_core::window::ZoneOffset;
+use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
 use crus_core::{Limits, Session, Spec, Time, UpgradeId};
 use proptest::prelude::*;
 
@@ -105,6 +106,23 @@ impl Paper {
                 });
                 return Input::Boot { at, name: name.clone(), session };
             }
+            Effect::ReadPartitions(names) => {
+                let in_service = |node: &&WlmNode| node.is_in_service();
+                let in_service: BTreeSet<NodeName> =
+                    self.nodes.values().filter(in_service).map(|node| node.name.clone()).collect();
+                let partition = |name: &PartitionName| Partition {
+                    name: name.clone(),
+                    total: self.nodes.len(),
+                    in_service: in_service.clone(),
+                };
+                return Input::Partitions { at, partitions: names.iter().map(partition).collect() };
+            }
+            Effect::ReadZone(_) => return Input::Zone { at, offset: Some(ZoneOffset::UTC) },
+            Effect::Check(request) => {
+                let verdicts = request.nodes.iter().map(|(xname, _)| (*xname, Verdict::Passed)).collect();
+                return Input::Checked { step: request.step, verdicts };
+            }
+            Effect::Requeue(jobs) | Effect::Cancel(jobs) => self.jobs.retain(|job| !jobs.contains(&job.id)),
             Effect::Drain(names) => {
                 for name in names {
                     if let Some(node) = self.nodes.get_mut(name) {
@@ -190,6 +208,7 @@ fn session(step_size: u32) -> Session {
         failed: "failed".parse().unwrap(),
         step_size: NonZeroU32::new(step_size).unwrap(),
         template: "image".parse().unwrap(),
+        strategy: crus_core::Strategy::default(),
     };
     Session::new(id(), spec, "1", Limits::default(), Time(1_000_000))
 }
@@ -390,7 +409,8 @@ fn assert_told(
     events: &[Event],
 ) {
     let (head, nodes, messages) = before;
-    let head_told = |e: &Event| matches!(e, Event::Head | Event::Phase(_) | Event::Stage { .. });
+    let head_told =
+        |e: &Event| matches!(e, Event::Head | Event::Phase(_) | Event::Stage { .. } | Event::Entry(_));
     assert!(head == after.head || events.iter().any(head_told), "the head changed untold: {events:?}");
     if !events.contains(&Event::Frozen) {
         for (i, node) in after.nodes.iter().enumerate() {

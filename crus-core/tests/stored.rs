@@ -15,6 +15,7 @@ fn session() -> Session {
         failed: "failed".parse().unwrap(),
         step_size: 8u32.try_into().unwrap(),
         template: "image".parse().unwrap(),
+        strategy: crus_core::Strategy::default(),
     };
     let id = UpgradeId(uuid::Uuid::from_u128(0x6a7e_55e0));
     let mut session = Session::new(id, spec, "1.13.0", Limits::default(), Time(1_000));

@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crus_core::Time;
 use crus_core::ports::Clock;
+use crus_core::window::ZoneOffset;
 
 /// The system's time at the start, and from then on a clock that nobody can set: a step of the system's time
 /// neither ends a time-out early nor puts it off.
@@ -31,6 +32,10 @@ impl Default for SteadyClock {
 impl Clock for SteadyClock {
     fn now(&self) -> Time {
         self.start + milliseconds(self.since.elapsed())
+    }
+
+    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
+        (name == "UTC").then_some(ZoneOffset::UTC)
     }
 }
 

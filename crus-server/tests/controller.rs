@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crus_api::{ServiceError, SessionState, Sessions};
+use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Phase, Session, Summary};
+use crus_core::model::{Command, Node, Phase, Session, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
     BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
     Revision, SessionStore, StoreError, Wlm,
 };
-use crus_core::wlm::{Job, WlmNode};
-use crus_core::{GroupLabel, Limits, NodeName, Spec, TemplateName, Time, UpgradeId, Xname};
+use crus_core::wlm::{Job, Partition, WlmNode};
+use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Spec, TemplateName, Time, UpgradeId, Xname};
 use crus_server::clock::SteadyClock;
 use crus_server::controller::{Controller, Outside, RecoveryError, Retention};
 use crus_server::store::RedbStore;
@@ -110,6 +111,15 @@ impl Wlm for Peers {
     async fn set_reason(&self, _: &[NodeName], _: &str) -> Result<(), PortError> {
         self.call(Peer::Wlm).await
     }
+    async fn partitions(&self, _: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn requeue(&self, _: &[String]) -> Result<(), PortError> {
+        self.call(Peer::Wlm).await
+    }
+    async fn cancel(&self, _: &[String]) -> Result<(), PortError> {
+        self.call(Peer::Wlm).await
+    }
 }
 
 /// A store that can be told to refuse writes, and to hold up the creation of sessions.
@@ -164,6 +174,19 @@ impl SessionStore for Moody {
     async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
         self.inner.summary(id).await
     }
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        self.mood()?;
+        self.inner.command(id, command).await
+    }
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        self.inner.commands(id).await
+    }
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
+        self.inner.nodes(id, from, count).await
+    }
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        self.inner.history(id, after, count).await
+    }
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         self.inner.claim(id, nodes).await
     }
@@ -202,6 +225,7 @@ fn spec() -> Spec {
         failed: "failed-nodes".parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        strategy: crus_core::Strategy::default(),
     }
 }
 

@@ -92,6 +92,7 @@ fn new_session(random: &mut u64, n: u64) -> Session {
         failed: format!("failed-{labels}").parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        strategy: crus_core::Strategy::default(),
     };
     let id = UpgradeId(Uuid::from_u64_pair(draw(random), n));
     let mut session = Session::new(id, spec, "1.0.0", Limits::default(), Time(n));

@@ -22,15 +22,16 @@ use std::task::{Context, Waker};
 use async_trait::async_trait;
 use crus_core::check::NodeView;
 use crus_core::driver::Ports;
+use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Failure, NodeState, Phase, Summary};
+use crus_core::model::{Command, Failure, Node, NodeState, Phase, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
     BootSession, Bos, Changes, Clock, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
     SessionStore, StoreError, Wlm,
 };
-use crus_core::wlm::{Job, WlmNode};
-use crus_core::{GroupLabel, Limits, NodeName, Session, TemplateName, Time, UpgradeId, Xname};
+use crus_core::wlm::{Job, Partition, WlmNode};
+use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, TemplateName, Time, UpgradeId, Xname};
 
 use crate::config::ClusterConfig;
 use crate::rng::Rng;
@@ -186,13 +187,14 @@ impl Points {
     /// Puts the points before all ports and the store.
     pub fn before(&self, ports: Ports) -> Ports {
         self.state().clock = Some(Arc::clone(&ports.clock));
-        let Ports { hsm, bos, wlm, store, clock, observer } = ports;
+        let Ports { hsm, bos, wlm, store, clock, checks, observer } = ports;
         Ports {
             hsm: Arc::new(Passing { inner: hsm, points: self.clone() }),
             bos: Arc::new(Passing { inner: bos, points: self.clone() }),
             wlm: Arc::new(Passing { inner: wlm, points: self.clone() }),
             store: Arc::new(Passing { inner: store, points: self.clone() }),
             clock,
+            checks,
             observer,
         }
     }
@@ -375,6 +377,18 @@ impl Wlm for Passing<dyn Wlm> {
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.request(Peer::Wlm, "wlm.set_reason", || self.inner.set_reason(names, reason)).await
     }
+
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        self.look("wlm.partitions", self.inner.partitions(names)).await
+    }
+
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.request(Peer::Wlm, "wlm.requeue", || self.inner.requeue(jobs)).await
+    }
+
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.request(Peer::Wlm, "wlm.cancel", || self.inner.cancel(jobs)).await
+    }
 }
 
 #[async_trait]
@@ -414,6 +428,22 @@ impl SessionStore for Passing<dyn SessionStore> {
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.deletion_ordered(id).await
+    }
+
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        self.write("store.command", self.inner.command(id, command)).await
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        self.inner.commands(id).await
+    }
+
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
+        self.inner.nodes(id, from, count).await
+    }
+
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        self.inner.history(id, after, count).await
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use crus_core::names::BootSessionName;
 use crus_core::ports::{BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Wlm};
-use crus_core::wlm::{Job, WlmNode};
-use crus_core::{GroupLabel, NodeName, TemplateName, Time, Xname};
+use crus_core::wlm::{Job, Partition, WlmNode};
+use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, Xname};
 
 use crate::cluster::{SharedCluster, lock};
 use crate::journal::Kind;
@@ -227,7 +227,7 @@ impl<P> Faulty<P> {
             let kind = match peer {
                 Peer::Hsm => Kind::CallHsm,
                 Peer::Bos => Kind::CallBos,
-                Peer::Wlm => Kind::CallWlm,
+                Peer::Wlm | Peer::Check => Kind::CallWlm,
             };
             lock(&self.cluster).note(kind, || format!("{method} {asked:?}: {answer:?}"));
             answer.map(|value| Answer::now(value, read_at))
@@ -422,5 +422,20 @@ impl<P: Wlm> Wlm for Faulty<P> {
         self.changes(names);
         let call = self.inner.set_reason(names, reason);
         self.call(Peer::Wlm, "set_reason", &(names, reason), never, call).await.map(Answer::said)
+    }
+
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        let call = self.inner.partitions(names);
+        self.call(Peer::Wlm, "partitions", &names, never, call).await.map(Answer::said)
+    }
+
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        let call = self.inner.requeue(jobs);
+        self.call(Peer::Wlm, "requeue", &jobs, never, call).await.map(Answer::said)
+    }
+
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
+        let call = self.inner.cancel(jobs);
+        self.call(Peer::Wlm, "cancel", &jobs, never, call).await.map(Answer::said)
     }
 }

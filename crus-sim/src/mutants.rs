@@ -9,16 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use crus_core::driver::Ports;
+use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::messages;
-use crus_core::model::Summary;
+use crus_core::model::{Command, Node, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
     BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
     SessionStore, StoreError, Wlm,
 };
-use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
-use crus_core::{GroupLabel, NodeName, Session, TemplateName, UpgradeId, Xname};
+use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
+use crus_core::{GroupLabel, NodeName, PartitionName, Session, TemplateName, UpgradeId, Xname};
 
 use crate::crash::Points;
 
@@ -245,6 +246,18 @@ impl Wlm for Bent {
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.inner.wlm.set_reason(names, reason).await
     }
+
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        self.inner.wlm.partitions(names).await
+    }
+
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.inner.wlm.requeue(jobs).await
+    }
+
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.inner.wlm.cancel(jobs).await
+    }
 }
 
 #[async_trait]
@@ -292,6 +305,22 @@ impl SessionStore for Bent {
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.store.deletion_ordered(id).await
+    }
+
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        self.inner.store.command(id, command).await
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        self.inner.store.commands(id).await
+    }
+
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
+        self.inner.store.nodes(id, from, count).await
+    }
+
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        self.inner.store.history(id, after, count).await
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {

@@ -13,8 +13,9 @@ use crus_core::ports::{
     BootNode, BootNodeState, BootSession, BootStatus, Bos, Clock, Hsm, NodeFacts, Peer, PortError,
     RebootRequest, Rejected, Wlm,
 };
-use crus_core::wlm::{Job, WlmNode};
-use crus_core::{GroupLabel, NodeName, TemplateName, Time, Xname};
+use crus_core::window::ZoneOffset;
+use crus_core::wlm::{Job, Partition, WlmNode};
+use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, Xname};
 
 use crate::cluster::bos::{BootComponent, BosError, NewSession, Operation, SessionStatus};
 use crate::cluster::hsm::HsmError;
@@ -54,6 +55,7 @@ impl Calls {
             Peer::Hsm => "hsm.",
             Peer::Bos => "bos.",
             Peer::Wlm => "wlm.",
+            Peer::Check => "check.",
         };
         self.all().iter().filter(|(method, _)| method.starts_with(prefix)).map(|(_, calls)| calls).sum()
     }
@@ -98,6 +100,10 @@ pub struct SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Time {
         lock(&self.cluster).now()
+    }
+
+    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
+        (name == "UTC").then_some(ZoneOffset::UTC)
     }
 }
 
@@ -332,5 +338,22 @@ impl Wlm for SimWlm {
 
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.update("wlm.set_reason", names, &Update::reason(reason))
+    }
+
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        self.calls.count("wlm.partitions", 1);
+        let partitions = lock(&self.cluster).partitions();
+        let partitions = partitions.map_err(|error| self.error(error))?;
+        Ok(partitions.into_iter().filter(|partition| names.contains(&partition.name)).collect())
+    }
+
+    async fn requeue(&self, _: &[String]) -> Result<(), PortError> {
+        self.calls.count("wlm.requeue", 1);
+        Err(PortError::Refused { peer: Peer::Wlm, detail: "jobs cannot be requeued here".to_owned() })
+    }
+
+    async fn cancel(&self, _: &[String]) -> Result<(), PortError> {
+        self.calls.count("wlm.cancel", 1);
+        Err(PortError::Refused { peer: Peer::Wlm, detail: "jobs cannot be cancelled here".to_owned() })
     }
 }

@@ -11,8 +11,9 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use crus_core::Xname;
 use crus_core::claims::{self, Claim};
+use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Session, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
 
@@ -28,6 +29,7 @@ struct Inner {
     sessions: BTreeMap<UpgradeId, Stored>,
     claims: BTreeMap<UpgradeId, Claim>,
     created: u64,
+    commanded: u64,
     owners: BTreeMap<UpgradeId, u64>,
     /// The replicas that get no lease.
     cut_off: BTreeSet<u64>,
@@ -45,7 +47,9 @@ struct Stored {
     head: Vec<u8>,
     nodes: Vec<Vec<u8>>,
     messages: Vec<Vec<u8>>,
+    history: BTreeMap<u32, Vec<u8>>,
     deletion_ordered: bool,
+    commands: BTreeMap<u64, Command>,
 }
 
 #[derive(Debug, Default)]
@@ -157,6 +161,7 @@ impl Stored {
         }
         put(&mut self.nodes, parts.nodes);
         put(&mut self.messages, parts.messages);
+        self.history.extend(parts.history);
         if let Some(end) = parts.messages_end {
             self.messages.truncate(end as usize);
         }
@@ -226,7 +231,7 @@ impl SessionStore for MemoryStore {
         let parts = Parts::of(session, events)?;
         let mut inner = self.open()?;
         let id = session.head.id;
-        let Inner { sessions, written, claims, owners, .. } = &mut *inner;
+        let Inner { sessions, written, claims, owners, created, .. } = &mut *inner;
         let stored = sessions.get_mut(&id).ok_or(StoreError::Conflict(id))?;
         if owners.get(&id) != Some(&self.replica) {
             return Err(StoreError::NotOwner(id));
@@ -238,8 +243,12 @@ impl SessionStore for MemoryStore {
         stored.write(parts, written)?;
         stored.revision += 1;
         let revision = Revision(stored.revision);
+        stored.commands.retain(|number, _| *number > session.head.commands);
         if session.is_done() {
             claims.remove(&id);
+        } else if !claims.contains_key(&id) {
+            *created += 1;
+            claims.insert(id, Claim::of(session, *created));
         }
         if tells {
             inner.tell(Change::Session(id));
@@ -271,6 +280,40 @@ impl SessionStore for MemoryStore {
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         Ok(self.open()?.sessions.get(&id).is_some_and(|stored| stored.deletion_ordered))
+    }
+
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        let mut inner = self.open()?;
+        inner.written.writes += 1;
+        let Inner { sessions, commanded, .. } = &mut *inner;
+        let Some(stored) = sessions.get_mut(&id) else { return Ok(None) };
+        if let Some((number, _)) = stored.commands.last_key_value().filter(|(_, last)| **last == command) {
+            return Ok(Some(*number));
+        }
+        *commanded += 1;
+        let number = *commanded;
+        stored.commands.insert(number, command);
+        inner.tell(Change::Commanded(id));
+        Ok(Some(number))
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        let inner = self.open()?;
+        let commands = inner.sessions.get(&id).into_iter().flat_map(|stored| &stored.commands);
+        Ok(commands.map(|(number, command)| (*number, *command)).collect())
+    }
+
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
+        let inner = self.open()?;
+        let stored = inner.sessions.get(&id).into_iter().flat_map(|stored| &stored.nodes);
+        stored.skip(from).take(count).map(|value| stored::node(id, value)).collect()
+    }
+
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        let inner = self.open()?;
+        let Some(stored) = inner.sessions.get(&id) else { return Ok(Vec::new()) };
+        let latest = stored::head(id, &stored.head)?.entries;
+        stored::history(id, latest, after, count, |place| Ok(stored.history.get(&place)))
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {

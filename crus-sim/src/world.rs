@@ -19,6 +19,7 @@ use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::machine::Event;
 use crus_core::model::{Node, Stage};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
+use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
 use crate::cluster::{self, Cluster, SharedCluster};
@@ -74,6 +75,10 @@ impl Clock for OwnClock {
     fn now(&self) -> Time {
         let now = cluster::lock(&self.cluster).now();
         Time(now.0.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed)))
+    }
+
+    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
+        (name == "UTC").then_some(ZoneOffset::UTC)
     }
 }
 
@@ -149,6 +154,7 @@ impl World {
             wlm: Arc::new(wlm.clone()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
             clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
+            checks: Arc::new(()),
             observer: Arc::new(Told(Arc::clone(&cluster))),
         };
         World {

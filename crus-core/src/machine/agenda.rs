@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::gate::Gate;
 use super::look::{LastLook, Mark, Way};
 use super::{Effect, paced};
 use crate::model::{Group, Kind, NodeState, Phase, Session, Stage};
 use crate::names::NodeName;
 use crate::ports::RebootRequest;
+use crate::strategy::OnDrainTimeout;
 use crate::time::Time;
 
 /// At once.
@@ -26,7 +28,7 @@ pub fn next_wake(session: &Session, now: Time) -> Option<Time> {
         return None;
     }
     let asks = agenda(session, now).into_iter().map(|(due, _)| due);
-    let next = asks.chain(deadlines(session)).filter(|due| *due > now).min();
+    let next = asks.chain(deadlines(session, now)).filter(|due| *due > now).min();
     Some(next.unwrap_or(now + session.limits.poll_ms))
 }
 
@@ -58,8 +60,9 @@ fn agenda(s: &Session, now: Time) -> Vec<(Time, Effect)> {
 }
 
 /// The moments at which patience with draining nodes ends; with booting and returning ones it ends at a look.
-fn deadlines(s: &Session) -> impl Iterator<Item = Time> + '_ {
-    s.batch().filter(|node| node.state == NodeState::Draining).filter_map(|node| s.drain_deadline(node))
+fn deadlines(s: &Session, now: Time) -> impl Iterator<Item = Time> + '_ {
+    let draining = s.batch().filter(|node| node.state == NodeState::Draining);
+    draining.filter_map(|node| s.drain_deadline(node)).chain(s.window_opens(now)).chain(s.head.soak_until)
 }
 
 struct Agenda<'a> {
@@ -111,6 +114,11 @@ impl Agenda<'_> {
         if self.s.head.deletion.is_some() {
             return;
         }
+        if !self.s.nodes.is_empty() {
+            // It begins anew, and knows its nodes.
+            let due = known.blocked.as_ref().map_or(NOW, |(at, _)| self.again(*at));
+            return self.look(due, Effect::Claim);
+        }
         let Some(starting) = &known.starting else {
             return self.look(NOW, Effect::ReadGroup(Group::Starting));
         };
@@ -135,8 +143,13 @@ impl Agenda<'_> {
 
     fn starting(&mut self) {
         let s = self.s;
-        if !s.batch().all(|node| node.is_settled()) || !s.has_pending() {
+        if !s.batch().all(|node| node.is_settled()) || !s.has_more_to_do() {
             return;
+        }
+        match s.gate(self.now) {
+            Gate::Open if s.has_pending() => {}
+            Gate::ZoneNeeded | Gate::ZoneUnknown => return self.ask_for_the_zone(),
+            Gate::Open | Gate::Paused | Gate::Closed(_) => return,
         }
         let groups = [Group::Upgrading, Group::Failed];
         for group in groups {
@@ -159,8 +172,22 @@ impl Agenda<'_> {
         if !self.effects.is_empty() {
             return;
         }
-        if !s.is_ready_to_start() {
+        let unnamed = s.unnamed();
+        if !unnamed.is_empty() {
+            let xnames = unnamed.iter().map(|&i| s.nodes[i].xname).collect();
+            return self.look(NOW, Effect::ReadFacts(xnames));
+        }
+        let partitions = || s.head.spec.strategy.min_in_service.keys().cloned().collect();
+        if !s.knows_its_floors(self.now) {
+            return self.look(NOW, Effect::ReadPartitions(partitions()));
+        }
+        if !s.is_ready_to_start(self.now) {
             return self.look(NOW, Effect::ReadPendingJobs);
+        }
+        if s.known.chosen.as_ref().is_some_and(|(_, chosen)| chosen.is_empty())
+            && let Some((at, _)) = &s.known.partitions
+        {
+            return self.look(self.again(*at), Effect::ReadPartitions(partitions()));
         }
         for &i in s.known.chosen.iter().flat_map(|(_, chosen)| chosen) {
             let Some(name) = s.nodes[i].name.clone() else { continue };
@@ -170,6 +197,15 @@ impl Agenda<'_> {
             };
             self.looks.insert(name, due);
         }
+    }
+
+    fn ask_for_the_zone(&mut self) {
+        let Some(window) = &self.s.head.spec.strategy.window else { return };
+        let due = match self.s.known.zone {
+            Some((at, None)) => self.again(at),
+            _ => NOW,
+        };
+        self.look(due, Effect::ReadZone(window.time_zone.clone()));
     }
 
     /// Reads a group; again and again while it is missing or holds anything that is not ours. Tells whether it is as
@@ -221,7 +257,34 @@ impl Agenda<'_> {
         if !draining.is_empty() && draining.iter().all(quiet) {
             self.jobs_after_nodes(&draining);
         }
+        self.end_jobs();
+        let curious = s.curious(self.now);
+        if !curious.is_empty() && s.known.jobs.is_none() {
+            self.look(NOW, Effect::ReadJobs(curious));
+        }
         self.tidy(Group::Upgrading);
+    }
+
+    /// Ends the jobs of late nodes, where the operator asked for that.
+    fn end_jobs(&mut self) {
+        let s = self.s;
+        let end = match s.on_drain_timeout() {
+            OnDrainTimeout::Requeue => Effect::Requeue,
+            OnDrainTimeout::Cancel => Effect::Cancel,
+            OnDrainTimeout::Wait | OnDrainTimeout::Skip | OnDrainTimeout::Later => return,
+        };
+        let late = s.late(self.now);
+        if late.is_empty() || paced(s, Kind::EndJobs) > self.now {
+            return;
+        }
+        match s.jobs_to_end(&late, self.now) {
+            None => {
+                let names = late.iter().filter_map(|&i| s.nodes[i].name.clone()).collect();
+                self.look(NOW, Effect::ReadJobs(names));
+            }
+            Some(jobs) if jobs.is_empty() => {}
+            Some(jobs) => self.ask(end(jobs)),
+        }
     }
 
     /// The jobs, if they were not looked at since the nodes were.
@@ -314,6 +377,20 @@ impl Agenda<'_> {
         }
         if !to_resume.is_empty() {
             self.ask(Effect::Resume(to_resume));
+        }
+        if let Some(until) = s.head.soak_until {
+            for i in s.batch_in(|state| *state == NodeState::Upgraded) {
+                let Some(name) = s.nodes[i].name.clone() else { continue };
+                let looked = s.known.wlm.get(&name).filter(|(at, _)| *at >= until);
+                match looked {
+                    None => _ = self.looks.insert(name, until),
+                    Some((at, None)) => _ = self.looks.insert(name, self.again(*at)),
+                    Some(_) => {}
+                }
+            }
+        }
+        if let Some(request) = s.to_be_checked() {
+            self.ask(Effect::Check(request));
         }
     }
 

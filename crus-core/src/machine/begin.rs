@@ -1,11 +1,12 @@
 //! Which nodes: all of a session's, when its turn has come, and those of a step, when it starts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Event, Machine};
-use crate::batch::{Batcher as _, Candidate, FreeAt};
-use crate::model::{Failure, Node, NodeState, Phase, Session, Stage};
-use crate::names::{NodeName, Xname};
+use crate::batch::{self, Candidate, DomainCap, FreeAt, Rule, ServiceFloor};
+use crate::history::Happening;
+use crate::model::{Counts, Failure, Node, NodeState, Phase, Session, Stage};
+use crate::names::{NodeName, NodeNameFormat, Xname};
 use crate::ports::NodeFacts;
 use crate::wlm::Job;
 
@@ -21,6 +22,13 @@ impl Machine<'_> {
         }
         if !self.s.known.claimed {
             return false;
+        }
+        if !self.s.nodes.is_empty() {
+            // It begins anew, with the nodes that it had.
+            self.s.head.phase = Phase::Rolling;
+            self.events.push(Event::Phase(Phase::Rolling));
+            self.enter(Stage::Starting);
+            return true;
         }
         let Some((_, facts)) = self.s.known.facts.take() else { return false };
         let Some(members) = self.s.known.starting.take().and_then(|seen| seen.members) else {
@@ -39,18 +47,7 @@ impl Machine<'_> {
             *sharers.entry(nid).or_default() += 1;
         }
         let nodes = members.iter().map(|&xname| {
-            let found = match facts.get(&xname) {
-                None => Err(Failure::UnknownToHsm),
-                Some(fact) if !fact.role.eq_ignore_ascii_case("compute") => {
-                    Err(Failure::NotCompute(fact.role.clone()))
-                }
-                // Of nodes that share a NID none can be told from the other in the workload manager.
-                Some(fact) => fact
-                    .nid
-                    .filter(|nid| sharers.get(nid) == Some(&1))
-                    .and_then(|nid| format.name(nid))
-                    .ok_or(Failure::NoNid),
-            };
+            let found = name_of(facts.get(&xname).copied(), format, &sharers);
             let mut node = Node::new(xname, found.as_ref().ok().cloned(), self.now);
             if let Err(failure) = found {
                 node.state = NodeState::Failed(failure.bounded());
@@ -60,27 +57,106 @@ impl Machine<'_> {
         });
         self.s.nodes = nodes.collect();
         self.s.head.batch = (0..self.s.nodes.len()).filter(|&i| self.s.nodes[i].owed.listing).collect();
+        self.s.head.counts = Counts::of(&self.s.nodes);
         self.events.push(Event::Frozen);
+        self.tell(Happening::Started { nodes: self.s.nodes.len() });
         self.s.head.phase = Phase::Rolling;
         self.events.push(Event::Phase(Phase::Rolling));
         self.enter(Stage::Starting);
         let failed = self.s.head.batch.clone();
+        self.moved.clone_from(&failed);
         self.tell_failures(&failed);
+    }
+
+    /// Nodes that are taken again though they had no name in the workload manager: HSM may know them by now.
+    pub(super) fn name_again(&mut self, asked: &[Xname], facts: &[NodeFacts]) {
+        let facts: BTreeMap<Xname, &NodeFacts> = facts.iter().map(|fact| (fact.xname, fact)).collect();
+        let format = self.s.limits.node_name_format.clone();
+        let mut sharers: BTreeMap<u32, u32> = BTreeMap::new();
+        for nid in facts.values().filter_map(|fact| fact.nid) {
+            *sharers.entry(nid).or_default() += 1;
+        }
+        let taken: HashSet<NodeName> = self.s.nodes.iter().filter_map(|node| node.name.clone()).collect();
+        let mut failed = Vec::new();
+        for i in self.s.unnamed() {
+            let xname = self.s.nodes[i].xname;
+            if asked.binary_search(&xname).is_err() {
+                continue;
+            }
+            match name_of(facts.get(&xname).copied(), &format, &sharers) {
+                Ok(name) if taken.contains(&name) => failed.push((i, Failure::NoNid)),
+                Ok(name) => self.change_quietly(i, |node| node.name = Some(name)),
+                Err(failure) => failed.push((i, failure)),
+            }
+        }
+        if failed.is_empty() {
+            return;
+        }
+        let positions: Vec<usize> = failed.iter().map(|(i, _)| *i).collect();
+        self.s.head.batch.clone_from(&positions);
+        self.events.push(Event::Head);
+        self.fail_each(failed);
+        for &i in &positions {
+            // There is nothing to mark.
+            self.change_quietly(i, |node| node.owed.marking = false);
+        }
+        self.tell_failures(&positions);
     }
 }
 
+/// The name of a node in the workload manager, by what HSM knows of it. Of nodes that share a NID none can be told from
+/// the other.
+fn name_of(
+    fact: Option<&NodeFacts>,
+    format: &NodeNameFormat,
+    sharers: &BTreeMap<u32, u32>,
+) -> Result<NodeName, Failure> {
+    let fact = fact.ok_or(Failure::UnknownToHsm)?;
+    if !fact.role.eq_ignore_ascii_case("compute") {
+        return Err(Failure::NotCompute(fact.role.clone()));
+    }
+    let own = fact.nid.filter(|nid| sharers.get(nid) == Some(&1));
+    own.and_then(|nid| format.name(nid)).ok_or(Failure::NoNid)
+}
+
 impl Session {
+    /// The pending nodes that have no name in the workload manager.
+    pub(super) fn unnamed(&self) -> Vec<usize> {
+        let from = self.known.first_pending;
+        let nodes = (from..).zip(self.nodes.get(from..).unwrap_or_default());
+        let unnamed = |node: &Node| node.name.is_none() && node.state == NodeState::Pending;
+        nodes.filter(|(_, node)| unnamed(node)).map(|(i, _)| i).collect()
+    }
+
     /// The nodes that the next step takes, by these jobs: the only place that goes through all pending nodes, once a
     /// step.
     pub(super) fn choose(&self, jobs: &[Job]) -> Vec<usize> {
+        let strategy = &self.head.spec.strategy;
+        let order = strategy.order.unwrap_or(self.limits.order);
         let mut candidates = candidates(self, jobs);
-        let size =
-            usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
-        self.limits.order.first(&mut candidates, size);
-        let position = |c: &Candidate| self.nodes.binary_search_by_key(&c.xname, |node| node.xname).ok();
-        let mut chosen: Vec<usize> = candidates.iter().take(size).filter_map(position).collect();
+        let mut rules: Vec<Box<dyn Rule + '_>> = Vec::new();
+        if let Some(cap) = strategy.domain_cap(order) {
+            rules.push(Box::new(DomainCap::new(strategy.domain, cap)));
+        }
+        for partition in self.known.partitions.iter().flat_map(|(_, partitions)| partitions) {
+            if let Some(floor) = strategy.min_in_service.get(&partition.name) {
+                rules.push(Box::new(ServiceFloor::new(partition, *floor)));
+            }
+        }
+        let batcher = order.batcher(strategy.domain);
+        let chosen = batch::choose(&*batcher, &mut candidates, self.next_size(), &mut rules);
+        let position = |xname: &Xname| self.nodes.binary_search_by_key(xname, |node| node.xname).ok();
+        let mut chosen: Vec<usize> = chosen.iter().filter_map(position).collect();
         chosen.sort_unstable();
         chosen
+    }
+
+    /// How many nodes the next step may take: those of a canary, while there is one.
+    fn next_size(&self) -> usize {
+        let spec = &self.head.spec;
+        let canary = spec.strategy.canary.get(self.head.canaries).copied();
+        let size = canary.map_or(spec.step_size, |canary| canary.min(spec.step_size));
+        usize::try_from(size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX))
     }
 
     /// Whether any node is pending.
@@ -93,7 +169,7 @@ impl Session {
         let mut seen = std::mem::take(&mut self.known.wlm);
         let names = batch.iter().filter_map(|&i| self.nodes.get(i)?.name.as_ref());
         let kept = names.filter_map(|name| seen.remove_entry(name)).collect();
-        // No node becomes pending again.
+        // Whoever makes a node pending again sets this back.
         let not_pending = |node: &Node| node.state != NodeState::Pending;
         let before = self.nodes.iter().skip(self.known.first_pending).take_while(|node| not_pending(node));
         let first_pending = self.known.first_pending + before.count();
@@ -105,11 +181,15 @@ impl Session {
         self.known.rejected.clear();
         self.known.jobs = None;
         self.known.chosen = None;
+        self.known.holding.clear();
+        self.known.partitions = None;
+        self.known.checks.clear();
+        self.known.jobs_changed = false;
     }
 }
 
 /// When a node is expected to run nothing: see [`crate::batch`].
-fn candidates(session: &Session, jobs: &[Job]) -> Vec<Candidate> {
+fn candidates<'a>(session: &'a Session, jobs: &[Job]) -> Vec<Candidate<'a>> {
     let mut free: HashMap<&NodeName, FreeAt> = HashMap::with_capacity(jobs.len());
     for job in jobs {
         let end = job.end.map_or(FreeAt::Unknown, FreeAt::By);
@@ -118,9 +198,10 @@ fn candidates(session: &Session, jobs: &[Job]) -> Vec<Candidate> {
             *latest = end.max(*latest);
         }
     }
-    let candidate = |node: &Node| {
-        let free = free.get(node.name.as_ref()?).copied().unwrap_or(FreeAt::Now);
-        Some(Candidate { xname: node.xname, free })
+    let candidate = |node: &'a Node| {
+        let name = node.name.as_ref()?;
+        let free = free.get(name).copied().unwrap_or(FreeAt::Now);
+        Some(Candidate { xname: node.xname, name, free })
     };
     session.pending().filter_map(candidate).collect()
 }

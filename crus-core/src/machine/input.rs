@@ -1,21 +1,26 @@
 //! Taking in what was seen.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Effect, Event, Input, Machine, messages, release, retry_pause};
+use super::{Effect, Event, Input, Machine, late, messages, release, retry_pause};
+use crate::history::Happening;
 use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
-use crate::names::Xname;
+use crate::names::{NodeName, Xname};
 use crate::ports::{NodeFacts, PortError, Rejected};
 use crate::time::Time;
+use crate::wlm::WlmNode;
 
 impl Machine<'_> {
     pub(super) fn take_in(&mut self, input: Input) {
+        if let Input::Command { number, command } = input {
+            return self.command(number, command);
+        }
         if self.s.is_done() {
             return;
         }
         let known = &mut self.s.known;
         match input {
-            Input::Tick => {}
+            Input::Tick | Input::Command { .. } => {}
             Input::Delete => self.delete(),
             Input::Group(group, seen) => {
                 known.troubles.remove(&Kind::ReadGroup(group));
@@ -54,6 +59,12 @@ impl Machine<'_> {
                 let now = self.now;
                 for name in asked {
                     let node = nodes.remove(&name);
+                    let jobs_changed = known.wlm.get(&name).is_some_and(|(_, before)| {
+                        let cpus =
+                            |node: &Option<WlmNode>| node.as_ref().and_then(|node| node.cpus_allocated);
+                        cpus(before) != cpus(&node)
+                    });
+                    known.jobs_changed |= jobs_changed;
                     match node {
                         Some(_) => _ = known.missing.remove(&name),
                         None => _ = known.missing.entry(name.clone()).or_insert(now),
@@ -67,21 +78,34 @@ impl Machine<'_> {
                 }
                 self.note_drained();
                 // A node that we are not allowed to resume does not come back, and is not to blame.
+                let troubles = &self.s.known.troubles;
                 if self.s.head.stage == Stage::WlmWaiting
-                    && !self.s.known.troubles.contains_key(&Kind::Resume)
+                    && !troubles.contains_key(&Kind::Resume)
+                    && !troubles.contains_key(&Kind::Check)
+                    && !self.s.head.batch.iter().any(|&i| self.s.is_being_checked(i))
                 {
                     self.note_waited(at);
                 }
             }
             Input::Jobs { at, asked, jobs } => {
                 known.troubles.remove(&Kind::ReadJobs);
+                known.jobs_changed = false;
+                self.note_jobs(&asked, &jobs);
+                let known = &mut self.s.known;
                 let asked = asked.into_iter().collect();
                 known.jobs = Some(SeenJobs { begun: at, at: self.now, asked, jobs });
             }
             Input::PendingJobs(jobs) => {
                 known.troubles.remove(&Kind::ReadJobs);
                 if self.s.head.phase == Phase::Rolling && self.s.head.stage == Stage::Starting {
-                    self.s.known.chosen = Some((self.now, self.s.choose(&jobs)));
+                    let chosen = self.s.choose(&jobs);
+                    let mut holding = late::holding(&jobs);
+                    let names: HashSet<&NodeName> =
+                        chosen.iter().filter_map(|&i| self.s.nodes[i].name.as_ref()).collect();
+                    holding.retain(|name, _| names.contains(name));
+                    self.s.known.holding = holding;
+                    self.s.known.jobs_noted = Some(self.now);
+                    self.s.known.chosen = Some((self.now, chosen));
                 }
             }
             Input::Boot { at, name, session } => {
@@ -97,10 +121,24 @@ impl Machine<'_> {
                     }
                 }
             }
+            Input::Partitions { at, partitions } => {
+                known.troubles.remove(&Kind::ReadPartitions);
+                known.partitions = Some((at, partitions));
+                known.chosen = None;
+            }
+            Input::Zone { at, offset } => known.zone = Some((at, offset)),
+            Input::Checked { step, verdicts } => {
+                known.troubles.remove(&Kind::Check);
+                known.asked.insert(Kind::Check, self.now);
+                if step == self.s.head.step {
+                    self.s.known.checks.extend(verdicts);
+                }
+            }
             Input::Asked { effect, rejected, result } => self.asked(&effect, rejected, result),
             Input::Failed { effect, error } => {
                 if let Effect::ReadFacts(nodes) = &effect
                     && self.s.head.phase == Phase::Rolling
+                    && self.s.head.stage != Stage::Starting
                 {
                     // The reason is worth a look, not a wait.
                     self.explain(nodes, &[]);
@@ -160,6 +198,13 @@ impl Machine<'_> {
                     self.say(messages::cleared_group(&self.s.label(*group).clone()));
                 }
             }
+            Effect::Requeue(jobs) | Effect::Cancel(jobs) => {
+                known.jobs = None;
+                if result.is_ok() {
+                    let cancelled = matches!(effect, Effect::Cancel(_));
+                    self.say(messages::jobs_ended(self.s.head.step, jobs, cancelled));
+                }
+            }
             Effect::Reboot(request) => {
                 // Before it is asked for again, everything is looked at again.
                 known.boot = None;
@@ -208,6 +253,8 @@ impl Machine<'_> {
     fn take_facts(&mut self, at: Time, asked: &[Xname], facts: Vec<NodeFacts>) {
         if self.s.head.phase == Phase::Created {
             self.s.known.facts = Some((at, facts));
+        } else if self.s.head.stage == Stage::Starting {
+            self.name_again(asked, &facts);
         } else {
             self.explain(asked, &facts);
         }
@@ -239,6 +286,7 @@ impl Machine<'_> {
         }
         self.s.head.deletion = Some(self.now);
         self.events.push(Event::Head);
+        self.tell(Happening::DeletionOrdered);
         if self.s.is_untouched() {
             self.say(messages::deleted_before_updates());
             // They failed before they were touched: nobody waits for the record.
@@ -252,7 +300,7 @@ impl Machine<'_> {
             .filter(|&i| {
                 matches!(
                     self.s.nodes[i].state,
-                    NodeState::Pending | NodeState::Draining | NodeState::Quiesced
+                    NodeState::Pending | NodeState::Draining | NodeState::Quiesced | NodeState::Deferred
                 )
             })
             .collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::messages;
 use crate::model::{Failure, Group, Holder, Kind, Node, NodeState, Phase, SeenGroup, Session, Stage};
-use crate::names::{NodeName, Xname};
+use crate::names::{NodeName, PartitionName, Xname};
 use crate::time::Time;
 use crate::wlm::{BaseState, Flag, WlmNode};
 
@@ -99,7 +99,8 @@ impl Session {
     /// When a draining node has drained for too long.
     pub(super) fn drain_deadline(&self, node: &Node) -> Option<Time> {
         let drained = self.known.drained.get(node.name.as_ref()?)?;
-        self.limits.drain_timeout_ms.map(|timeout| *drained + timeout)
+        let own = self.head.spec.strategy.drain_timeout_s.map(|seconds| seconds.get().saturating_mul(1000));
+        own.or(self.limits.drain_timeout_ms).map(|timeout| *drained + timeout)
     }
 
     /// Whether the workload manager does not know the node: in one look it may be missing because the controller
@@ -161,7 +162,7 @@ impl Session {
             return Way::Arrived;
         }
         let proved = self.nodes[i].rebooted || self.shows_newer_boot(i, seen);
-        if seen.is_held() && proved { Way::Held } else { Way::Silent }
+        if seen.is_held() && proved && self.is_checked(i) { Way::Held } else { Way::Silent }
     }
 
     /// The state a returning node is in, for the reason of its failure.
@@ -287,14 +288,24 @@ impl Session {
         self.head.deletion.is_some() && self.head.step == 0 && self.batch().all(|node| node.step.is_none())
     }
 
+    /// Whether the partitions of which some nodes must stay in service were looked at lately, if there are any.
+    pub(super) fn knows_its_floors(&self, now: Time) -> bool {
+        let oldest = now - self.limits.last_look_ms.saturating_mul(3);
+        let since = oldest.max(self.head.stage_since);
+        self.head.spec.strategy.min_in_service.is_empty()
+            || self.known.partitions.as_ref().is_some_and(|(at, _)| *at >= since)
+    }
+
     /// Whether everything was read that choosing the nodes of a step needs. The conditions are
     /// [`Session::unmet`]'s.
-    pub(super) fn is_ready_to_start(&self) -> bool {
+    pub(super) fn is_ready_to_start(&self, now: Time) -> bool {
         let since = self.head.stage_since;
         [Group::Upgrading, Group::Failed]
             .into_iter()
             .all(|group| self.group(group).is_some() && self.strays_in(group).is_empty())
             && self.known.template.is_some_and(|(at, exists)| exists && at >= since)
+            && self.unnamed().is_empty()
+            && self.knows_its_floors(now)
             && self.known.chosen.as_ref().is_some_and(|(at, _)| *at >= since)
     }
 
@@ -346,6 +357,21 @@ impl Session {
                 return Some(messages::members_rejected(label, rejected.xname, &rejected.detail));
             }
         }
+        if self.head.stage == Stage::Starting
+            && self.head.phase == Phase::Rolling
+            && self.head.deletion.is_none()
+        {
+            let strategy = &self.head.spec.strategy;
+            if let (Some(window), Some((_, None))) = (&strategy.window, &self.known.zone) {
+                return Some(messages::zone_unknown(&window.time_zone));
+            }
+            if let Some((_, partitions)) = &self.known.partitions {
+                let known = |name: &PartitionName| partitions.iter().any(|partition| partition.name == *name);
+                if let Some(missing) = strategy.min_in_service.keys().find(|name| !known(name)) {
+                    return Some(messages::partition_missing(missing));
+                }
+            }
+        }
         if self.needs_template() && self.known.template.is_some_and(|(_, exists)| !exists) {
             return Some(messages::template_missing(&spec.template));
         }
@@ -356,7 +382,7 @@ impl Session {
     fn needs_group(&self, group: Group) -> bool {
         let deleting = self.head.deletion.is_some();
         match (group, self.head.phase, self.head.stage) {
-            (Group::Starting, phase, _) => phase == Phase::Created,
+            (Group::Starting, phase, _) => phase == Phase::Created && self.nodes.is_empty(),
             (_, Phase::Created, _) => false,
             (Group::Upgrading, _, stage) => {
                 !deleting && matches!(stage, Stage::Starting | Stage::Quiescing | Stage::Quiesced)

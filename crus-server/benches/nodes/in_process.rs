@@ -14,8 +14,8 @@ use crus_core::names::BootSessionName;
 use crus_core::ports::{
     BootSession, Bos, Clock as _, Hsm, NodeFacts, PortError, RebootRequest, Rejected, SessionStore as _, Wlm,
 };
-use crus_core::wlm::{Job, WlmNode};
-use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, TemplateName, UpgradeId, Xname};
+use crus_core::wlm::{Job, Partition, WlmNode};
+use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, Spec, TemplateName, UpgradeId, Xname};
 use crus_sim::cluster;
 use crus_sim::ports::SimPorts;
 use crus_sim::store::MemoryStore;
@@ -32,6 +32,7 @@ pub(crate) fn run(nodes: u32, step_size: u32, steps: u32) {
         wlm: Arc::new(Metered { port: sim.wlm.clone(), spent: spent.clone() }),
         store: store.clone(),
         clock: Arc::new(sim.clock.clone()),
+        checks: Arc::new(()),
         observer: Arc::new(()),
     };
     let spec = Spec {
@@ -40,6 +41,7 @@ pub(crate) fn run(nodes: u32, step_size: u32, steps: u32) {
         failed: "failed-nodes".parse().unwrap(),
         step_size: step_size.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        strategy: crus_core::Strategy::default(),
     };
     let id = UpgradeId(uuid::Uuid::from_u128(1));
     let session = Session::new(id, spec, "1", Limits::default(), sim.clock.now());
@@ -186,5 +188,14 @@ impl<P: Wlm> Wlm for Metered<P> {
     }
     async fn set_reason(&self, names: &[NodeName], reason: &str) -> Result<(), PortError> {
         self.spent.of(self.port.set_reason(names, reason)).await
+    }
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        self.spent.of(self.port.partitions(names)).await
+    }
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.spent.of(self.port.requeue(jobs)).await
+    }
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.spent.of(self.port.cancel(jobs)).await
     }
 }

@@ -103,7 +103,7 @@ impl Controller {
     ) -> Result<Self, RecoveryError> {
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock } = outside;
-        let ports = Ports { hsm, bos, wlm, store, clock, observer: board.clone() };
+        let ports = Ports { hsm, bos, wlm, store, clock, checks: Arc::new(()), observer: board.clone() };
         let (to_follower, asked) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let shared = Arc::new(Shared { ports, limits, retention, board, stop, to_follower });

@@ -195,7 +195,7 @@ impl Runner {
     /// Says what is waited for, once for each thing. What is missing is among the messages already.
     fn tell_wait(&mut self, session: &Session) {
         let head = &session.head;
-        let waits_for = progress::waits_for(session).filter(|_| head.condition.is_none());
+        let waits_for = progress::waits_for(head, session.batch()).filter(|_| head.condition.is_none());
         if let Some(what) = waits_for.as_ref().filter(|_| waits_for != self.waits_for) {
             info!(step = head.step, stage = %head.stage, "waiting for {what}");
         }

@@ -12,7 +12,7 @@ use clap::Args;
 use crus_core::check::{Audit, NodeView, Violation, World};
 use crus_core::model::{Failure, NodeState};
 use crus_core::ports::SessionStore;
-use crus_core::progress::{Counts, waits_for};
+use crus_core::progress::waits_for;
 use crus_core::{Session, UpgradeId, Xname};
 use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED, DEMO_REASON};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -205,10 +205,12 @@ impl Screen {
     }
 
     fn show(&self, session: &Session) {
-        let counts = Counts::of(session);
+        let counts = session.head.counts;
         self.bar.set_length(session.nodes.len() as u64);
         self.bar.set_position((counts.upgraded + counts.failed) as u64);
-        let waits = waits_for(session).map(|what| format!(", waiting for {what}")).unwrap_or_default();
+        let waits = waits_for(&session.head, session.batch())
+            .map(|what| format!(", waiting for {what}"))
+            .unwrap_or_default();
         let head = &session.head;
         self.bar.set_message(format!("step {} {}: {counts}{waits}", head.step, head.stage));
     }

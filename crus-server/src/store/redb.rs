@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use crus_core::claims::{self, Claim};
+use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Message, Session, Summary, UpgradeId};
+use crus_core::model::{Command, Message, Node, Phase, Session, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, FORMAT, Parts};
 use crus_core::{Time, Xname};
@@ -44,6 +45,10 @@ const NODES: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("nod
 const MESSAGES: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("messages_2");
 const CLAIMS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("claims");
 const ORDERS: TableDefinition<'_, u128, ()> = TableDefinition::new("deletion_orders");
+const HISTORY: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("history");
+const COMMANDS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("commands");
+/// How many commands were ever noted: the number of the latest.
+const COMMANDED_KEY: &str = "commanded";
 
 /// Why the store could not be opened, and what to do about it. Each tells its cause itself, before the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -274,7 +279,10 @@ fn open_existing(path: &Path) -> Result<Database, OpenError> {
     let database = unlocked(|| builder().open(path)).map_err(|error| trouble_at(path, error))?;
     match format_of(&database).map_err(|error| trouble_at(path, error))? {
         Some(FORMAT) => {}
-        Some(1) => migrate(&database).map_err(|trouble| told_at(path, trouble))?,
+        Some(1) => migrate_from_1(&database)
+            .and_then(|()| migrate_from_2(&database))
+            .map_err(|trouble| told_at(path, trouble))?,
+        Some(2) => migrate_from_2(&database).map_err(|trouble| told_at(path, trouble))?,
         Some(found) if found > FORMAT => {
             return Err(OpenError::Newer { path: path.display().to_string(), found });
         }
@@ -403,12 +411,14 @@ fn lay_out(database: &Database) -> Result<(), Trouble> {
     writing.open_table(MESSAGES)?;
     writing.open_table(CLAIMS)?;
     writing.open_table(ORDERS)?;
+    writing.open_table(HISTORY)?;
+    writing.open_table(COMMANDS)?;
     writing.commit()?;
     Ok(())
 }
 
 /// From the first format: messages were texts in a table of their own, and there were no claims. All or nothing.
-fn migrate(database: &Database) -> Result<(), Trouble> {
+fn migrate_from_1(database: &Database) -> Result<(), Trouble> {
     const OLD_MESSAGES: TableDefinition<'_, (u128, u32), &str> = TableDefinition::new("messages");
     let writing = database.begin_write()?;
     {
@@ -434,9 +444,34 @@ fn migrate(database: &Database) -> Result<(), Trouble> {
         for session in &sessions {
             enter_claim(&writing, session)?;
         }
-        writing.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+        writing.open_table(META)?.insert(FORMAT_KEY, 2)?;
     }
     writing.delete_table(OLD_MESSAGES)?;
+    writing.commit()?;
+    Ok(())
+}
+
+/// From the second format: heads did not count their nodes, and there were neither histories nor commands. All or
+/// nothing.
+fn migrate_from_2(database: &Database) -> Result<(), Trouble> {
+    let writing = database.begin_write()?;
+    {
+        let (mut heads, nodes) = (writing.open_table(HEADS)?, writing.open_table(NODES)?);
+        let mut ids = Vec::new();
+        for row in writing.open_table(REVISIONS)?.iter()? {
+            ids.push(UpgradeId(Uuid::from_u128(row?.0.value())));
+        }
+        for id in ids {
+            let (head, nodes) = (head_of(&heads, id)?, rows(&nodes, id.0.as_u128())?);
+            let none: [(u32, Vec<u8>); 0] = [];
+            let session = stored::session(id, &head, nodes, none).map_err(Trouble::Told)?;
+            let head = stored::encode(&session.head).map_err(Trouble::Told)?;
+            heads.insert(id.0.as_u128(), head.as_slice())?;
+        }
+        writing.open_table(HISTORY)?;
+        writing.open_table(COMMANDS)?;
+        writing.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+    }
     writing.commit()?;
     Ok(())
 }
@@ -467,6 +502,12 @@ fn write(parts: &Parts, writing: &redb::WriteTransaction, id: u128) -> Result<()
         writing.open_table(HEADS)?.insert(id, head.as_slice())?;
     }
     put(&mut writing.open_table(NODES)?, id, &parts.nodes)?;
+    if !parts.history.is_empty() {
+        let mut history = writing.open_table(HISTORY)?;
+        for (place, entry) in &parts.history {
+            history.insert((id, *place), entry.as_slice())?;
+        }
+    }
     let mut messages = writing.open_table(MESSAGES)?;
     put(&mut messages, id, &parts.messages)?;
     if let Some(end) = parts.messages_end {
@@ -618,6 +659,9 @@ impl SessionStore for RedbStore {
     ) -> Result<Revision, StoreError> {
         let id = session.head.id;
         let done = session.is_done();
+        let taken = session.head.commands;
+        // It begins anew after its end, when it had no claim any more.
+        let revived = events.contains(&Event::Phase(Phase::Created)).then(|| session.clone());
         let parts = Parts::of(session, events)?;
         self.run(move |database| {
             let key = id.0.as_u128();
@@ -630,8 +674,13 @@ impl SessionStore for RedbStore {
                 }
                 revisions.insert(key, next.0)?;
                 write(&parts, &writing, key)?;
+                if taken > 0 && parts.head.is_some() {
+                    writing.open_table(COMMANDS)?.retain_in((key, 0)..=(key, taken), |_, _| false)?;
+                }
                 if done {
                     writing.open_table(CLAIMS)?.remove(key)?;
+                } else if let Some(session) = &revived {
+                    enter_claim(&writing, session)?;
                 }
             }
             writing.commit()?;
@@ -648,6 +697,8 @@ impl SessionStore for RedbStore {
             writing.open_table(HEADS)?.remove(key)?;
             writing.open_table(NODES)?.retain_in(keys_of(key), |_, _| false)?;
             writing.open_table(MESSAGES)?.retain_in(keys_of(key), |_, _| false)?;
+            writing.open_table(HISTORY)?.retain_in(keys_of(key), |_, _| false)?;
+            writing.open_table(COMMANDS)?.retain_in((key, 0)..=(key, u64::MAX), |_, _| false)?;
             writing.open_table(ORDERS)?.remove(key)?;
             writing.open_table(CLAIMS)?.remove(key)?;
             writing.commit()?;
@@ -674,6 +725,86 @@ impl SessionStore for RedbStore {
         self.run(move |database| {
             let orders = database.begin_read()?.open_table(ORDERS)?;
             Ok(orders.get(id.0.as_u128())?.is_some())
+        })
+        .await
+    }
+
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let writing = database.begin_write()?;
+            let number = {
+                if writing.open_table(REVISIONS)?.get(key)?.is_none() {
+                    return Ok(None);
+                }
+                let mut commands = writing.open_table(COMMANDS)?;
+                let last = match commands.range((key, 0)..=(key, u64::MAX))?.next_back().transpose()? {
+                    None => None,
+                    Some((number, value)) => {
+                        let last: Command =
+                            stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
+                        Some((number.value().1, last))
+                    }
+                };
+                if let Some((number, _)) = last.filter(|(_, last)| *last == command) {
+                    return Ok(Some(number));
+                }
+                let mut meta = writing.open_table(META)?;
+                let number = meta.get(COMMANDED_KEY)?.map_or(0, |number| number.value()) + 1;
+                meta.insert(COMMANDED_KEY, number)?;
+                let command = stored::encode(&command).map_err(Trouble::Told)?;
+                commands.insert((key, number), command.as_slice())?;
+                number
+            };
+            writing.commit()?;
+            Ok(Some(number))
+        })
+        .await
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let table = database.begin_read()?.open_table(COMMANDS)?;
+            let mut commands = Vec::new();
+            for row in table.range((key, 0)..=(key, u64::MAX))? {
+                let (number, value) = row?;
+                let command = stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
+                commands.push((number.value().1, command));
+            }
+            Ok(commands)
+        })
+        .await
+    }
+
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let Ok(from) = u32::try_from(from) else { return Ok(Vec::new()) };
+            let table = database.begin_read()?.open_table(NODES)?;
+            let mut nodes = Vec::new();
+            for row in table.range((key, from)..=(key, u32::MAX))?.take(count) {
+                nodes.push(stored::node(id, row?.1.value()).map_err(Trouble::Told)?);
+            }
+            Ok(nodes)
+        })
+        .await
+    }
+
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let reading = database.begin_read()?;
+            if reading.open_table(REVISIONS)?.get(key)?.is_none() {
+                return Ok(Vec::new());
+            }
+            let head = stored::head(id, &head_of(&reading.open_table(HEADS)?, id)?).map_err(Trouble::Told)?;
+            let table = reading.open_table(HISTORY)?;
+            let read = |place| match table.get((key, place)) {
+                Ok(value) => Ok(value.map(|value| value.value().to_vec())),
+                Err(error) => Err(StoreError::Failed(error.to_string())),
+            };
+            stored::history(id, head.entries, after, count, read).map_err(Trouble::Told)
         })
         .await
     }

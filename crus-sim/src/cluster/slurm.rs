@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crus_core::time::WlmTime;
-use crus_core::wlm::{BaseState, Flag, WlmNode};
-use crus_core::{NodeName, Time};
+use crus_core::wlm::{BaseState, Flag, Partition, WlmNode};
+use crus_core::{NodeName, PartitionName, Time};
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
@@ -219,6 +219,18 @@ impl Cluster {
             }
         }
         Ok(shown)
+    }
+
+    /// All partitions, as `scontrol show node` tells them.
+    ///
+    /// # Errors
+    /// When slurmctld is down.
+    pub fn partitions(&self) -> Result<Vec<Partition>, SlurmError> {
+        let names: Vec<NodeName> = self.by_name.keys().cloned().collect();
+        let nodes = self.show_nodes(&names)?.nodes.into_iter().map(WlmNode::from);
+        let in_service = nodes.filter(WlmNode::is_in_service).map(|node| node.name).collect();
+        let name = PartitionName::new("batch").ok();
+        Ok(name.map(|name| Partition { name, total: names.len(), in_service }).into_iter().collect())
     }
 
     /// `scontrol update` of these names. **Not atomic**: slurmctld takes the names in order, stops at the first

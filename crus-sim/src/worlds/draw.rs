@@ -201,6 +201,7 @@ fn sessions(rng: &mut Rng, config: &mut ClusterConfig) -> Option<Vec<Spec>> {
             upgrading,
             failed,
             step_size: NonZeroU32::new(rng.between(1, 6) as u32)?,
+            strategy: crus_core::Strategy::default(),
         });
     }
     config.templates = templates;

@@ -52,8 +52,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crus_core::Xname;
 use crus_core::claims::{self, Claim};
+use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Session, Summary, UpgradeId};
 use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, FORMAT, Parts};
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
@@ -436,6 +437,22 @@ impl SessionStore for EtcdStore {
         let read = Txn::new().and_then([TxnOp::get(self.keys().order(id), None)]);
         let answer = self.table().txn("read an order", read).await?;
         Ok(found(&answer).into_iter().flatten().next().is_some())
+    }
+
+    async fn command(&self, _: UpgradeId, _: Command) -> Result<Option<u64>, StoreError> {
+        Err(StoreError::Failed("commands cannot be noted in etcd yet".to_owned()))
+    }
+
+    async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn nodes(&self, _: UpgradeId, _: usize, _: usize) -> Result<Vec<Node>, StoreError> {
+        Err(StoreError::Failed("nodes cannot be read from etcd yet".to_owned()))
+    }
+
+    async fn history(&self, _: UpgradeId, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
+        Err(StoreError::Failed("the history cannot be read from etcd yet".to_owned()))
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
