@@ -886,6 +886,10 @@ pub struct Known {
     pub jobs_noted: Option<Time>,
     /// Whether the jobs on draining nodes seem to be others since.
     pub jobs_changed: bool,
+    /// The jobs that were to be ended in this step, and when that was asked for last.
+    pub ended_jobs: BTreeMap<String, Time>,
+    /// Whether no pending node was seen without a name in the workload manager, and none can be since.
+    pub named: bool,
     /// Whether the next step might not start when that was last looked at.
     pub held_back: bool,
     /// No node before this position is pending.
