@@ -1,5 +1,5 @@
 //! Who works on which nodes and groups: sessions that share any run one after the other, in the order of their
-//! creation.
+//! creation. So do those that keep nodes of the same partition in service.
 //!
 //! What counts of a session that waits are its groups, and the nodes that it asked for last. Until it has read its
 //! starting group for the first time nobody knows its nodes: a later session that shares only nodes with it may come first.
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::messages;
 use crate::model::{Phase, Session, Spec, UpgradeId};
-use crate::names::{GroupLabel, Xname};
+use crate::names::{GroupLabel, PartitionName, Xname};
 
 /// What a session works on, or will.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Claim {
     pub upgrading: GroupLabel,
     /// Its failed group.
     pub failed: GroupLabel,
+    /// The partitions of which it keeps some nodes in service.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub partitions: BTreeSet<PartitionName>,
     /// Whether its turn has come.
     pub granted: bool,
     /// Its nodes; while it waits, those it asked for last.
@@ -37,10 +40,11 @@ pub struct Claim {
 impl Claim {
     /// The claim of a session as it is stored: `order` is its place in the order of creation.
     pub fn of(session: &Session, order: u64) -> Self {
-        let Spec { starting, upgrading, failed, .. } = session.head.spec.clone();
+        let Spec { starting, upgrading, failed, strategy, .. } = session.head.spec.clone();
+        let partitions = strategy.min_in_service.into_keys().collect();
         let granted = session.head.phase == Phase::Rolling;
         let nodes = session.nodes.iter().map(|node| node.xname).collect();
-        Claim { order, starting, upgrading, failed, granted, nodes }
+        Claim { order, starting, upgrading, failed, partitions, granted, nodes }
     }
 
     /// What two sessions share, if anything. They may not share a group that either of them changes.
@@ -51,6 +55,10 @@ impl Claim {
             .or_else(|| changed(other).into_iter().find(|label| used(self).contains(label)));
         if let Some(label) = group {
             return Some(format!("the group '{label}'"));
+        }
+        // Each looks how many nodes are in service before it takes some: side by side both could take the last.
+        if let Some(partition) = self.partitions.intersection(&other.partitions).next() {
+            return Some(format!("the partition '{partition}', of which both keep nodes in service"));
         }
         let (few, many) = if self.nodes.len() < other.nodes.len() { (self, other) } else { (other, self) };
         let xname = few.nodes.iter().find(|xname| many.nodes.contains(xname));
@@ -151,7 +159,8 @@ mod tests {
     fn entry(n: u128, order: u64, groups: [&str; 3]) -> (UpgradeId, Claim) {
         let [starting, upgrading, failed] = groups.map(|label| label.parse().unwrap());
         let nodes = BTreeSet::new();
-        let claim = Claim { order, starting, upgrading, failed, granted: false, nodes };
+        let partitions = BTreeSet::new();
+        let claim = Claim { order, starting, upgrading, failed, partitions, granted: false, nodes };
         (UpgradeId(uuid::Uuid::from_u128(n)), claim)
     }
 
@@ -200,6 +209,20 @@ mod tests {
         let (rerun, two) = entry(2, 2, ["failed", "up-b", "failed-b"]);
         let mut claims = BTreeMap::from([(first, one), (rerun, two)]);
         assert!(claim(rerun, &[], &mut claims).0.unwrap_err().contains("the group 'failed'"));
+    }
+
+    #[test]
+    fn sessions_that_keep_nodes_of_one_partition_in_service_take_turns() {
+        let (first, one) = entry(1, 1, ["a", "up", "failed"]);
+        let (second, two) = entry(2, 2, ["b", "up-b", "failed-b"]);
+        let (third, three) = entry(3, 3, ["c", "up-c", "failed-c"]);
+        let batch = || BTreeSet::from(["batch".parse().unwrap()]);
+        let one = Claim { partitions: batch(), ..one };
+        let two = Claim { partitions: batch(), ..two };
+        let mut claims = BTreeMap::from([(first, one), (second, two), (third, three)]);
+        assert_eq!(claim(first, &[], &mut claims).0, Ok(()));
+        assert!(claim(second, &[], &mut claims).0.unwrap_err().contains("the partition 'batch'"));
+        assert_eq!(claim(third, &[], &mut claims).0, Ok(()), "it keeps none in service");
     }
 
     #[test]
