@@ -715,6 +715,8 @@ pub struct Summary {
     pub messages: Vec<Message>,
     /// Whether its deletion was ordered.
     pub deletion_ordered: bool,
+    /// The commands that are noted for it and not [taken in](Head::commands) yet, in order, with their numbers.
+    pub commands: Vec<(u64, Command)>,
 }
 
 /// An upgrade session.
