@@ -96,9 +96,9 @@ async fn what_is_not_ours_or_newer_is_left_alone() {
     let options = etcd.options(LONG);
     drop(open(&options).await);
     drop(open(&options).await);
-    client.put("/crus/format", "3", None).await.unwrap();
+    client.put("/crus/format", "4", None).await.unwrap();
     let error = refused(&options).await;
-    assert!(matches!(error, EtcdError::Newer { found: 3, .. }), "{error}");
+    assert!(matches!(error, EtcdError::Newer { found: 4, .. }), "{error}");
     client.put("/crus/format", "one", None).await.unwrap();
     let error = refused(&options).await;
     assert!(matches!(error, EtcdError::NotAStore { .. }), "{error}");
