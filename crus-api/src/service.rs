@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use crus_core::ports::StoreError;
-use crus_core::{Spec, UpgradeId};
+use crus_core::{Spec, Strategy, UpgradeId};
 
 use crate::status::SessionStatus;
 
@@ -29,6 +29,9 @@ pub trait Sessions: Send + Sync + 'static {
     /// Asks for a session's deletion, as often as wanted until it is gone. Returns it as it is then, its
     /// state [`Deleting`](crate::SessionState::Deleting); `None` when there is none of this id.
     async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
+
+    /// How a session goes about its nodes; `None` when there is none of this id.
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError>;
 }
 
 /// Why the service did not do it. The texts are for the log; what the caller is told is the business of

@@ -91,7 +91,7 @@ async fn follow(
 
 async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError> {
     match change {
-        Change::Session(id) => look_at(shared, id).await?,
+        Change::Session(id) | Change::Commanded(id) => look_at(shared, id).await?,
         Change::DeletionOrdered(id) => {
             if shared.board.order_deletion(id).is_none() {
                 look_at(shared, id).await?;
