@@ -1,5 +1,5 @@
 //! Who works on which nodes and groups: sessions that share any run one after the other, in the order of their
-//! creation.
+//! creation. So do those that keep nodes of the same partition in service.
 //!
 //! What counts of a session that waits are its groups, and the nodes that it asked for last. Until it has read its
 //! starting group for the first time nobody knows its nodes: a later session that shares only nodes with it may come first.
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::messages;
 use crate::model::{Phase, Session, Spec, UpgradeId};
-use crate::names::{GroupLabel, Xname};
+use crate::names::{GroupLabel, PartitionName, Xname};
 
 /// What a session works on, or will.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Claim {
     pub upgrading: GroupLabel,
     /// Its failed group.
     pub failed: GroupLabel,
+    /// The partitions of which it keeps some nodes in service.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub partitions: BTreeSet<PartitionName>,
     /// Whether its turn has come.
     pub granted: bool,
     /// Its nodes; while it waits, those it asked for last.
@@ -37,10 +40,11 @@ pub struct Claim {
 impl Claim {
     /// The claim of a session as it is stored: `order` is its place in the order of creation.
     pub fn of(session: &Session, order: u64) -> Self {
-        let Spec { starting, upgrading, failed, .. } = session.head.spec.clone();
+        let Spec { starting, upgrading, failed, strategy, .. } = session.head.spec.clone();
+        let partitions = strategy.min_in_service.into_keys().collect();
         let granted = session.head.phase == Phase::Rolling;
         let nodes = session.nodes.iter().map(|node| node.xname).collect();
-        Claim { order, starting, upgrading, failed, granted, nodes }
+        Claim { order, starting, upgrading, failed, partitions, granted, nodes }
     }
 
     /// What two sessions share, if anything. They may not share a group that either of them changes.
@@ -51,6 +55,10 @@ impl Claim {
             .or_else(|| changed(other).into_iter().find(|label| used(self).contains(label)));
         if let Some(label) = group {
             return Some(format!("the group '{label}'"));
+        }
+        // Each looks how many nodes are in service before it takes some: side by side both could take the last.
+        if let Some(partition) = self.partitions.intersection(&other.partitions).next() {
+            return Some(format!("the partition '{partition}', of which both keep nodes in service"));
         }
         let (few, many) = if self.nodes.len() < other.nodes.len() { (self, other) } else { (other, self) };
         let xname = few.nodes.iter().find(|xname| many.nodes.contains(xname));
@@ -93,16 +101,24 @@ pub fn shared(one: &Session, other: &Session) -> Option<String> {
 
 /// Nodes as one text, so that 100,000 of them fit into one record of any store: of each xname only what differs
 /// from the one before, `x1000c0s0b0n0 n1 b1n0 n1 s1b0n0`.
-mod folded {
+pub(crate) mod folded {
     use std::collections::BTreeSet;
     use std::fmt::Write as _;
 
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::names::Xname;
+    use crate::names::{InvalidName, Xname};
 
     pub(super) fn serialize<S: Serializer>(nodes: &BTreeSet<Xname>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&fold(nodes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Xname>, D::Error> {
+        unfold(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+
+    pub(crate) fn fold<'a>(nodes: impl IntoIterator<Item = &'a Xname>) -> String {
         let mut text = String::new();
         let mut before: Option<String> = None;
         for xname in nodes {
@@ -113,7 +129,7 @@ mod folded {
             _ = write!(text, "{space}{}", &full[same..]);
             before = Some(full);
         }
-        to.serialize_str(&text)
+        text
     }
 
     /// How many bytes of two xnames are parts that both share.
@@ -127,8 +143,7 @@ mod folded {
         two[..same].rfind(|c: char| c.is_ascii_alphabetic()).unwrap_or(0)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Xname>, D::Error> {
-        let text = String::deserialize(from)?;
+    pub(crate) fn unfold(text: &str) -> Result<BTreeSet<Xname>, InvalidName> {
         let mut before = String::new();
         let mut nodes = BTreeSet::new();
         for word in text.split_ascii_whitespace() {
@@ -136,7 +151,7 @@ mod folded {
             let kept = before.find(letter).unwrap_or(before.len());
             before.truncate(kept);
             before.push_str(word);
-            nodes.insert(before.parse().map_err(D::Error::custom)?);
+            nodes.insert(before.parse()?);
         }
         Ok(nodes)
     }
@@ -151,7 +166,8 @@ mod tests {
     fn entry(n: u128, order: u64, groups: [&str; 3]) -> (UpgradeId, Claim) {
         let [starting, upgrading, failed] = groups.map(|label| label.parse().unwrap());
         let nodes = BTreeSet::new();
-        let claim = Claim { order, starting, upgrading, failed, granted: false, nodes };
+        let partitions = BTreeSet::new();
+        let claim = Claim { order, starting, upgrading, failed, partitions, granted: false, nodes };
         (UpgradeId(uuid::Uuid::from_u128(n)), claim)
     }
 
@@ -200,6 +216,20 @@ mod tests {
         let (rerun, two) = entry(2, 2, ["failed", "up-b", "failed-b"]);
         let mut claims = BTreeMap::from([(first, one), (rerun, two)]);
         assert!(claim(rerun, &[], &mut claims).0.unwrap_err().contains("the group 'failed'"));
+    }
+
+    #[test]
+    fn sessions_that_keep_nodes_of_one_partition_in_service_take_turns() {
+        let (first, one) = entry(1, 1, ["a", "up", "failed"]);
+        let (second, two) = entry(2, 2, ["b", "up-b", "failed-b"]);
+        let (third, three) = entry(3, 3, ["c", "up-c", "failed-c"]);
+        let batch = || BTreeSet::from(["batch".parse().unwrap()]);
+        let one = Claim { partitions: batch(), ..one };
+        let two = Claim { partitions: batch(), ..two };
+        let mut claims = BTreeMap::from([(first, one), (second, two), (third, three)]);
+        assert_eq!(claim(first, &[], &mut claims).0, Ok(()));
+        assert!(claim(second, &[], &mut claims).0.unwrap_err().contains("the partition 'batch'"));
+        assert_eq!(claim(third, &[], &mut claims).0, Ok(()), "it keeps none in service");
     }
 
     #[test]

@@ -414,6 +414,7 @@ impl Machine<'_> {
             self.take_again();
             return true;
         }
+        self.s.known.named = self.s.unnamed().is_empty();
         if self.s.unmet_condition().is_some() || !self.s.is_ready_to_start(self.now) {
             return false;
         }

@@ -167,18 +167,32 @@ impl Window {
         (0..WEEK_MIN).all(|minute| other.holds(minute) || !self.holds(minute))
     }
 
-    /// Whether it is open at this moment, and until when that stays so. `zone` must hold at `now`.
+    /// Whether it is open at this moment, and until when that stays so: for a week at most. `zone` must hold at `now`.
     pub fn at(&self, now: Time, zone: ZoneOffset) -> Opening {
         let is_open = self.is_open(now, zone);
-        // Nothing changes but at the minutes at which a span begins or ends, or the zone's clocks are set.
-        let mut then = now;
-        for _ in 0..=WEEK_MIN {
-            then = Time((then.0 / 60_000 + 1) * 60_000);
-            if self.is_open(then, zone) != is_open {
-                break;
+        let changes =
+            self.moments_after(now, zone).into_iter().find(|then| self.is_open(*then, zone) != is_open);
+        let until = changes.unwrap_or(now + u64::from(WEEK_MIN) * 60_000);
+        if is_open { Opening::Open(until) } else { Opening::Closed(until) }
+    }
+
+    /// The moments of the next week at which anything can change, in order: a span begins or ends, or the zone's clocks
+    /// are set.
+    fn moments_after(&self, now: Time, zone: ZoneOffset) -> Vec<Time> {
+        let set = zone.change.filter(|(change, _)| *change > now);
+        let mut moments: Vec<Time> = set.iter().map(|(change, _)| *change).collect();
+        let change = set.map_or(Time(u64::MAX), |(change, _)| change);
+        let seconds_after = set.map_or(zone.at(now), |(_, seconds)| seconds);
+        for span in &self.open {
+            for edge in span.edges() {
+                moments.push(next(edge, now, zone.at(now)));
+                let later = next(edge, change.min(now + u64::from(WEEK_MIN) * 60_000), seconds_after);
+                moments.push(later);
             }
         }
-        if is_open { Opening::Open(then) } else { Opening::Closed(then) }
+        moments.sort_unstable();
+        moments.dedup();
+        moments
     }
 
     fn is_open(&self, time: Time, zone: ZoneOffset) -> bool {
@@ -197,15 +211,41 @@ impl Window {
 }
 
 impl Span {
-    /// Whether a minute of the week is within it.
-    fn holds(&self, minute: u32) -> bool {
-        let (from, to) = (self.from.minutes, self.to.minutes);
-        let length = if to > from { to - from } else { to + DAY_MIN - from };
-        (0..).zip(Weekday::ALL).any(|(day, weekday)| {
-            let on_that_day = self.days.is_empty() || self.days.contains(&weekday);
-            on_that_day && (minute + WEEK_MIN - day * DAY_MIN - from) % WEEK_MIN < length
+    /// The minutes of the week at which it begins or ends.
+    fn edges(&self) -> impl Iterator<Item = u32> + '_ {
+        let on_that_day = |(_, weekday): &(u32, Weekday)| self.days.is_empty() || self.days.contains(weekday);
+        let days = (0..).zip(Weekday::ALL).filter(on_that_day);
+        days.flat_map(|(day, _)| {
+            let from = day * DAY_MIN + self.from.minutes;
+            [from % WEEK_MIN, (from + self.length()) % WEEK_MIN]
         })
     }
+
+    /// In minutes.
+    fn length(&self) -> u32 {
+        let (from, to) = (self.from.minutes, self.to.minutes);
+        if to > from { to - from } else { to + DAY_MIN - from }
+    }
+
+    /// Whether a minute of the week is within it.
+    fn holds(&self, minute: u32) -> bool {
+        (0..).zip(Weekday::ALL).any(|(day, weekday)| {
+            let on_that_day = self.days.is_empty() || self.days.contains(&weekday);
+            on_that_day
+                && (minute + 2 * WEEK_MIN - day * DAY_MIN - self.from.minutes) % WEEK_MIN < self.length()
+        })
+    }
+}
+
+/// When a minute of the week comes next by clocks that are so many seconds ahead of UTC.
+fn next(minute: u32, after: Time, seconds: i32) -> Time {
+    let local = i64::try_from(after.0 / 1000).unwrap_or(i64::MAX).saturating_add(i64::from(seconds));
+    // 1970-01-01 was a Thursday; weeks begin on Monday here.
+    let now = local.div_euclid(60).saturating_add(i64::from(3 * DAY_MIN));
+    let ahead = (i64::from(minute) - now - 1).rem_euclid(i64::from(WEEK_MIN)) + 1;
+    let then =
+        local.div_euclid(60).saturating_add(ahead).saturating_mul(60).saturating_sub(i64::from(seconds));
+    Time(u64::try_from(then).unwrap_or_default().saturating_mul(1000))
 }
 
 /// A moment by the clocks of a zone, as `Tue 22:00`.
@@ -257,6 +297,29 @@ mod tests {
         let summer = ZoneOffset { seconds: 3600, change: Some((monday(60), 7200)) };
         assert_eq!(morning.at(monday(0), summer), Opening::Closed(monday(6 * 60)));
         assert_eq!(local(monday(6 * 60), summer), "Mon 08:00");
+    }
+
+    /// Against going through the week minute by minute.
+    #[test]
+    fn the_next_change_is_the_first_minute_at_which_it_is_otherwise() {
+        let windows = [
+            r#"[{"days":["sun"],"from":"22:00","to":"06:00"}]"#,
+            r#"[{"days":["mon","wed"],"from":"08:00","to":"09:30"},{"from":"09:00","to":"10:00"}]"#,
+            r#"[{"from":"23:30","to":"00:30"},{"days":["sat"],"from":"00:00","to":"24:00"}]"#,
+        ];
+        for window in windows.map(window) {
+            for start in (0..2 * u64::from(WEEK_MIN)).step_by(97) {
+                for change in [None, Some((monday(start + 500), 7200)), Some((monday(start + 7), -3600))] {
+                    let zone = ZoneOffset { seconds: 3600, change };
+                    let (now, is_open) = (monday(start), window.is_open(monday(start), zone));
+                    let minutes = (1..=u64::from(WEEK_MIN)).map(|minute| monday(start + minute));
+                    let changes = minutes.into_iter().find(|then| window.is_open(*then, zone) != is_open);
+                    let until = changes.unwrap();
+                    let opening = if is_open { Opening::Open(until) } else { Opening::Closed(until) };
+                    assert_eq!(window.at(now, zone), opening, "{window:?} at {start}, {zone:?}");
+                }
+            }
+        }
     }
 
     #[test]

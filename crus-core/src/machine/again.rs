@@ -69,6 +69,7 @@ impl Machine<'_> {
         self.s.head.batch.retain(|i| !is_again(i));
         self.s.known.first_pending = self.s.known.first_pending.min(nodes.first().copied().unwrap_or(0));
         self.s.known.chosen = None;
+        self.s.known.named = false;
         self.events.push(Event::Head);
     }
 }

@@ -162,6 +162,12 @@ impl Agenda<'_> {
             }
             _ => self.look(NOW, Effect::ReadTemplate(s.head.spec.template.clone())),
         }
+        let partitions = || s.head.spec.strategy.min_in_service.keys().cloned().collect();
+        if let Some((at, _)) = &s.known.partitions
+            && s.missing_partition().is_some()
+        {
+            self.look(self.again(*at), Effect::ReadPartitions(partitions()));
+        }
         if !self.effects.is_empty() || s.unmet_condition().is_some() {
             return;
         }
@@ -177,7 +183,6 @@ impl Agenda<'_> {
             let xnames = unnamed.iter().map(|&i| s.nodes[i].xname).collect();
             return self.look(NOW, Effect::ReadFacts(xnames));
         }
-        let partitions = || s.head.spec.strategy.min_in_service.keys().cloned().collect();
         if !s.knows_its_floors(self.now) {
             return self.look(NOW, Effect::ReadPartitions(partitions()));
         }

@@ -120,8 +120,11 @@ fn name_of(
 }
 
 impl Session {
-    /// The pending nodes that have no name in the workload manager.
+    /// The pending nodes that have no name in the workload manager. Only those that are taken again may have none.
     pub(super) fn unnamed(&self) -> Vec<usize> {
+        if self.known.named {
+            return Vec::new();
+        }
         let from = self.known.first_pending;
         let nodes = (from..).zip(self.nodes.get(from..).unwrap_or_default());
         let unnamed = |node: &Node| node.name.is_none() && node.state == NodeState::Pending;
@@ -184,6 +187,7 @@ impl Session {
         self.known.holding.clear();
         self.known.partitions = None;
         self.known.checks.clear();
+        self.known.ended_jobs.clear();
         self.known.jobs_changed = false;
     }
 }

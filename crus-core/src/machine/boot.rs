@@ -146,7 +146,14 @@ impl Machine<'_> {
         self.say(messages::boot_completed(self.s.head.step));
         // Told once for all, though BOS gives nodes up one by one.
         let in_boot = |failure: &Failure| {
-            !matches!(failure, Failure::DrainTimedOut | Failure::UnknownToWlm | Failure::UnknownToHsm)
+            !matches!(
+                failure,
+                Failure::DrainTimedOut
+                    | Failure::UnknownToWlm
+                    | Failure::UnknownToHsm
+                    | Failure::CheckFailed(_)
+                    | Failure::SoakFailed(_)
+            )
         };
         let failed = self.s.batch_in(|state| matches!(state, NodeState::Failed(f) if in_boot(f)));
         self.tell_failures(&failed);

@@ -201,8 +201,13 @@ impl Machine<'_> {
             Effect::Requeue(jobs) | Effect::Cancel(jobs) => {
                 known.jobs = None;
                 if result.is_ok() {
-                    let cancelled = matches!(effect, Effect::Cancel(_));
-                    self.say(messages::jobs_ended(self.s.head.step, jobs, cancelled));
+                    let new: Vec<String> =
+                        jobs.iter().filter(|job| !known.ended_jobs.contains_key(*job)).cloned().collect();
+                    known.ended_jobs.extend(jobs.iter().map(|job| (job.clone(), self.now)));
+                    if !new.is_empty() {
+                        let cancelled = matches!(effect, Effect::Cancel(_));
+                        self.say(messages::jobs_ended(self.s.head.step, &new, cancelled));
+                    }
                 }
             }
             Effect::Reboot(request) => {

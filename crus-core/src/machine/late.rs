@@ -11,6 +11,9 @@ use crate::wlm::Job;
 /// waits for.
 const JOBS_AGAIN_POLLS: u64 = 60;
 
+/// So many polls after a job was to be ended it is asked for again, if it still holds a node.
+const ENDING_POLLS: u64 = 6;
+
 impl Machine<'_> {
     /// Does what is to be done with nodes that drain for too long. Tells whether any of them went elsewhere.
     pub(super) fn give_up_late(&mut self) -> bool {
@@ -129,7 +132,10 @@ impl Session {
         if !fresh || !names.iter().all(|name| jobs.asked.contains(*name)) {
             return None;
         }
-        let holds = |job: &&Job| job.nodes.iter().any(|name| names.contains(&name));
+        // One that is ending holds its nodes for a while yet.
+        let pause = self.limits.poll_ms.saturating_mul(ENDING_POLLS);
+        let asked = |job: &Job| self.known.ended_jobs.get(&job.id).is_some_and(|at| now.since(*at) < pause);
+        let holds = |job: &&Job| job.nodes.iter().any(|name| names.contains(&name)) && !asked(job);
         Some(jobs.jobs.iter().filter(holds).map(|job| job.id.clone()).collect())
     }
 }

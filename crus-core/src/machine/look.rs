@@ -288,6 +288,13 @@ impl Session {
         self.head.deletion.is_some() && self.head.step == 0 && self.batch().all(|node| node.step.is_none())
     }
 
+    /// A partition of which some nodes must stay in service, and that was not there at the last look.
+    pub(super) fn missing_partition(&self) -> Option<&PartitionName> {
+        let (_, partitions) = self.known.partitions.as_ref()?;
+        let known = |name: &PartitionName| partitions.iter().any(|partition| partition.name == *name);
+        self.head.spec.strategy.min_in_service.keys().find(|name| !known(name))
+    }
+
     /// Whether the partitions of which some nodes must stay in service were looked at lately, if there are any.
     pub(super) fn knows_its_floors(&self, now: Time) -> bool {
         let oldest = now - self.limits.last_look_ms.saturating_mul(3);
@@ -365,11 +372,8 @@ impl Session {
             if let (Some(window), Some((_, None))) = (&strategy.window, &self.known.zone) {
                 return Some(messages::zone_unknown(&window.time_zone));
             }
-            if let Some((_, partitions)) = &self.known.partitions {
-                let known = |name: &PartitionName| partitions.iter().any(|partition| partition.name == *name);
-                if let Some(missing) = strategy.min_in_service.keys().find(|name| !known(name)) {
-                    return Some(messages::partition_missing(missing));
-                }
+            if let Some(missing) = self.missing_partition() {
+                return Some(messages::partition_missing(missing));
             }
         }
         if self.needs_template() && self.known.template.is_some_and(|(_, exists)| !exists) {
