@@ -167,6 +167,8 @@ impl Site for StandIn {
             start_ms: 0,
             duration_ms: None,
             limit_ms: limit_minutes.map(|minutes| u64::from(minutes) * 60_000),
+            partition: None,
+            requeue: true,
         };
         assert!(self.live.with(|cluster| cluster.submit(job)));
         id.to_string()

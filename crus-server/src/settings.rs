@@ -648,6 +648,9 @@ mod tests {
                 starting: "s".repeat(64).parse().unwrap(),
                 upgrading: "u".repeat(64).parse().unwrap(),
                 failed: "f".repeat(64).parse().unwrap(),
+                partitions: (0..crus_core::strategy::PARTITIONS_MAX)
+                    .map(|n| format!("{n:0>64}").parse().unwrap())
+                    .collect(),
                 granted: true,
                 nodes: (0..count).map(name).collect(),
             };

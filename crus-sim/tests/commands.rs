@@ -1,5 +1,5 @@
 //! What operators order of sessions, through the store: it holds whoever runs the session, and survives a crash.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 mod common;

@@ -26,6 +26,8 @@ fn cluster() -> Cluster {
         start_ms: 0,
         duration_ms: None,
         limit_ms,
+        partition: None,
+        requeue: true,
     };
     let workload = Workload::Listed(vec![
         job(1, &[3, 4], Some(1), Some(120_000)),

@@ -6,6 +6,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, router};
+use crus_core::commands;
+use crus_core::machine::{self, Input};
+use crus_core::model::{Command, Summary};
 use crus_core::{Limits, Session, Spec, Time, UpgradeId};
 use http::request::Builder;
 use http::{HeaderMap, Request, StatusCode};
@@ -86,6 +89,25 @@ impl Sessions for Memory {
             session.head.deletion = Some(Time(1));
             Some(status(session))
         })
+    }
+
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+        let taken = self.with(|sessions| {
+            let session = sessions.iter_mut().find(|session| session.head.id == id)?;
+            let Session { head, messages, .. } = session.clone();
+            let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
+            if let Some(reason) = commands::why_not(&summary, command) {
+                return Some(Err(ServiceError::NotNow { reason }));
+            }
+            let number = session.head.commands + 1;
+            machine::step(session, Time(2), Input::Command { number, command });
+            Some(Ok(status(session)))
+        });
+        taken?.transpose()
     }
 }
 
