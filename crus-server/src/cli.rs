@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
         }
         Verb::Session(args) => client_ended(client::session(args)),
         Verb::Plan(args) => client_ended(client::plan(args)),
-        Verb::Completions { shell } => client_ended(manual::completions(shell, Cli::command())),
+        Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
         Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
         Verb::SlurmStandIn { arguments } => {
             // Its first argument is the name that it was called by.

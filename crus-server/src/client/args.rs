@@ -7,27 +7,40 @@ use crus_core::model::NodeState;
 
 use super::strategy_args::StrategyArgs;
 
+const URL_HELP: &str = "\
+Root of the service's API, such as https://api-gw-service-nmn.local/apis/crus. Proxies of the environment are not used, \
+since the service is in the system's own network; redirects are not followed, since they could carry the token elsewhere
+[default: http://127.0.0.1:8080] [env: CRUS_URL] [file: url]";
+
+const TOKEN_HELP: &str = "\
+File with the bearer token to send; it is read anew for each request. CRUS_TOKEN, or token in the client's file, may hold \
+the token itself
+[env: CRUS_TOKEN_FILE] [file: token_file]";
+
+const CA_HELP: &str = "\
+PEM file with the certificate authorities to trust, instead of the system's
+[env: CRUS_CA_FILE] [file: ca_file]";
+
+const CONFIG_HELP: &str = "\
+The client's file: TOML with url, ca_file, and token_file or token. One with a token must be readable by you alone, and \
+its token is sent to its url alone
+[default: client.toml in $XDG_CONFIG_HOME/crus or ~/.config/crus] [env: CRUS_CLIENT_CONFIG]";
+
 /// Where the service is, and how answers are shown.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Connection and output")]
 pub(crate) struct Connection {
-    /// Root of the service's API, such as https://api-gw-service-nmn.local/apis/crus. Proxies of the environment are not
-    /// used, since the service is in the system's own network; redirects are not followed, since they could carry the
-    /// token elsewhere.
-    /// [default: http://127.0.0.1:8080] [env: CRUS_URL] [file: url]
-    #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url, verbatim_doc_comment)]
+    /// Root of the service's API.
+    #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url, help = URL_HELP)]
     pub(crate) url: Option<String>,
-    /// File with the bearer token to send. CRUS_TOKEN may hold the token itself.
-    /// [env: CRUS_TOKEN_FILE] [file: token_file, or token for the token itself]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, verbatim_doc_comment)]
+    /// File with the bearer token to send.
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, help = TOKEN_HELP)]
     pub(crate) token_file: Option<PathBuf>,
-    /// PEM file with the certificate authorities to trust, instead of the system's.
-    /// [env: CRUS_CA_FILE] [file: ca_file]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, verbatim_doc_comment)]
+    /// Authorities to trust.
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, help = CA_HELP)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// File with url, ca_file, and token_file or token.
-    /// [default: client.toml in $XDG_CONFIG_HOME/crus or ~/.config/crus] [env: CRUS_CLIENT_CONFIG]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, verbatim_doc_comment)]
+    /// The client's file.
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, help = CONFIG_HELP)]
     pub(crate) client_config: Option<PathBuf>,
     /// How long one request may take.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -150,13 +163,14 @@ pub(crate) enum SessionVerb {
 /// Options of `crus session create`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CreateArgs {
-    #[command(flatten)]
-    pub(crate) upgrade: UpgradeArgs,
     /// Follow the upgrade to its end, as `crus session watch` does.
     #[arg(long)]
     pub(crate) wait: bool,
     #[command(flatten)]
     pub(crate) follow: FollowArgs,
+    // Last, since its headings hold for what comes after it.
+    #[command(flatten)]
+    pub(crate) upgrade: UpgradeArgs,
 }
 
 /// Which session.

@@ -32,15 +32,19 @@ pub(crate) struct ManArgs {
 ///
 /// # Errors
 /// When it cannot be printed.
-pub(crate) fn completions(shell: Completes, mut command: Command) -> Result<u8, ClientError> {
+pub(crate) fn completions(shell: Completes, command: &Command) -> Result<u8, ClientError> {
     let shell = match shell {
         Completes::Bash => Shell::Bash,
         Completes::Zsh => Shell::Zsh,
         Completes::Fish => Shell::Fish,
     };
+    // Generators offer hidden commands, too: they get the command line without them.
+    let shown = command.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let version = command.get_version().unwrap_or_default().to_owned();
+    let mut command = Command::new("crus").version(version).disable_help_subcommand(true).subcommands(shown);
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "crus", &mut script);
-    print_bytes(&script)
+    print(&String::from_utf8_lossy(&script)).map(|()| super::exit::OK)
 }
 
 /// Prints a manual page, or writes all of them.
@@ -63,19 +67,24 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> Result<u8, ClientError> {
             ClientError::usage(format!("there is no command {name}; crus --help lists all"))
         })?;
     }
-    let mut text = Vec::new();
-    let rendered = clap_mangen::Man::new(page.clone()).render(&mut text);
-    rendered.map_err(|error| ClientError::output(&error))?;
-    print_bytes(&text)
+    let text = render(page).map_err(|error| ClientError::output(&error))?;
+    print(&text).map(|()| super::exit::OK)
 }
 
 fn write(command: &Command, folder: &Path) -> io::Result<()> {
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         write(command, folder)?;
     }
-    clap_mangen::Man::new(command.clone()).generate_to(folder).map(drop)
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    std::fs::write(folder.join(format!("{name}.1")), render(command)?)
 }
 
-fn print_bytes(text: &[u8]) -> Result<u8, ClientError> {
-    print(&String::from_utf8_lossy(text)).map(|()| super::exit::OK)
+fn render(command: &Command) -> io::Result<String> {
+    let mut text = Vec::new();
+    let source = concat!("crus ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(command.clone()).source(source).manual("CRUS").render(&mut text)?;
+    // What the end of the help is about is known here alone.
+    let heading = |text: &str| format!(".SH \"{text}\"\n");
+    let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\nExit codes:\n", &heading("EXIT STATUS"));
+    Ok(text.replace(".SH EXTRA\n", &heading("NOTES")))
 }
