@@ -259,6 +259,8 @@ fn may_end_jobs(strategy: &Strategy) -> Option<bool> {
 struct Story {
     /// How often it lost power by this session.
     reboots: u32,
+    /// How often the session has taken it again: each attempt may reboot it once.
+    attempt: u32,
     held: bool,
     /// Whether somebody else holds it.
     theirs: bool,
@@ -311,8 +313,11 @@ impl Audit {
         self.deletion.is_some()
     }
 
-    /// Takes note of the nodes that the session froze, once it has.
+    /// Takes note of the nodes that the session froze, once it has, and of the attempts at them.
     pub fn follow(&mut self, session: &Session) -> Vec<Violation> {
+        for node in session.nodes.iter().filter(|node| node.attempt > 0) {
+            self.nodes.entry(node.xname).or_default().attempt = node.attempt;
+        }
         if self.frozen || session.head.phase == Phase::Created {
             return Vec::new();
         }
@@ -362,7 +367,7 @@ impl Audit {
                         .push(broken("P2", format!("{xname} rebooted while held {held}, jobs {jobs:?}")));
                 }
                 story.reboots += 1;
-                if story.reboots > 1 {
+                if story.reboots > story.attempt + 1 {
                     violations.push(broken("P3", format!("{xname} rebooted {} times", story.reboots)));
                 }
             }

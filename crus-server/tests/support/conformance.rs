@@ -183,7 +183,7 @@ async fn tells_a_session_without_its_nodes(store: &dyn SessionStore) {
     let revision = store.create(&session).await.unwrap();
     let told = |session: &Session, deletion_ordered| {
         let Session { head, messages, .. } = session.clone();
-        Ok(Some(Summary { head, messages, deletion_ordered }))
+        Ok(Some(Summary { head, messages, deletion_ordered, commands: Vec::new() }))
     };
     assert_eq!(store.summary(id).await, told(&session, false));
 
@@ -336,8 +336,11 @@ async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 async fn next(changes: &mut Box<dyn Changes>, id: UpgradeId) -> Change {
     loop {
         let change = in_time("a change", changes.next()).await.unwrap();
-        let (Change::Session(of) | Change::DeletionOrdered(of) | Change::Unowned(of) | Change::Removed(of)) =
-            change;
+        let (Change::Session(of)
+        | Change::DeletionOrdered(of)
+        | Change::Commanded(of)
+        | Change::Unowned(of)
+        | Change::Removed(of)) = change;
         if of == id {
             return change;
         }

@@ -241,6 +241,7 @@ impl EtcdStore {
             head: stored::head(id, &look.head)?,
             messages: stored::messages(id, messages)?,
             deletion_ordered: look.deletion_ordered,
+            commands: Vec::new(),
         }))
     }
 
