@@ -60,8 +60,8 @@ impl Entry {
 
     fn tell(&mut self, head: &Head, messages: &[Message]) {
         self.status = Arc::new(status(head, messages, self.deletion_ordered));
-        self.head = Arc::new(head.clone());
         self.taken_in = head.commands;
+        self.head = Arc::new(head.clone());
     }
 
     /// A session that is done is run only to be deleted, or to take in a command.
