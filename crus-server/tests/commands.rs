@@ -203,6 +203,7 @@ async fn what_is_ordered_of_one_replica_reaches_the_owner_at_once_however_long_i
     let site = Site::new(config());
     let owner = site.replica(HOUR_MS).await;
     let id = owner.create().await;
+    eventually("its own", async || owner.store.owns(id)).await;
     let other = site.replica(HOUR_MS).await;
     eventually("its nodes are known", async || site.phase(id).await == Phase::Rolling).await;
     assert!(owner.store.owns(id) && !other.store.owns(id));
