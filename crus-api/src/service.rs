@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use crus_core::commands::NotNow;
 use crus_core::model::Command;
 use crus_core::ports::StoreError;
-use crus_core::{Spec, UpgradeId};
+use crus_core::{Spec, Strategy, UpgradeId};
 
 use crate::status::SessionStatus;
 
@@ -42,6 +42,9 @@ pub trait Sessions: Send + Sync + 'static {
         id: UpgradeId,
         command: Command,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
+
+    /// How a session goes about its nodes; `None` when there is none of this id.
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError>;
 }
 
 /// Why the service did not do it. The texts are for the log; what the caller is told is the business of

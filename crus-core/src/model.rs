@@ -474,6 +474,9 @@ pub struct Head {
     /// Why no other step is started, while that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
+    /// Whether an operator wants the failed nodes to be taken again as soon as what is owed for them is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry: bool,
     /// How many failed nodes an operator knew of when they let the session go on: they do not count for
     /// [`Strategy::max_failed`] any more.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -759,6 +762,7 @@ impl Session {
                 entries: 0,
                 commands: 0,
                 pause: None,
+                retry: false,
                 accepted: 0,
                 canaries: 0,
                 soak_until: None,

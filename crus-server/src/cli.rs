@@ -69,7 +69,7 @@ enum Verb {
     },
     /// Print a manual page: crus man session create | man -l -
     Man(ManArgs),
-    /// Answer as scontrol or squeue of a simulated cluster.
+    /// Answer as scontrol, squeue or scancel of a simulated cluster.
     #[command(hide = true, disable_help_flag = true)]
     SlurmStandIn {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

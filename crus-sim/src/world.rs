@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Truth};
 use crus_core::driver::{Driver, Next, Observer, Ports};
+use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Stage};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
@@ -731,6 +732,14 @@ impl World {
     /// A node of a session.
     pub fn node(&self, id: UpgradeId, xname: Xname) -> Option<&Node> {
         self.session(id)?.nodes.iter().find(|node| node.xname == xname)
+    }
+
+    /// What the stored history of a session has, the oldest first; nothing of one that is gone.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn history(&self, id: UpgradeId) -> Result<Vec<Entry>, Stuck> {
+        at_once(self.store.history(id, 0, usize::MAX))?.map_err(failed)
     }
 
     /// How often a session rebooted a node.

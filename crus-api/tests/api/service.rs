@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, router};
+use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, Site, router};
 use crus_core::commands;
 use crus_core::machine::{self, Input};
 use crus_core::model::{Command, Summary};
-use crus_core::{Limits, Session, Spec, Time, UpgradeId};
+use crus_core::{Limits, Session, Spec, Strategy, Time, UpgradeId};
 use http::request::Builder;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -109,6 +109,14 @@ impl Sessions for Memory {
         });
         taken?.transpose()
     }
+
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError> {
+        self.with(|sessions| Some(found(sessions, id)?.head.spec.strategy.clone()))
+    }
+}
+
+fn found(sessions: &[Session], id: UpgradeId) -> Option<&Session> {
+    sessions.iter().find(|session| session.head.id == id)
 }
 
 /// The routes with a service of memory behind them.
@@ -119,8 +127,14 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new() -> Self {
+        Api::of(Site::default())
+    }
+
+    /// The same at a site of its own.
+    pub(crate) fn of(site: Site) -> Self {
         let memory = Arc::new(Memory::default());
-        Api { router: router(Arc::clone(&memory) as Arc<dyn Sessions>, ApiLimits::default()), memory }
+        let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
+        Api { router: router(sessions, site, ApiLimits::default()), memory }
     }
 
     /// From now on the service fails.

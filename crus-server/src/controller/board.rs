@@ -26,10 +26,8 @@ pub(super) struct Board(Mutex<BTreeMap<UpgradeId, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    created: Time,
+    head: Arc<Head>,
     status: Arc<SessionStatus>,
-    /// When it ended, if it has.
-    ended: Option<Time>,
     /// The order is in the store already.
     deletion_ordered: bool,
     /// The number of the latest command that is noted for it, as far as is known here.
@@ -48,9 +46,8 @@ struct Entry {
 impl Entry {
     fn of(summary: &Summary) -> Self {
         Entry {
-            created: summary.head.created,
+            head: Arc::new(summary.head.clone()),
             status: status_of(summary),
-            ended: summary.head.ended,
             deletion_ordered: summary.deletion_ordered,
             commanded: latest_of(summary),
             taken_in: summary.head.commands,
@@ -63,13 +60,13 @@ impl Entry {
 
     fn tell(&mut self, head: &Head, messages: &[Message]) {
         self.status = Arc::new(status(head, messages, self.deletion_ordered));
-        self.ended = head.ended;
         self.taken_in = head.commands;
+        self.head = Arc::new(head.clone());
     }
 
     /// A session that is done is run only to be deleted, or to take in a command.
     fn has_work(&self) -> bool {
-        self.ended.is_none() || self.deletion_ordered || self.has_commands()
+        self.head.ended.is_none() || self.deletion_ordered || self.has_commands()
     }
 
     fn has_commands(&self) -> bool {
@@ -127,7 +124,8 @@ impl Board {
     /// All answers, in the order of creation.
     pub(super) fn all(&self) -> Vec<Arc<SessionStatus>> {
         let entries = self.lock();
-        let mut all: Vec<_> = entries.iter().map(|(id, e)| (e.created, *id, Arc::clone(&e.status))).collect();
+        let mut all: Vec<_> =
+            entries.iter().map(|(id, e)| (e.head.created, *id, Arc::clone(&e.status))).collect();
         drop(entries);
         all.sort_by_key(|(created, id, _)| (*created, *id));
         all.into_iter().map(|(_, _, status)| status).collect()
@@ -136,6 +134,11 @@ impl Board {
     /// The answer for one session.
     pub(super) fn get(&self, id: UpgradeId) -> Option<Arc<SessionStatus>> {
         self.lock().get(&id).map(|entry| Arc::clone(&entry.status))
+    }
+
+    /// The head of one session.
+    pub(super) fn head(&self, id: UpgradeId) -> Option<Arc<Head>> {
+        self.lock().get(&id).map(|entry| Arc::clone(&entry.head))
     }
 
     /// Takes in that the session's deletion is ordered, and wakes who runs it here. `None` when it is gone.
@@ -178,7 +181,7 @@ impl Board {
     pub(super) fn idle(&self) -> Vec<UpgradeId> {
         let entries = self.lock();
         let idle = entries.iter().filter(|(_, entry)| entry.has_work() && !entry.running);
-        let mut idle: Vec<_> = idle.map(|(id, entry)| (entry.created, *id)).collect();
+        let mut idle: Vec<_> = idle.map(|(id, entry)| (entry.head.created, *id)).collect();
         drop(entries);
         idle.sort_unstable();
         idle.into_iter().map(|(_, id)| id).collect()
@@ -243,7 +246,8 @@ impl Board {
     pub(super) fn outdated(&self, retention: &Retention, now: Time) -> Vec<UpgradeId> {
         let entries = self.lock();
         let finished = entries.iter().filter(|(_, entry)| !entry.running && !entry.has_work());
-        let mut finished: Vec<_> = finished.filter_map(|(id, entry)| Some((entry.ended?, *id))).collect();
+        let mut finished: Vec<_> =
+            finished.filter_map(|(id, entry)| Some((entry.head.ended?, *id))).collect();
         drop(entries);
         finished.sort_unstable_by_key(|finished| Reverse(*finished));
         let too_old = |ended: Time| retention.max_age_ms.is_some_and(|age| now.since(ended) > age);

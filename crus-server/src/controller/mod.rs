@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crus_api::{ServiceError, SessionStatus, Sessions};
+use crus_core::Strategy;
 use crus_core::commands;
 use crus_core::driver::Ports;
-use crus_core::model::{Command, Limits, Session, Spec, Summary, UpgradeId};
+use crus_core::model::{Command, Head, Limits, Session, Spec, Summary, UpgradeId};
 use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
@@ -201,6 +202,14 @@ impl Shared {
     async fn stored(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         Ok(self.ports.store.summary(id).await?.as_ref().map(board::status_of))
     }
+
+    /// The head of a session, as the board has it, or else the store.
+    async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
+        match self.board.head(id) {
+            Some(head) => Ok(Some(head)),
+            None => Ok(self.ports.store.summary(id).await?.map(|summary| Arc::new(summary.head))),
+        }
+    }
 }
 
 #[async_trait::async_trait]
@@ -230,5 +239,9 @@ impl Sessions for Controller {
         command: Command,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         self.to_the_end(Arc::clone(&self.shared).command(id, command)).await
+    }
+
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError> {
+        Ok(self.shared.head(id).await?.map(|head| head.spec.strategy.clone()))
     }
 }
