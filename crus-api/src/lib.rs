@@ -2,7 +2,8 @@
 //!
 //! - [`service`]: what stands behind the routes; the server implements it.
 //! - [`status`]: a session as the contract shows it.
-//! - [`request`]: what a request must hold to become a session.
+//! - [`request`]: what a request must hold to become a session; [`strategy`]: how it may say to go about it; [`site`]:
+//!   what the site says to that.
 //! - [`problem`]: errors as the contract shows them (RFC 7807).
 //! - [`routes`]: the paths and methods. [`router`] is the way in.
 //! - `openapi.json`: the contract as a document, kept by hand and served; the tests hold the routes to it.
@@ -10,15 +11,19 @@
 //! This crate opens no socket, reads no clock and keeps nothing: it turns requests into calls of
 //! [`Sessions`] and their results into answers.
 
+mod json;
 pub mod problem;
 pub mod request;
 pub mod routes;
 pub mod service;
+pub mod site;
 pub mod status;
+pub mod strategy;
 
 pub use problem::Problem;
 pub use routes::{ApiLimits, router};
 pub use service::{ServiceError, Sessions};
+pub use site::{Caps, Site};
 pub use status::{SessionState, SessionStatus};
 
 /// The version of this API, noted in each session that it creates.

@@ -115,6 +115,7 @@ impl From<ServiceError> for Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("There are {limit} sessions, as many as may be. Delete completed ones, then try again."),
             ),
+            ServiceError::NotNow { reason } => (StatusCode::CONFLICT, reason.to_string()),
             ServiceError::ShuttingDown => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The service is shutting down. Try again once it is back.".to_owned(),

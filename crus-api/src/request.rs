@@ -4,23 +4,24 @@
 //! `"30"`, `3.5` and `true` are not step sizes. Nothing is silently ignored either, but for the read-only
 //! properties of a session that was answered before, so that it can be sent back as a new one.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 
 use crus_core::names::InvalidName;
-use crus_core::{GroupLabel, Spec, TemplateName};
+use crus_core::{GroupLabel, Spec, Strategy, TemplateName};
 use http::StatusCode;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::json::{Form, Mistakes, Object, Value, list};
 use crate::problem::{Errors, Problem};
+use crate::site::Site;
+use crate::strategy;
 
 /// The largest `upgrade_step_size`: more nodes than any machine has. A larger one is a slip of the hand, and
 /// means "all at once".
 pub const MAX_STEP_SIZE: u32 = 100_000;
 
-/// The properties of a request, all of them required.
+/// The properties that a request must have.
 const PROPERTIES: [&str; 6] = [
     "failed_label",
     "starting_label",
@@ -33,17 +34,11 @@ const PROPERTIES: [&str; 6] = [
 /// What a session that was answered has beside them.
 const READ_ONLY: [&str; 6] = ["api_version", "completed", "kind", "messages", "state", "upgrade_id"];
 
-/// So many unknown properties are named in an answer; the others are counted.
-const UNKNOWN_NAMED: usize = 8;
-
-/// So many characters of a property's name or of a number are repeated in an answer.
-const SHOWN: usize = 64;
-
-/// Reads the body of a request for a session.
+/// Reads the body of a request for a session of this site.
 ///
 /// # Errors
 /// 400 when it is not JSON, 422 when it is not a session.
-pub fn spec(body: &[u8]) -> Result<Spec, Problem> {
+pub fn spec(body: &[u8], site: &Site) -> Result<Spec, Problem> {
     let not_json = |why: &dyn fmt::Display| {
         let detail = format!(
             "Input is not JSON: {why}. Send a JSON object with the properties {}.",
@@ -59,19 +54,17 @@ pub fn spec(body: &[u8]) -> Result<Spec, Problem> {
         return Err(invalid(&detail, Errors::from([("body".to_owned(), vec![reason])])));
     }
     let object: Object<'_> = serde_json::from_str(document.get()).map_err(|error| not_json(&error))?;
-    Form { properties: object.0, errors: Errors::new(), unknown: 0 }.read()
+    Reader { form: Form::new("", object), mistakes: Mistakes::default(), site }.read()
 }
 
 /// A request as far as it is read.
-struct Form<'a> {
-    /// The properties not read yet. One that is given more than once has several values.
-    properties: BTreeMap<String, Vec<&'a RawValue>>,
-    errors: Errors,
-    /// How many properties are unknown.
-    unknown: usize,
+struct Reader<'a> {
+    form: Form<'a>,
+    mistakes: Mistakes,
+    site: &'a Site,
 }
 
-impl Form<'_> {
+impl Reader<'_> {
     fn read(mut self) -> Result<Spec, Problem> {
         let starting = self.label("starting_label", "of the nodes to upgrade");
         let upgrading = self.label("upgrading_label", "that will hold the nodes in flight");
@@ -81,10 +74,7 @@ impl Form<'_> {
             ("upgrading_label", &upgrading),
             ("failed_label", &failed),
         ]);
-        let step_size = self.property("upgrade_step_size", |value| {
-            whole_number(value)
-                .ok_or_else(|| format!("is {value}; it must be a whole number from 1 to {MAX_STEP_SIZE}"))
-        });
+        let step_size = self.step_size();
         let template = self.text(
             "upgrade_template_id",
             "must be the name of a BOS session template",
@@ -95,15 +85,21 @@ impl Form<'_> {
             "slurm" => Ok(()),
             _ => Err(slurm.to_owned()),
         });
-        self.check_rest();
-        match (starting, upgrading, failed, step_size, template, wlm) {
-            (Some(starting), Some(upgrading), Some(failed), Some(step_size), Some(template), Some(()))
-                if self.errors.is_empty() =>
-            {
-                let strategy = crus_core::Strategy::default();
+        let strategy = self.strategy();
+        self.form.refuse_rest(&READ_ONLY, "is not a property of a session", &mut self.mistakes);
+        match (starting, upgrading, failed, step_size, template, wlm, strategy) {
+            (
+                Some(starting),
+                Some(upgrading),
+                Some(failed),
+                Some(step_size),
+                Some(template),
+                Some(()),
+                Some(strategy),
+            ) if self.mistakes.is_empty() => {
                 Ok(Spec { starting, upgrading, failed, step_size, template, strategy })
             }
-            _ => Err(self.problem()),
+            _ => Err(problem(self.mistakes)),
         }
     }
 
@@ -113,18 +109,11 @@ impl Form<'_> {
         name: &'static str,
         read: impl FnOnce(&Value<'_>) -> Result<T, String>,
     ) -> Option<T> {
-        let value = match self.properties.remove(name).as_deref() {
-            None => Value::Missing,
-            Some([raw]) => Value::of(raw),
-            Some(_) => {
-                self.refuse(name, TWICE.to_owned());
-                return None;
-            }
-        };
+        let value = self.form.take(name, &mut self.mistakes)?.map_or(Value::Missing, Value::of);
         match read(&value) {
             Ok(value) => Some(value),
             Err(reason) => {
-                self.refuse(name, reason);
+                self.mistakes.add(name, reason);
                 None
             }
         }
@@ -155,48 +144,41 @@ impl Form<'_> {
             let others: Vec<&str> =
                 labels.iter().filter(|other| same(other)).map(|(other, _)| *other).collect();
             if label.is_some() && !others.is_empty() {
-                self.refuse(name, format!("must differ from {}", list(&others)));
+                self.mistakes.add(name, format!("must differ from {}", list(&others)));
             }
         }
     }
 
-    /// What is left is read-only or unknown.
-    fn check_rest(&mut self) {
-        for (name, values) in std::mem::take(&mut self.properties) {
-            if !READ_ONLY.contains(&name.as_str()) {
-                self.unknown += 1;
-                if self.unknown <= UNKNOWN_NAMED {
-                    self.refuse(&name, "is not a property of a session".to_owned());
-                }
-            } else if values.len() > 1 {
-                self.refuse(&name, TWICE.to_owned());
+    fn step_size(&mut self) -> Option<NonZeroU32> {
+        const NAME: &str = "upgrade_step_size";
+        let size = self.property(NAME, |value| {
+            let number = value.whole_number(1, MAX_STEP_SIZE).and_then(NonZeroU32::new);
+            number.ok_or_else(|| format!("is {value}; it must be a whole number from 1 to {MAX_STEP_SIZE}"))
+        })?;
+        match self.site.caps.refuse_step_size(size) {
+            Some(reason) => {
+                self.mistakes.add(NAME, reason);
+                None
             }
+            None => Some(size),
         }
     }
 
-    fn refuse(&mut self, name: &str, reason: String) {
-        self.errors.entry(shown(name)).or_default().push(reason);
-    }
-
-    fn problem(self) -> Problem {
-        let mut sentences = Vec::new();
-        for (name, reasons) in &self.errors {
-            // A name that we do not know may hold anything: control characters stay off a terminal.
-            let known = PROPERTIES.contains(&name.as_str()) || READ_ONLY.contains(&name.as_str());
-            let name = if known { name.clone() } else { format!("{name:?}") };
-            sentences.extend(reasons.iter().map(|reason| format!("{name} {reason}.")));
-        }
-        if self.unknown > UNKNOWN_NAMED {
-            sentences.push(format!("{} more properties are unknown.", self.unknown - UNKNOWN_NAMED));
-        }
-        if self.unknown > 0 {
-            sentences.push(format!("The properties of a session are {}.", list(&PROPERTIES)));
-        }
-        invalid(&sentences.join(" "), self.errors)
+    fn strategy(&mut self) -> Option<Strategy> {
+        let given = self.form.take(strategy::NAME, &mut self.mistakes)?;
+        strategy::read(given, self.site, &mut self.mistakes)
     }
 }
 
-const TWICE: &str = "is given more than once; it must be given once";
+fn problem(mistakes: Mistakes) -> Problem {
+    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[]".contains(c));
+    let (sentences, errors) = mistakes.told(|name| {
+        let of_strategy =
+            name.strip_prefix(strategy::NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        PROPERTIES.contains(&name) || READ_ONLY.contains(&name) || (of_strategy && is_plain(name))
+    });
+    invalid(&sentences, errors)
+}
 
 fn invalid(detail: &str, errors: Errors) -> Problem {
     let detail = format!("Input data was understood, but failed validation. {detail}");
@@ -206,95 +188,4 @@ fn invalid(detail: &str, errors: Errors) -> Problem {
 /// Reads a name, telling its rule when it is not one.
 fn name_of<T>(new: fn(&str) -> Result<T, InvalidName>) -> impl FnOnce(&str) -> Result<T, String> {
     move |text| new(text).map_err(|error| error.rule().to_owned())
-}
-
-/// A number without a fractional part, however it is written: `100`, `100.0` and `1e2` are the same in JSON.
-fn whole_number(value: &Value<'_>) -> Option<NonZeroU32> {
-    let Value::Number(text) = value else { return None };
-    let number: f64 = text.parse().ok()?;
-    let is_whole = number.fract() == 0.0 && (1.0..=f64::from(MAX_STEP_SIZE)).contains(&number);
-    // In range and whole: the cast loses nothing.
-    if is_whole { NonZeroU32::new(number as u32) } else { None }
-}
-
-/// `a, b and c`.
-fn list(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [word] => (*word).to_owned(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
-}
-
-/// The beginning of a text that may be long.
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
-}
-
-/// The value of a property. What is in an array or object is not looked at.
-enum Value<'a> {
-    Missing,
-    Null,
-    Bool(bool),
-    Number(&'a str),
-    Text(String),
-    Array,
-    Object,
-    /// A string with a broken escape, such as half of a surrogate pair.
-    Broken,
-}
-
-impl<'a> Value<'a> {
-    fn of(raw: &'a RawValue) -> Self {
-        let text = raw.get();
-        match text.as_bytes().first() {
-            Some(b'n') | None => Value::Null,
-            Some(b't') => Value::Bool(true),
-            Some(b'f') => Value::Bool(false),
-            Some(b'[') => Value::Array,
-            Some(b'{') => Value::Object,
-            Some(b'"') => serde_json::from_str(text).map_or(Value::Broken, Value::Text),
-            Some(_) => Value::Number(text),
-        }
-    }
-}
-
-/// To be read after "it is".
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Missing => f.write_str("missing"),
-            Value::Null => f.write_str("null"),
-            Value::Bool(value) => write!(f, "{value}"),
-            Value::Number(text) => f.write_str(&shown(text)),
-            Value::Text(text) if text.is_empty() => f.write_str("empty"),
-            Value::Text(_) => f.write_str("a string"),
-            Value::Array => f.write_str("an array"),
-            Value::Object => f.write_str("an object"),
-            Value::Broken => f.write_str("a string with a broken escape"),
-        }
-    }
-}
-
-/// A JSON object, its values not read yet: however deep they are, that costs no stack.
-struct Object<'a>(BTreeMap<String, Vec<&'a RawValue>>);
-
-impl<'de> Deserialize<'de> for Object<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Properties;
-        impl<'de> Visitor<'de> for Properties {
-            type Value = Object<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut properties = BTreeMap::<String, Vec<&RawValue>>::new();
-                while let Some((name, value)) = map.next_entry()? {
-                    properties.entry(name).or_default().push(value);
-                }
-                Ok(Object(properties))
-            }
-        }
-        deserializer.deserialize_map(Properties)
-    }
 }

@@ -21,6 +21,7 @@ use tracing::{error, warn};
 use crate::problem::Problem;
 use crate::request;
 use crate::service::{ServiceError, Sessions};
+use crate::site::Site;
 use crate::status::SessionStatus;
 
 /// What a request may take.
@@ -44,25 +45,27 @@ const READ_ON: usize = 64;
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
-pub fn router(sessions: Arc<dyn Sessions>, limits: ApiLimits) -> Router {
+pub fn router(sessions: Arc<dyn Sessions>, site: Site, limits: ApiLimits) -> Router {
     let paths = Router::new()
         .route("/session", path("GET, HEAD, OPTIONS, POST", get(list).post(create)))
         .route(
             "/session/{upgrade_id}",
             path("DELETE, GET, HEAD, OPTIONS", get(describe).merge(delete(remove))),
         )
+        .route("/session/{upgrade_id}/strategy", path("GET, HEAD, OPTIONS", get(strategy)))
         .route("/openapi.json", path("GET, HEAD, OPTIONS", get(openapi)))
         .route("/healthz", path("GET, HEAD, OPTIONS", get(healthz)));
     Router::new()
         .merge(paths.clone())
         .nest("/apis/crus", paths)
         .fallback(async || Problem::no_such_path())
-        .with_state(Api { sessions, limits })
+        .with_state(Api { sessions, site: Arc::new(site), limits })
 }
 
 #[derive(Clone)]
 struct Api {
     sessions: Arc<dyn Sessions>,
+    site: Arc<Site>,
     limits: ApiLimits,
 }
 
@@ -79,7 +82,7 @@ async fn create(State(api): State<Api>, request: Request) -> Result<Response, Pr
     let (head, body) = request.into_parts();
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
-    let spec = request::spec(&body)?;
+    let spec = request::spec(&body, &api.site)?;
     let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
     Ok(answer(StatusCode::CREATED, JSON, &*status))
 }
@@ -105,6 +108,17 @@ async fn remove(
     let found =
         api.sessions.delete(upgrade_id(id)?).await.map_err(|error| failed("delete a session", error))?;
     one(found)
+}
+
+async fn strategy(
+    State(api): State<Api>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let found = api.sessions.strategy(upgrade_id(id)?).await;
+    let strategy =
+        found.map_err(|error| failed("read a session", error))?.ok_or_else(Problem::no_such_session)?;
+    // As a value it has its properties in alphabetical order, as all answers do.
+    Ok(answer(StatusCode::OK, JSON, &json!(strategy)))
 }
 
 async fn openapi() -> Response {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use crus_core::commands::NotNow;
+use crus_core::model::Command;
 use crus_core::ports::StoreError;
-use crus_core::{Spec, UpgradeId};
+use crus_core::{Spec, Strategy, UpgradeId};
 
 use crate::status::SessionStatus;
 
@@ -29,6 +31,20 @@ pub trait Sessions: Send + Sync + 'static {
     /// Asks for a session's deletion, as often as wanted until it is gone. Returns it as it is then, its
     /// state [`Deleting`](crate::SessionState::Deleting); `None` when there is none of this id.
     async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
+
+    /// Has a session do something else, as often as wanted. Returns it as it is then: the command is noted, and taken in
+    /// a moment later. `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// Besides others, [`ServiceError::NotNow`] when the command [makes no sense](crus_core::commands::why_not).
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
+
+    /// How a session goes about its nodes; `None` when there is none of this id.
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError>;
 }
 
 /// Why the service did not do it. The texts are for the log; what the caller is told is the business of
@@ -51,6 +67,12 @@ pub enum ServiceError {
     Full {
         /// How many that is.
         limit: usize,
+    },
+    /// What was ordered makes no sense for the session as it is.
+    #[error("failed to order it: {reason}")]
+    NotNow {
+        /// Why.
+        reason: NotNow,
     },
     /// It is about to end.
     #[error("the service is shutting down")]

@@ -11,6 +11,7 @@ use crate::claims;
 use crate::messages;
 use crate::model::{Failure, Holder, NodeState, Owed, Phase, Session, UpgradeId};
 use crate::names::{GroupLabel, Xname};
+use crate::strategy::{OnDrainTimeout, Strategy};
 use crate::time::Time;
 
 /// Something that really happened in the world, told by whoever can see it: the simulator, or a test that
@@ -72,6 +73,15 @@ pub enum What {
         xname: Xname,
         /// Which job.
         job: String,
+    },
+    /// A job was ended, or put back into the queue, because somebody asked for just that.
+    JobEnded {
+        /// Which job.
+        job: String,
+        /// The nodes that it ran on; none when it waited.
+        nodes: BTreeSet<Xname>,
+        /// Whether it is to run again.
+        requeued: bool,
     },
     /// The workload manager's record of a node changed.
     NodeChanged {
@@ -214,6 +224,8 @@ pub struct Audit {
     id_text: String,
     own_drain: String,
     step_size: usize,
+    /// Whether jobs that hold its nodes may be requeued (`true`) or cancelled (`false`); `None`: neither.
+    may_end_jobs: Option<bool>,
     starting: GroupLabel,
     upgrading: GroupLabel,
     failed: GroupLabel,
@@ -232,11 +244,23 @@ pub struct Audit {
     by_hand: BTreeSet<(GroupLabel, Xname)>,
 }
 
+/// What a session of this strategy may do to jobs: each only when it was asked for by name.
+fn may_end_jobs(strategy: &Strategy) -> Option<bool> {
+    strategy.drain_timeout_s?;
+    match strategy.on_drain_timeout {
+        OnDrainTimeout::Requeue => Some(true),
+        OnDrainTimeout::Cancel => Some(false),
+        OnDrainTimeout::Wait | OnDrainTimeout::Skip | OnDrainTimeout::Later => None,
+    }
+}
+
 /// What happened to a node during the session.
 #[derive(Debug, Clone, Default)]
 struct Story {
     /// How often it lost power by this session.
     reboots: u32,
+    /// How often the session has taken it again: each attempt may reboot it once.
+    attempt: u32,
     held: bool,
     /// Whether somebody else holds it.
     theirs: bool,
@@ -265,6 +289,7 @@ impl Audit {
             id_text: session.head.id.to_string(),
             own_drain: messages::drain_reason(session.head.id),
             step_size: usize::try_from(spec.step_size.get()).unwrap_or(usize::MAX),
+            may_end_jobs: may_end_jobs(&spec.strategy),
             starting: spec.starting.clone(),
             upgrading: spec.upgrading.clone(),
             failed: spec.failed.clone(),
@@ -288,8 +313,11 @@ impl Audit {
         self.deletion.is_some()
     }
 
-    /// Takes note of the nodes that the session froze, once it has.
+    /// Takes note of the nodes that the session froze, once it has, and of the attempts at them.
     pub fn follow(&mut self, session: &Session) -> Vec<Violation> {
+        for node in session.nodes.iter().filter(|node| node.attempt > 0) {
+            self.nodes.entry(node.xname).or_default().attempt = node.attempt;
+        }
         if self.frozen || session.head.phase == Phase::Created {
             return Vec::new();
         }
@@ -339,7 +367,7 @@ impl Audit {
                         .push(broken("P2", format!("{xname} rebooted while held {held}, jobs {jobs:?}")));
                 }
                 story.reboots += 1;
-                if story.reboots > 1 {
+                if story.reboots > story.attempt + 1 {
                     violations.push(broken("P3", format!("{xname} rebooted {} times", story.reboots)));
                 }
             }
@@ -351,6 +379,13 @@ impl Audit {
                 };
                 if ours {
                     violations.push(broken("P2", format!("job {job} lost {xname}")));
+                }
+            }
+            What::JobEnded { job, nodes, requeued } => {
+                let holds_ours = nodes.iter().any(|xname| self.own.contains(xname));
+                if fact.by == By::Session(self.id) && (self.may_end_jobs != Some(*requeued) || !holds_ours) {
+                    let done = if *requeued { "requeued" } else { "cancelled" };
+                    violations.push(broken("P2", format!("job {job} on {nodes:?} was {done}")));
                 }
             }
             What::NodeChanged { xname, held, reason, in_service, looked } => {
@@ -657,6 +692,33 @@ mod tests {
         for (by, broken) in [(By::Operator, 0), (another(), 0), (ours(), 1), (By::Itself, 1)] {
             let fact = Fact { at: Time(0), by, what: what.clone() };
             assert_eq!(promises(audit().witness(&fact)), ["P2"][..broken], "{by:?}");
+        }
+    }
+
+    #[test]
+    fn p2_a_job_is_ended_only_where_that_was_asked_for_by_name() {
+        let (requeue, cancel) = (OnDrainTimeout::Requeue, OnDrainTimeout::Cancel);
+        for (asked, requeued, on, broken) in [
+            (None, true, 1, true),
+            (None, false, 1, true),
+            (Some(OnDrainTimeout::Skip), false, 1, true),
+            (Some(requeue), true, 1, false),
+            (Some(requeue), false, 1, true),
+            (Some(cancel), false, 1, false),
+            (Some(cancel), true, 1, true),
+            (Some(cancel), false, 9, true),
+        ] {
+            let mut session = a_session();
+            let strategy = &mut session.head.spec.strategy;
+            (strategy.drain_timeout_s, strategy.on_drain_timeout) =
+                (asked.and_then(|_| std::num::NonZero::new(60)), asked.unwrap_or_default());
+            let mut audit = Audit::new(&session, (1..=3).map(xname).collect());
+            let what = What::JobEnded { job: "7".into(), nodes: [xname(on)].into(), requeued };
+            for (by, counts) in [(ours(), true), (By::Operator, false), (another(), false)] {
+                let fact = Fact { at: Time(0), by, what: what.clone() };
+                let expected = usize::from(broken && counts);
+                assert_eq!(promises(audit.witness(&fact)), ["P2"][..expected], "{asked:?} {what:?} {by:?}");
+            }
         }
     }
 

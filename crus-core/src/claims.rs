@@ -101,16 +101,24 @@ pub fn shared(one: &Session, other: &Session) -> Option<String> {
 
 /// Nodes as one text, so that 100,000 of them fit into one record of any store: of each xname only what differs
 /// from the one before, `x1000c0s0b0n0 n1 b1n0 n1 s1b0n0`.
-mod folded {
+pub(crate) mod folded {
     use std::collections::BTreeSet;
     use std::fmt::Write as _;
 
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::names::Xname;
+    use crate::names::{InvalidName, Xname};
 
     pub(super) fn serialize<S: Serializer>(nodes: &BTreeSet<Xname>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&fold(nodes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Xname>, D::Error> {
+        unfold(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+
+    pub(crate) fn fold<'a>(nodes: impl IntoIterator<Item = &'a Xname>) -> String {
         let mut text = String::new();
         let mut before: Option<String> = None;
         for xname in nodes {
@@ -121,7 +129,7 @@ mod folded {
             _ = write!(text, "{space}{}", &full[same..]);
             before = Some(full);
         }
-        to.serialize_str(&text)
+        text
     }
 
     /// How many bytes of two xnames are parts that both share.
@@ -135,8 +143,7 @@ mod folded {
         two[..same].rfind(|c: char| c.is_ascii_alphabetic()).unwrap_or(0)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Xname>, D::Error> {
-        let text = String::deserialize(from)?;
+    pub(crate) fn unfold(text: &str) -> Result<BTreeSet<Xname>, InvalidName> {
         let mut before = String::new();
         let mut nodes = BTreeSet::new();
         for word in text.split_ascii_whitespace() {
@@ -144,7 +151,7 @@ mod folded {
             let kept = before.find(letter).unwrap_or(before.len());
             before.truncate(kept);
             before.push_str(word);
-            nodes.insert(before.parse().map_err(D::Error::custom)?);
+            nodes.insert(before.parse()?);
         }
         Ok(nodes)
     }

@@ -13,7 +13,8 @@
 //! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
 //! - [`history`]: what happened, as a list that can be followed.
 //! - [`estimate`]: how long the rest takes.
-//! - [`claims`]: which sessions must wait for each other. [`stored`]: how a session is kept.
+//! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
+//! - [`stored`]: how a session is kept.
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
 //! - [`check`]: the promises P1–P9, checked.
 //!
@@ -34,6 +35,7 @@
 pub mod batch;
 pub mod check;
 pub mod claims;
+pub mod commands;
 pub mod driver;
 pub mod estimate;
 pub mod history;

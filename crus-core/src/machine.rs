@@ -401,6 +401,9 @@ impl Machine<'_> {
         if !self.s.batch().all(Node::is_settled) {
             return false;
         }
+        if self.s.head.retry {
+            self.take_failed_again();
+        }
         if !self.s.has_more_to_do() {
             self.say(messages::no_nodes(self.s.head.step));
             self.enter(Stage::Cleanup);

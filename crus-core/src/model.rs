@@ -371,7 +371,7 @@ pub struct Node {
     /// What is still to be done for it.
     pub owed: Owed,
     /// Which attempt at it this is, from 0: how often it was tried again after it failed. Each is one reboot at most (P3).
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub attempt: u32,
     /// Whether it was given back with its jobs before, to be tried again at the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -395,9 +395,8 @@ pub struct HoldingJob {
     pub end: Option<WlmTime>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Node {
@@ -474,29 +473,32 @@ pub struct Head {
     /// When it ended.
     pub ended: Option<Time>,
     /// How many nodes are in which state.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub counts: Counts,
     /// How many entries its [history](crate::history) ever got: the number of the latest.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub entries: u64,
     /// The number of the latest command that was taken in.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub commands: u64,
     /// Why no other step is started, while that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
+    /// Whether an operator wants the failed nodes to be taken again as soon as what is owed for them is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry: bool,
     /// How many failed nodes an operator knew of when they let the session go on: they do not count for
     /// [`Strategy::max_failed`] any more.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub accepted: usize,
     /// How many of the canary steps were passed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub canaries: usize,
     /// Until when the nodes of the step soak.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak_until: Option<Time>,
     /// How long steps took from the request of their reboot to their end.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pace: Pace,
     /// What was expected when the nodes of the latest step were chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -728,6 +730,8 @@ pub struct Summary {
     pub messages: Vec<Message>,
     /// Whether its deletion was ordered.
     pub deletion_ordered: bool,
+    /// The commands that are noted for it and not [taken in](Head::commands) yet, in order, with their numbers.
+    pub commands: Vec<(u64, Command)>,
 }
 
 /// An upgrade session.
@@ -771,6 +775,7 @@ impl Session {
                 entries: 0,
                 commands: 0,
                 pause: None,
+                retry: false,
                 accepted: 0,
                 canaries: 0,
                 soak_until: None,

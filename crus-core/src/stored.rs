@@ -3,10 +3,13 @@
 //! A store keeps the head, each node and each message under keys of its own, and puts them together again with
 //! [`session`]. What changed is told by the events of a step; nothing else is written.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::ops::{Range, RangeInclusive};
 
-use crate::history::{ENTRIES_MAX, Entry};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::claims::folded;
+use crate::history::{ENTRIES_MAX, Entry, Happening};
 use crate::machine::{Changes, Event};
 use crate::model::{Counts, Head, Known, Limits, Message, Node, Session, UpgradeId};
 use crate::ports::StoreError;
@@ -70,7 +73,7 @@ impl Parts {
             parts.messages.push((position(i)?, encode(message)?));
         }
         for entry in &changes.entries {
-            parts.history.push((place_of(entry.number), encode(entry)?));
+            parts.history.push((place_of(entry.number), encode_entry(entry)?));
         }
         if changes.messages_folded {
             parts.messages_end = Some(position(session.messages.len())?);
@@ -141,13 +144,64 @@ pub fn history<V: AsRef<[u8]>>(
     count: usize,
     mut read: impl FnMut(u32) -> Result<Option<V>, StoreError>,
 ) -> Result<Vec<Entry>, StoreError> {
-    let first = after.max(latest.saturating_sub(ENTRIES_MAX)).saturating_add(1);
     let mut entries: Vec<Entry> = Vec::new();
-    for number in (first..=latest).take(count) {
+    for number in numbers(latest, after, count) {
         let Some(value) = read(place_of(number))? else { continue };
-        entries.push(decode("an entry of the history", id, value.as_ref())?);
+        entries.push(entry(id, value.as_ref())?);
     }
     Ok(entries)
+}
+
+/// The [places](place_of) of such a history, as one run or two.
+pub fn places(latest: u64, after: u64, count: usize) -> Vec<RangeInclusive<u32>> {
+    let numbers = numbers(latest, after, count);
+    if numbers.is_empty() {
+        return Vec::new();
+    }
+    let (first, last) = (place_of(numbers.start), place_of(numbers.end - 1));
+    match first <= last {
+        true => vec![first..=last],
+        false => vec![first..=place_of(ENTRIES_MAX - 1), 0..=last],
+    }
+}
+
+fn numbers(latest: u64, after: u64, count: usize) -> Range<u64> {
+    let first = after.max(latest.saturating_sub(ENTRIES_MAX)).saturating_add(1);
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    first..first.saturating_add(count).min(latest.saturating_add(1))
+}
+
+/// Reads one entry of a history.
+///
+/// # Errors
+/// [`StoreError::Unreadable`] when it is none.
+pub fn entry(id: UpgradeId, value: &[u8]) -> Result<Entry, StoreError> {
+    const WHAT: &str = "an entry of the history";
+    let StoredEntry { mut entry, names } = decode(WHAT, id, value)?;
+    if let (Happening::Nodes { nodes, .. }, Some(names)) = (&mut entry.what, names) {
+        let names = folded::unfold(&names);
+        let names =
+            names.map_err(|error| StoreError::Unreadable(format!("{WHAT} of session {id}: {error}")))?;
+        nodes.extend(names);
+    }
+    Ok(entry)
+}
+
+/// An entry as it is stored: its nodes, which may be all of a session, are folded beside it, so that they fit into one
+/// record of any store.
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    #[serde(flatten)]
+    entry: Entry,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    names: Option<String>,
+}
+
+fn encode_entry(entry: &Entry) -> Result<Vec<u8>, StoreError> {
+    let Happening::Nodes { state, failure, nodes } = &entry.what else { return encode(entry) };
+    let names = Some(folded::fold(nodes));
+    let bare = Happening::Nodes { state: state.clone(), failure: failure.clone(), nodes: Vec::new() };
+    encode(&StoredEntry { entry: Entry { what: bare, ..*entry }, names })
 }
 
 fn in_order<T: DeserializeOwned, V: AsRef<[u8]>>(
@@ -185,4 +239,50 @@ pub fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
 pub fn decode<T: DeserializeOwned>(what: &str, id: UpgradeId, value: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(value)
         .map_err(|error| StoreError::Unreadable(format!("{what} of session {id}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Failure;
+    use crate::time::Time;
+
+    #[test]
+    fn an_entry_of_a_hundred_thousand_nodes_fits_into_one_request_to_etcd() {
+        let id = UpgradeId(uuid::Uuid::from_u128(1));
+        let name =
+            |n: u32| format!("x{}c{}s{}b0n{}", 1000 + n / 256, n / 32 % 8, n / 4 % 8, n % 4).parse().unwrap();
+        let nodes = (0..100_000).map(name).collect();
+        let failure = Some(Failure::Boot("no link".to_owned()));
+        let what = Happening::Nodes { state: "failed".to_owned(), failure, nodes };
+        let whole = Entry { number: 7, at: Time(9), step: 3, what };
+        let value = encode_entry(&whole).unwrap();
+        assert!(value.len() < 1 << 20, "{} bytes", value.len());
+        assert_eq!(entry(id, &value).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_history_is_read_in_order_from_where_it_is_asked_for_and_holds_no_more_than_the_ring() {
+        let id = UpgradeId(uuid::Uuid::from_u128(1));
+        let latest = ENTRIES_MAX + 5;
+        let values: std::collections::BTreeMap<u32, Vec<u8>> = (1..=latest)
+            .map(|number| Entry { number, at: Time(number), step: 0, what: Happening::Resumed })
+            .map(|entry| (place_of(entry.number), encode_entry(&entry).unwrap()))
+            .collect();
+        assert_eq!(values.len() as u64, ENTRIES_MAX);
+        let numbers = |after, count| -> Vec<u64> {
+            let read = history(id, latest, after, count, |place| Ok(values.get(&place)));
+            read.unwrap().iter().map(|entry| entry.number).collect()
+        };
+        assert_eq!(numbers(0, 3), [6, 7, 8], "older ones were replaced");
+        assert_eq!(numbers(ENTRIES_MAX - 1, 3), [ENTRIES_MAX, ENTRIES_MAX + 1, ENTRIES_MAX + 2]);
+        assert_eq!(numbers(latest - 1, usize::MAX), [latest]);
+        assert_eq!(numbers(latest, 5), [0u64; 0]);
+        assert_eq!(numbers(u64::MAX, 5), [0u64; 0]);
+        let places = |after, count| places(latest, after, count);
+        assert_eq!(places(0, usize::MAX), [6..=9_999, 0..=5], "the whole ring");
+        assert_eq!(places(latest - 5, 5), [1..=5]);
+        assert_eq!(places(latest - 5, 0), []);
+        assert_eq!(places(u64::MAX, 5), []);
+    }
 }

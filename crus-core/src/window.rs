@@ -14,7 +14,7 @@ use crate::time::Time;
 const DAY_MIN: u32 = 24 * 60;
 const WEEK_MIN: u32 = 7 * DAY_MIN;
 /// The most spans of a window.
-const SPANS_MAX: usize = 50;
+pub const SPANS_MAX: usize = 50;
 
 /// The times in which steps may start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +162,11 @@ impl Window {
         begins_late.then(|| "has a span from 24:00: write 00:00 of the next day".to_owned())
     }
 
+    /// Whether the other one is open whenever this one is, by the clocks of the same zone.
+    pub fn is_within(&self, other: &Window) -> bool {
+        (0..WEEK_MIN).all(|minute| other.holds(minute) || !self.holds(minute))
+    }
+
     /// Whether it is open at this moment, and until when that stays so: for a week at most. `zone` must hold at `now`.
     pub fn at(&self, now: Time, zone: ZoneOffset) -> Opening {
         let is_open = self.is_open(now, zone);
@@ -196,6 +201,11 @@ impl Window {
         // 1970-01-01 was a Thursday; weeks begin on Monday here.
         let minute = (local.div_euclid(60) + i64::from(3 * DAY_MIN)).rem_euclid(i64::from(WEEK_MIN));
         let minute = u32::try_from(minute).unwrap_or_default();
+        self.holds(minute)
+    }
+
+    /// Whether it is open in a minute of the week.
+    fn holds(&self, minute: u32) -> bool {
         self.open.iter().any(|span| span.holds(minute))
     }
 }
@@ -309,6 +319,20 @@ mod tests {
                     assert_eq!(window.at(now, zone), opening, "{window:?} at {start}, {zone:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_window_lies_within_another_when_it_is_open_at_no_other_time() {
+        let night = window(r#"[{"from":"22:00","to":"06:00"}]"#);
+        for (open, is_within) in [
+            (r#"[{"from":"22:00","to":"06:00"}]"#, true),
+            (r#"[{"days":["sun"],"from":"23:00","to":"24:00"},{"from":"00:00","to":"05:00"}]"#, true),
+            (r#"[{"days":["sun"],"from":"22:00","to":"06:01"}]"#, false),
+            (r#"[{"from":"21:59","to":"22:30"}]"#, false),
+            (r#"[{"from":"00:00","to":"00:00"}]"#, false),
+        ] {
+            assert_eq!(window(open).is_within(&night), is_within, "{open}");
         }
     }
 

@@ -2,10 +2,15 @@
 //! file.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use crus_core::model::{Boot, Failure, Holder, NodeState, Owed, Phase, Stage};
+use crus_core::history::{Entry, Happening};
+use crus_core::machine::Event;
+use crus_core::model::{
+    Boot, Counts, Failure, Holder, HoldingJob, NodeState, Owed, Pace, Pause, PauseReason, Phase, Stage,
+};
 use crus_core::names::BootSessionName;
+use crus_core::stored::{self, Parts};
 use crus_core::time::WlmTime;
-use crus_core::{Limits, Message, Session, Spec, Time, UpgradeId};
+use crus_core::{Limits, Message, Session, Spec, Strategy, Time, UpgradeId};
 
 /// A session in the middle of a step, with a node in every state.
 fn session() -> Session {
@@ -15,7 +20,7 @@ fn session() -> Session {
         failed: "failed".parse().unwrap(),
         step_size: 8u32.try_into().unwrap(),
         template: "image".parse().unwrap(),
-        strategy: crus_core::Strategy::default(),
+        strategy: Strategy::default(),
     };
     let id = UpgradeId(uuid::Uuid::from_u128(0x6a7e_55e0));
     let mut session = Session::new(id, spec, "1.13.0", Limits::default(), Time(1_000));
@@ -99,6 +104,97 @@ fn the_second_form_is_read_and_written_as_it_was() {
     expected.messages[0].times = 12;
     expected.messages.push(Message::new("Began the boot session for step 3: moving to BOOTING", Time(3_002)));
     assert_eq!(read, expected);
-    let written: serde_json::Value = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
-    assert_eq!(written, serde_json::from_str::<serde_json::Value>(stored).unwrap());
+    assert_eq!(serde_json::to_value(&read).unwrap(), json(stored));
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// With everything that the third form has and the second had not.
+fn session_of_the_third_form() -> Session {
+    let mut session = session();
+    session.head.spec.strategy = serde_json::from_str::<Strategy>(
+        r#"{"max_failed": "5%", "max_failed_step": 2, "canary": [1, 5], "soak_s": 600, "drain_timeout_s": 3600,
+            "on_drain_timeout": "later", "order": "spread", "domain": "cabinet", "max_per_domain": 3,
+            "min_in_service": {"batch": "90%", "debug": 4}, "retries": 2, "check_command": "burn-in",
+            "window": {"time_zone": "Europe/Zurich", "open": [{"days": ["mon"], "from": "22:00", "to": "06:00"}]}}"#,
+    )
+    .unwrap();
+    let failures = [Failure::CheckFailed("memory".into()), Failure::SoakFailed("DOWN".into())];
+    let states = [NodeState::Deferred].into_iter().chain(failures.map(NodeState::Failed));
+    for (n, state) in (100u32..).zip(states) {
+        let name = format!("nid{n:06}").parse().unwrap();
+        let xname = format!("x1000c0s{n}b0n0").parse().unwrap();
+        let mut node = crus_core::model::Node::new(xname, Some(name), Time(2_000));
+        node.state = state;
+        node.step = Some(2);
+        node.attempt = n - 99;
+        node.deferred = n.is_multiple_of(2);
+        node.checked = n.is_multiple_of(3);
+        session.nodes.push(node);
+    }
+    let job = |end| HoldingJob { id: "17_3".into(), user: "ada".into(), end };
+    session.nodes[1].job = Some(job(Some(WlmTime(1_795_000_000))));
+    session.nodes[2].job = Some(job(None));
+    let head = &mut session.head;
+    head.counts = Counts::of(&session.nodes);
+    head.entries = 12_345;
+    head.commands = 77;
+    head.pause = Some(Pause { since: Time(6_000), why: PauseReason::MaxFailed { failed: 3, max: 2 } });
+    head.accepted = 2;
+    head.canaries = 1;
+    head.soak_until = Some(Time(7_000));
+    head.pace = Pace { boots: 3, total_ms: 900_000, least_ms: 200_000, most_ms: 400_000 };
+    if let Some(boot) = &mut head.boot {
+        boot.silent = vec![1, 3];
+    }
+    session
+}
+
+#[test]
+fn the_third_form_is_read_and_written_as_it_is() {
+    let stored = include_str!("stored/session-3.json");
+    let read: Session = serde_json::from_str(stored).unwrap();
+    assert_eq!(read, session_of_the_third_form());
+    assert_eq!(serde_json::to_value(&read).unwrap(), json(stored));
+}
+
+/// One entry of every kind.
+fn history() -> Vec<Entry> {
+    let nodes = ["x1000c0s0b0n0", "x1000c0s0b0n1", "x1000c0s1b0n0"].map(|name| name.parse().unwrap());
+    let happenings = [
+        Happening::Started { nodes: 17 },
+        Happening::Stage { stage: Stage::Quiescing },
+        Happening::Nodes { state: "draining".into(), failure: None, nodes: nodes.into() },
+        Happening::Nodes {
+            state: "failed".into(),
+            failure: Some(Failure::Boot("no link".into())),
+            nodes: nodes[..1].into(),
+        },
+        Happening::Message { text: "Quiesce requested in step 3: moving to QUIESCING".into() },
+        Happening::Paused { why: PauseReason::Command },
+        Happening::Paused { why: PauseReason::MaxFailedStep { failed: 2, max: 1 } },
+        Happening::Resumed,
+        Happening::Retried { nodes: 2 },
+        Happening::DeletionOrdered,
+        Happening::StepDone { upgraded: 6, failed: 2 },
+        Happening::Finished { counts: Counts { upgraded: 15, failed: 2, ..Counts::default() } },
+    ];
+    let entries = (1u64..).zip(happenings);
+    entries.map(|(number, what)| Entry { number, at: Time(1_000 * number), step: 3, what }).collect()
+}
+
+#[test]
+fn the_history_of_the_third_form_is_read_and_written_as_it_is() {
+    let session = session();
+    let events: Vec<Event> = history().into_iter().map(Event::Entry).collect();
+    let written = Parts::of(&session, &events).unwrap().history;
+    let written: Vec<_> =
+        written.iter().map(|(_, value)| json(std::str::from_utf8(value).unwrap())).collect();
+    let stored = json(include_str!("stored/history-3.json"));
+    assert_eq!(serde_json::Value::from(written), stored);
+    let values = stored.as_array().unwrap().iter().map(ToString::to_string);
+    let read = values.map(|value| stored::entry(session.head.id, value.as_bytes()).unwrap());
+    assert_eq!(read.collect::<Vec<_>>(), history());
 }

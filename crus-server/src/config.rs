@@ -350,6 +350,47 @@ mod tests {
     }
 
     #[test]
+    fn defaults_and_caps_of_strategies_are_tables_and_printed() {
+        let text = "[strategy]\ncanary = [1, 5]\nmax_failed = '2%'\n[strategy.window]\ntime_zone = 'UTC'\n\
+                    open = [{ days = ['sat'], from = '22:00', to = '06:00' }]\n[strategy_caps]\nmax_step_size = 50\n\
+                    max_failed = '5%'\non_drain_timeout = ['wait', 'skip']\nmin_in_service = { batch = '80%' }";
+        let (_file, path) = file(text);
+        let loaded = load(&["--config", &path], &[]).unwrap();
+        assert_eq!(loaded.config.strategy.canary.len(), 2);
+        assert_eq!(loaded.config.caps.max_step_size.unwrap().get(), 50);
+        let printed = loaded.to_toml();
+        assert!(printed.contains("canary = [1, 5], max_failed = \"2%\""), "{printed}");
+        let (_printed, path) = file(&printed);
+        assert_eq!(load(&["--config", &path], &[]).unwrap().config, loaded.config);
+        let in_a_line =
+            load(&["--strategy", "{ retries = 1 }"], &[("CRUS_STRATEGY_CAPS", "{ max_retries = 2 }")]);
+        let config = in_a_line.unwrap().config;
+        assert_eq!((config.strategy.retries, config.caps.max_retries), (1, Some(2)));
+    }
+
+    #[test]
+    fn wrong_defaults_and_caps_of_strategies_are_told() {
+        for (text, told) in [
+            (
+                "[strategy]\nmax_failed = 'x'\nretry = 1",
+                "strategy.max_failed is a string; it must be a whole number",
+            ),
+            ("[strategy]\nsoak_s = 5", "strategy.soak_s needs canary"),
+            ("strategy = 3", "it must be a table of options of a strategy"),
+            ("[strategy_caps]\nmax_steps = 3", "unknown field `max_steps`"),
+            ("[strategy_caps]\nmax_failed = '500%'", "must be a whole number of nodes from 0"),
+            (
+                "[strategy]\nretries = 3\n[strategy_caps]\nmax_retries = 1",
+                "strategy.retries, which holds where a request",
+            ),
+        ] {
+            let (_file, path) = file(text);
+            let error = load(&["--config", &path], &[]).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
     fn the_printed_configuration_is_one_that_can_be_loaded() {
         let printed = load(&["--scontrol", "nice scontrol", "--drain-timeout-s", "7.5"], &[]).unwrap();
         let (_file, path) = file(&printed.to_toml());

@@ -1,5 +1,6 @@
 //! The service: puts the parts together, runs them, and ends them in order.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use crus_api::ApiLimits;
-use crus_core::ports::SessionStore;
+use crus_api::{ApiLimits, Site};
+use crus_core::ports::{Clock, SessionStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -77,6 +78,7 @@ pub(crate) struct Service {
     address: SocketAddr,
     controller: Controller,
     store: Store,
+    site: Site,
     limits: HttpLimits,
     patience: Duration,
 }
@@ -96,6 +98,7 @@ impl Service {
              leave no room for new ones"
         );
         let clock = Arc::new(SteadyClock::new());
+        let site = site_of(config, clock.clone())?;
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock };
         let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;
         let limits = HttpLimits {
@@ -106,7 +109,7 @@ impl Service {
             drain_timeout: DRAIN_TIMEOUT,
         };
         let patience = Duration::from_millis(config.shutdown_timeout_ms);
-        Ok(Service { listener, address, controller, store, limits, patience })
+        Ok(Service { listener, address, controller, store, site, limits, patience })
     }
 
     /// The address in use.
@@ -121,8 +124,8 @@ impl Service {
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, store, limits, patience, .. } = self;
-        let router = crus_api::router(Arc::new(controller.clone()), ApiLimits::default());
+        let Service { listener, controller, store, site, limits, patience, .. } = self;
+        let router = crus_api::router(Arc::new(controller.clone()), site, ApiLimits::default());
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;
@@ -140,6 +143,34 @@ impl Service {
         };
         tokio::join!(http::serve(listener, router, limits, until(stopped)), sessions);
     }
+}
+
+/// What the site adds to every session.
+///
+/// # Errors
+/// When its defaults or caps need something that is not there.
+fn site_of(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Site> {
+    let site = Site {
+        defaults: config.strategy.clone(),
+        caps: config.caps.clone(),
+        check_commands: Some(BTreeSet::new()),
+        knows_zone: Arc::new(move |zone| clock.zone(zone, clock.now()).is_some()),
+    };
+    for (table, window) in [("strategy", &site.defaults.window), ("strategy_caps", &site.caps.window)] {
+        let unknown = window.as_ref().map(|window| &window.time_zone).filter(|zone| !(site.knows_zone)(zone));
+        if let Some(zone) = unknown {
+            anyhow::bail!(
+                "{table}.window has the time zone {zone}, which is not known here: it must be a name of the IANA time \
+                 zone database, such as Europe/Zurich or UTC"
+            );
+        }
+    }
+    if let (Some(check), Some(known)) = (&site.defaults.check_command, &site.check_commands)
+        && !known.contains(check)
+    {
+        anyhow::bail!("strategy.check_command is {check}, and there is no check command of this name");
+    }
+    Ok(site)
 }
 
 /// Ready once the channel says so; never when nobody can say so any more.

@@ -9,9 +9,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crus_api::Caps;
 use crus_clients::http::BaseUrl;
 use crus_core::batch::Order;
-use crus_core::{Limits, NodeNameFormat};
+use crus_core::{Limits, NodeNameFormat, Strategy};
 use toml::Value;
 
 use crate::controller::Retention;
@@ -30,6 +31,8 @@ pub struct Config {
     pub retention: Retention,
     /// Connections served at a time; more wait to be accepted.
     pub max_connections: usize,
+    /// How many clients may follow the events of sessions at a time.
+    pub max_streams: usize,
     /// How long one request may take, in milliseconds.
     pub request_timeout_ms: u64,
     /// How long a shutdown waits for what is under way, in milliseconds.
@@ -46,6 +49,8 @@ pub struct Config {
     pub scontrol: Vec<String>,
     /// `squeue`: the program and its leading arguments. Never empty.
     pub squeue: Vec<String>,
+    /// `scancel`: the program and its leading arguments. Never empty.
+    pub scancel: Vec<String>,
     /// How long one call to a peer may take, in milliseconds.
     pub call_timeout_ms: u64,
     /// How many requests to HSM may be under way at a time.
@@ -56,6 +61,10 @@ pub struct Config {
     pub max_calls_slurm: usize,
     /// Paces and patience of the sessions.
     pub limits: Limits,
+    /// What holds for options of a strategy that a request leaves out.
+    pub strategy: Strategy,
+    /// What no request may exceed.
+    pub caps: Caps,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -107,6 +116,7 @@ impl Default for Config {
             etcd: EtcdOptions::default(),
             retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
             max_connections: 256,
+            max_streams: 64,
             request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
             hsm_url: "https://api-gw-service-nmn.local/apis/smd/hsm/v2".to_owned(),
@@ -115,11 +125,14 @@ impl Default for Config {
             ca_file: None,
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
+            scancel: vec!["scancel".to_owned()],
             call_timeout_ms: 30_000,
             max_calls_hsm: 16,
             max_calls_bos: 16,
             max_calls_slurm: 4,
             limits: Limits::default(),
+            strategy: Strategy::default(),
+            caps: Caps::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -159,6 +172,7 @@ const SERVICE: &str = "Service";
 const ETCD: &str = "Several replicas";
 const PEERS: &str = "Peers";
 const PACE: &str = "Paces and patience";
+const STRATEGY: &str = "Strategies";
 const LOGS: &str = "Logs";
 
 /// The default of an option that has no value unless it is set.
@@ -289,6 +303,14 @@ pub const SETTINGS: &[Setting] = &[
         set: |c, v| put(&mut c.max_connections, integer(v, 1..=100_000)),
     },
     Setting {
+        key: "max_streams",
+        value: "COUNT",
+        default: "64",
+        heading: SERVICE,
+        help: "Clients that may follow the events of sessions at a time; each takes one of the connections",
+        set: |c, v| put(&mut c.max_streams, integer(v, 0..=100_000)),
+    },
+    Setting {
         key: "request_timeout_s",
         value: "SECONDS",
         default: "30",
@@ -353,6 +375,14 @@ pub const SETTINGS: &[Setting] = &[
         heading: PEERS,
         help: "Slurm's squeue, likewise",
         set: |c, v| put(&mut c.squeue, command(v)),
+    },
+    Setting {
+        key: "scancel",
+        value: "COMMAND",
+        default: "scancel",
+        heading: PEERS,
+        help: "Slurm's scancel, likewise. Only sessions that ask to cancel jobs by name call it",
+        set: |c, v| put(&mut c.scancel, command(v)),
     },
     Setting {
         key: "call_timeout_s",
@@ -510,6 +540,28 @@ pub const SETTINGS: &[Setting] = &[
         set: |c, v| put(&mut c.limits.node_name_format, node_name_format(v)),
     },
     Setting {
+        key: "strategy",
+        value: "TABLE",
+        default: NONE,
+        heading: STRATEGY,
+        help: "What holds for the options of a strategy that a request leaves out: a table of these options, in the \
+               file [strategy], elsewhere such as '{ canary = [1], max_failed = \"2%\" }'",
+        set: |c, v| put(&mut c.strategy, optional(v, strategy).map(Option::unwrap_or_default)),
+    },
+    Setting {
+        key: "strategy_caps",
+        value: "TABLE",
+        default: NONE,
+        heading: STRATEGY,
+        help: "What no request may exceed, whatever it asks for: a table, likewise, of any of max_step_size, \
+               max_failed, max_retries, max_per_domain (of a domain), min_in_service of partitions (at least), \
+               on_drain_timeout (a list of what it may be), and a window that every session keeps to",
+        set: |c, v| {
+            let caps = optional(v, |v| caps(v, &c.strategy)).map(Option::unwrap_or_default);
+            put(&mut c.caps, caps)
+        },
+    },
+    Setting {
         key: "log",
         value: "FILTER",
         default: "info",
@@ -644,6 +696,44 @@ fn node_name_format(value: &Value) -> Result<NodeNameFormat, String> {
     NodeNameFormat::new(text).map_err(|error| error.rule().to_owned())
 }
 
+/// A table, as it stands in the file or written into one line.
+fn table(value: &Value) -> Option<toml::Table> {
+    match value {
+        Value::Table(table) => Some(table.clone()),
+        other => {
+            text(other).and_then(|text| match toml::from_str::<toml::Table>(&format!("table = {text}")) {
+                Ok(mut line) => match line.remove("table") {
+                    Some(Value::Table(table)) if line.is_empty() => Some(table),
+                    _ => None,
+                },
+                Err(_) => None,
+            })
+        }
+    }
+}
+
+fn strategy(value: &Value) -> Result<Strategy, String> {
+    let right = || must_be("a table of options of a strategy, such as { canary = [1], max_failed = \"2%\" }");
+    let table = table(value).ok_or_else(right)?;
+    let json = serde_json::to_string(&table).map_err(|_| right())?;
+    crus_api::strategy::parse(&json).map_err(|mistakes| {
+        let mistakes = mistakes.trim_end_matches('.');
+        must_be(&format!("a table of options of a strategy, each of them right: {mistakes}"))
+    })
+}
+
+fn caps(value: &Value, defaults: &Strategy) -> Result<Caps, String> {
+    let table = table(value).ok_or_else(|| must_be("a table of caps, such as { max_failed = \"5%\" }"))?;
+    let caps: Caps = table.try_into().map_err(|error: toml::de::Error| {
+        let why: Vec<&str> = error.message().lines().collect();
+        must_be(&format!("a table of caps, each of them right: {}", why.join("; ")))
+    })?;
+    match caps.problem(defaults) {
+        Some(problem) => Err(must_be(&format!("a table of caps that the defaults keep to: {problem}"))),
+        None => Ok(caps),
+    }
+}
+
 fn log_filter(value: &Value) -> Result<LogFilter, String> {
     parsed(value, "a level (error, warn, info, debug, trace, off) or a list such as info,crus_clients=debug")
 }
@@ -673,6 +763,9 @@ mod tests {
                 starting: "s".repeat(64).parse().unwrap(),
                 upgrading: "u".repeat(64).parse().unwrap(),
                 failed: "f".repeat(64).parse().unwrap(),
+                partitions: (0..crus_core::strategy::PARTITIONS_MAX)
+                    .map(|n| format!("{n:0>64}").parse().unwrap())
+                    .collect(),
                 granted: true,
                 nodes: (0..count).map(name).collect(),
             };
@@ -701,6 +794,7 @@ mod tests {
             },
             retention: Retention { max_sessions: 1, count: 1, max_age_ms: None },
             max_connections: 1,
+            max_streams: 1,
             request_timeout_ms: 1,
             shutdown_timeout_ms: 1,
             hsm_url: other(),
@@ -709,6 +803,7 @@ mod tests {
             ca_file: Some(other().into()),
             scontrol: vec![other()],
             squeue: vec![other()],
+            scancel: vec![other()],
             call_timeout_ms: 1,
             max_calls_hsm: 1,
             max_calls_bos: 1,
@@ -729,6 +824,8 @@ mod tests {
                 order: Order::Name,
                 node_name_format: "n%d".parse().unwrap(),
             },
+            strategy: Strategy { retries: 1, ..Strategy::default() },
+            caps: Caps { max_retries: Some(1), ..Caps::default() },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };

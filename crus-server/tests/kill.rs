@@ -127,6 +127,8 @@ impl Scenario {
                 start_ms: 0,
                 duration_ms,
                 limit_ms: None,
+                partition: None,
+                requeue: true,
             };
             let short = (0..BUSY).map(|position| job(position, Some(60_000)));
             config.workload = Workload::Listed(short.chain([job(BUSY, None)]).collect());

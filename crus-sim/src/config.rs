@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crus_core::{GroupLabel, NodeName, NodeNameFormat, TemplateName, Time, Xname};
+use crus_core::{GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, Time, Xname};
 use serde::{Deserialize, Serialize};
 
 use crate::workload::{Drawn, Workload};
@@ -129,6 +129,8 @@ pub struct SlurmConfig {
     pub restart: Span,
     /// How long an epilog runs after its job.
     pub epilog: Span,
+    /// From the requeue of a job to the moment from which it may start again.
+    pub requeue: Span,
     /// How long a command waits for a slurmctld that is down.
     pub connect_timeout_ms: u64,
 }
@@ -143,6 +145,7 @@ impl Default for SlurmConfig {
             resume: Span::new(500, 5_000),
             restart: Span::new(3_000, 5_000),
             epilog: Span::exactly(0),
+            requeue: Span::new(120_000, 122_000),
             connect_timeout_ms: 9_000,
         }
     }
@@ -284,6 +287,9 @@ pub struct ClusterConfig {
     pub templates: BTreeMap<TemplateName, TemplateSpec>,
     /// Nodes that are out of service.
     pub held: BTreeMap<Xname, Held>,
+    /// The partitions of its Slurm, with their nodes. A node may be in several, or in none: then it runs no jobs. None at
+    /// all stand for one, `batch`, of all nodes.
+    pub partitions: BTreeMap<PartitionName, Vec<NodeName>>,
     /// The jobs.
     pub workload: Workload,
     /// How Slurm behaves.
@@ -304,6 +310,7 @@ impl Default for ClusterConfig {
             groups: BTreeMap::new(),
             templates: BTreeMap::new(),
             held: BTreeMap::new(),
+            partitions: BTreeMap::new(),
             workload: Workload::None,
             slurm: SlurmConfig::default(),
             bos: BosConfig::default(),

@@ -20,7 +20,7 @@ use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, Xname};
 use crate::cluster::bos::{BootComponent, BosError, NewSession, Operation, SessionStatus};
 use crate::cluster::hsm::HsmError;
 use crate::cluster::slurm::{JobState, SlurmError, Update};
-use crate::cluster::{SharedCluster, lock};
+use crate::cluster::{Cluster, SharedCluster, lock};
 
 /// How often each method of a port was called, under names such as `wlm.drain`.
 ///
@@ -300,6 +300,31 @@ impl SimWlm {
         let result = lock(&self.cluster).update(names, update);
         result.map_err(|error| self.error(error))
     }
+
+    /// Ends each of the jobs; goes on after one that is refused, and then returns the first refusal.
+    fn end_jobs(
+        &self,
+        method: &'static str,
+        jobs: &[String],
+        end: fn(&mut Cluster, u32) -> Result<(), SlurmError>,
+    ) -> Result<(), PortError> {
+        self.calls.count(method, 1);
+        let mut result = Ok(());
+        for job in jobs {
+            // There are no ids but numbers here: another is that of no job.
+            let Ok(id) = job.parse() else { continue };
+            let ended = end(&mut lock(&self.cluster), id);
+            match ended {
+                Ok(()) | Err(SlurmError::InvalidJobId) => {}
+                Err(SlurmError::ControllerDown) => return Err(self.error(SlurmError::ControllerDown)),
+                Err(error) => {
+                    let detail = format!("{error} for job {job}");
+                    result = result.and(Err(PortError::Refused { peer: Peer::Wlm, detail }));
+                }
+            }
+        }
+        result
+    }
 }
 
 #[async_trait]
@@ -347,13 +372,11 @@ impl Wlm for SimWlm {
         Ok(partitions.into_iter().filter(|partition| names.contains(&partition.name)).collect())
     }
 
-    async fn requeue(&self, _: &[String]) -> Result<(), PortError> {
-        self.calls.count("wlm.requeue", 1);
-        Err(PortError::Refused { peer: Peer::Wlm, detail: "jobs cannot be requeued here".to_owned() })
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.end_jobs("wlm.requeue", jobs, Cluster::requeue_job)
     }
 
-    async fn cancel(&self, _: &[String]) -> Result<(), PortError> {
-        self.calls.count("wlm.cancel", 1);
-        Err(PortError::Refused { peer: Peer::Wlm, detail: "jobs cannot be cancelled here".to_owned() })
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.end_jobs("wlm.cancel", jobs, Cluster::cancel_job)
     }
 }

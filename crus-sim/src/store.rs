@@ -13,7 +13,7 @@ use crus_core::Xname;
 use crus_core::claims::{self, Claim};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Phase, Session, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
 
@@ -211,6 +211,7 @@ impl SessionStore for MemoryStore {
             head: stored::head(id, &stored.head)?,
             messages: stored::messages(id, (0..).zip(&stored.messages))?,
             deletion_ordered: stored.deletion_ordered,
+            commands: stored.commands.iter().map(|(number, command)| (*number, *command)).collect(),
         }))
     }
 
@@ -246,7 +247,8 @@ impl SessionStore for MemoryStore {
         stored.commands.retain(|number, _| *number > session.head.commands);
         if session.is_done() {
             claims.remove(&id);
-        } else if !claims.contains_key(&id) {
+        } else if events.contains(&Event::Phase(Phase::Created)) {
+            // It begins anew after its end.
             *created += 1;
             claims.insert(id, Claim::of(session, *created));
         }

@@ -12,9 +12,10 @@
 //! `nodes` names the nodes, `count` lets Slurm choose that many idle ones: one of both. `start_s` (0): when it is
 //! submitted, in seconds after the cluster's start; it begins once its nodes are free. `duration_s`: how long it
 //! runs; without it, until somebody ends it. `limit_s`: its time limit, which ends it too; without it, none, and
-//! its end is not known to Slurm. `cpus`: processors on each node; without it, all of them.
+//! its end is not known to Slurm. `cpus`: processors on each node; without it, all of them. `partition`: where it runs;
+//! without it, in the default one. `requeue` (true): whether it may be put back into the queue.
 
-use crus_core::NodeName;
+use crus_core::{NodeName, PartitionName};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Span;
@@ -57,13 +58,18 @@ pub struct JobSpec {
     pub duration_ms: Option<u64>,
     /// Its time limit; `None`: none.
     pub limit_ms: Option<u64>,
+    /// The partition that it runs in; `None`: the [default](crate::Cluster::default_partition) one.
+    pub partition: Option<PartitionName>,
+    /// Whether it may be put back into the queue.
+    pub requeue: bool,
 }
 
 /// A workload that keeps nodes busy: there are always jobs waiting, and each starts as soon as enough nodes are
-/// idle, as long as no more than `busy_per_mille` of all nodes are taken.
+/// idle, as long as no more than `busy_per_mille` of all nodes are taken. Where partitions are configured, that holds for
+/// each of them by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drawn {
-    /// How many of all nodes may run jobs, in parts of a thousand.
+    /// How many of all nodes, or of a partition's, may run jobs, in parts of a thousand.
     pub busy_per_mille: u32,
     /// Numbers of nodes, each as likely as the others: repeat one to make it likelier.
     pub sizes: Vec<u32>,
@@ -75,7 +81,7 @@ pub struct Drawn {
     pub unlimited_per_mille: u32,
     /// How many jobs take a part of each node only, in parts of a thousand.
     pub partial_per_mille: u32,
-    /// How many jobs wait at any time. Slurm starts any of these that fits.
+    /// How many jobs wait at any time, in each partition. Slurm starts any of these that fits.
     pub waiting: u32,
 }
 
@@ -139,6 +145,13 @@ struct Line {
     start_s: u64,
     duration_s: Option<u64>,
     limit_s: Option<u64>,
+    partition: Option<PartitionName>,
+    #[serde(default = "yes")]
+    requeue: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Line {
@@ -157,6 +170,8 @@ impl Line {
             start_ms: ms(self.start_s),
             duration_ms: self.duration_s.map(ms),
             limit_ms: self.limit_s.map(ms),
+            partition: self.partition,
+            requeue: self.requeue,
         })
     }
 }

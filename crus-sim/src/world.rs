@@ -16,8 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Truth};
 use crus_core::driver::{Driver, Next, Observer, Ports};
+use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Node, Stage};
+use crus_core::model::{Command, Node, Stage};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
@@ -256,6 +257,29 @@ impl World {
         Ok(())
     }
 
+    /// Orders something else of a session, as `POST /session/{id}/pause`, `resume` and `retry` do. What makes no sense is
+    /// noted all the same, and changes nothing; nor does an order for a session that is gone.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn command(&mut self, id: UpgradeId, command: Command) -> Result<(), Stuck> {
+        self.note(Kind::Operator, || format!("orders {id}: {command:?}"));
+        let Some(result) = poll(self.ports.store.command(id, command)) else {
+            // The client got no answer, and asks again.
+            self.die()?;
+            return self.command(id, command);
+        };
+        let Some(number) = result.map_err(failed)? else { return Ok(()) };
+        if !self.running.contains_key(&id) {
+            return self.load(id);
+        }
+        if let Some(runner) = self.running.get_mut(&id) {
+            runner.driver.command(number, command);
+            runner.next = Next::Now;
+        }
+        Ok(())
+    }
+
     /// Kills the service and starts it again: the cluster and the store stay.
     ///
     /// # Errors
@@ -363,6 +387,9 @@ impl World {
         let mut driver = Driver::new(session, revision, self.ports.clone());
         if at_once(self.ports.store.deletion_ordered(id))?.map_err(failed)? {
             driver.order_deletion();
+        }
+        for (number, command) in at_once(self.ports.store.commands(id))?.map_err(failed)? {
+            driver.command(number, command);
         }
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(())
@@ -544,6 +571,10 @@ impl World {
             None => next,
         };
         let ended = matches!(runner.next, Next::Finished | Next::Removed);
+        if !runner.driver.session().is_done() {
+            // It may work again after its end: the next one is checked, too.
+            self.ended.remove(&id);
+        }
         self.check_session(id)?;
         self.check()?;
         if ended
@@ -701,6 +732,14 @@ impl World {
     /// A node of a session.
     pub fn node(&self, id: UpgradeId, xname: Xname) -> Option<&Node> {
         self.session(id)?.nodes.iter().find(|node| node.xname == xname)
+    }
+
+    /// What the stored history of a session has, the oldest first; nothing of one that is gone.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn history(&self, id: UpgradeId) -> Result<Vec<Entry>, Stuck> {
+        at_once(self.store.history(id, 0, usize::MAX))?.map_err(failed)
     }
 
     /// How often a session rebooted a node.

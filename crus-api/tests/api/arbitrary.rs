@@ -10,7 +10,7 @@ use crate::schema;
 use crate::service::{Api, example, request};
 
 /// A value that may be anything.
-fn any_value() -> impl Strategy<Value = Value> {
+pub(crate) fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -16,11 +16,16 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_
 /// The documented path that a path of a request is one of.
 pub(crate) fn documented_path(path: &str) -> Option<&'static str> {
     let path = path.strip_prefix("/apis/crus").unwrap_or(path);
+    let fits = |template: &str| {
+        let (wanted, given) = (template.split('/'), path.split('/'));
+        wanted.clone().count() == given.clone().count()
+            && wanted.zip(given).all(|(wanted, given)| match wanted.starts_with('{') {
+                true => !given.is_empty(),
+                false => wanted == given,
+            })
+    };
     let mut documented = DOCUMENT["paths"].as_object().unwrap().keys().map(String::as_str);
-    match path.strip_prefix("/session/") {
-        Some(id) if !id.is_empty() && !id.contains('/') => Some("/session/{upgrade_id}"),
-        _ => documented.find(|known| *known == path),
-    }
+    documented.find(|template| fits(template))
 }
 
 /// The methods that a documented path has, in the form of an `Allow` header.

@@ -9,4 +9,5 @@ mod contract;
 mod document;
 mod schema;
 mod service;
+mod strategy;
 mod validation;

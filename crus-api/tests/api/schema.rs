@@ -10,9 +10,12 @@ use serde_json::Value;
 /// Where it does not fit, and why.
 pub(crate) fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let words = schema.as_object().ok_or("a schema must be an object")?;
+    if value.is_null() && words.get("nullable") == Some(&Value::Bool(true)) {
+        return Ok(());
+    }
     for (word, rule) in words {
         let fits = match word.as_str() {
-            "description" | "readOnly" => true,
+            "description" | "readOnly" | "nullable" => true,
             "$ref" => {
                 check(document, resolve(document, rule), value)?;
                 true
@@ -23,6 +26,15 @@ pub(crate) fn check(document: &Value, schema: &Value, value: &Value) -> Result<(
             "minimum" => value.as_f64().is_none_or(|n| n >= rule.as_f64().unwrap_or(f64::NAN)),
             "maximum" => value.as_f64().is_none_or(|n| n <= rule.as_f64().unwrap_or(f64::NAN)),
             "minItems" => value.as_array().is_none_or(|list| list.len() as u64 >= rule.as_u64().unwrap_or(0)),
+            "maxItems" => value.as_array().is_none_or(|list| list.len() as u64 <= rule.as_u64().unwrap_or(0)),
+            "maxProperties" => value.as_object().is_none_or(|o| o.len() as u64 <= rule.as_u64().unwrap_or(0)),
+            "minLength" => {
+                value.as_str().is_none_or(|text| text.chars().count() as u64 >= rule.as_u64().unwrap_or(0))
+            }
+            "anyOf" => {
+                let schemas = rule.as_array().ok_or("anyOf must be a list")?;
+                schemas.iter().any(|schema| check(document, schema, value).is_ok())
+            }
             "pattern" => {
                 let pattern = Regex::new(rule.as_str().unwrap_or("(")).map_err(|error| error.to_string())?;
                 value.as_str().is_none_or(|text| pattern.is_match(text))
@@ -103,11 +115,18 @@ fn the_checker_finds_what_does_not_fit() {
             "b": { "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^x+$" } },
             "c": { "format": "uuid" },
             "d": { "enum": [1, "one"] },
-            "e": { "not": { "type": "boolean" } }
+            "e": { "not": { "type": "boolean" } },
+            "f": { "anyOf": [{ "type": "integer", "nullable": true }, { "type": "string", "minLength": 2 }] },
+            "g": { "type": "array", "maxItems": 1 },
+            "h": { "type": "object", "maxProperties": 1 }
         }
     });
-    let good =
-        [r#"{"a":1}"#, r#"{"a":2.0,"b":["x","xx"],"c":"c926acf6-b5c6-411e-ba6c-ea0448cab2ee","d":"one"}"#];
+    let good = [
+        r#"{"a":1}"#,
+        r#"{"a":2.0,"b":["x","xx"],"c":"c926acf6-b5c6-411e-ba6c-ea0448cab2ee","d":"one"}"#,
+        r#"{"a":1,"f":null,"g":[1],"h":{"x":1}}"#,
+        r#"{"a":1,"f":"xx","g":[],"h":{}}"#,
+    ];
     let bad = [
         "1",
         "{}",
@@ -121,6 +140,11 @@ fn the_checker_finds_what_does_not_fit() {
         r#"{"a":1,"d":2}"#,
         r#"{"a":1,"e":true}"#,
         r#"{"a":1,"z":1}"#,
+        r#"{"a":1,"f":"x"}"#,
+        r#"{"a":1,"f":true}"#,
+        r#"{"a":1,"g":null}"#,
+        r#"{"a":1,"g":[1,2]}"#,
+        r#"{"a":1,"h":{"x":1,"y":2}}"#,
     ];
     let fits = |text: &str| check(&Value::Null, &schema, &serde_json::from_str(text).unwrap());
     for text in good {
@@ -129,6 +153,6 @@ fn the_checker_finds_what_does_not_fit() {
     for text in bad {
         assert!(fits(text).is_err(), "{text}");
     }
-    let unknown = serde_json::json!({ "maxProperties": 3 });
+    let unknown = serde_json::json!({ "multipleOf": 3 });
     assert!(check(&Value::Null, &unknown, &Value::Null).is_err());
 }

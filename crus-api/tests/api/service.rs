@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, router};
-use crus_core::{Limits, Session, Spec, Time, UpgradeId};
+use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, Site, router};
+use crus_core::commands;
+use crus_core::machine::{self, Input};
+use crus_core::model::{Command, Summary};
+use crus_core::{Limits, Session, Spec, Strategy, Time, UpgradeId};
 use http::request::Builder;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -87,6 +90,33 @@ impl Sessions for Memory {
             Some(status(session))
         })
     }
+
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+        let taken = self.with(|sessions| {
+            let session = sessions.iter_mut().find(|session| session.head.id == id)?;
+            let Session { head, messages, .. } = session.clone();
+            let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
+            if let Some(reason) = commands::why_not(&summary, command) {
+                return Some(Err(ServiceError::NotNow { reason }));
+            }
+            let number = session.head.commands + 1;
+            machine::step(session, Time(2), Input::Command { number, command });
+            Some(Ok(status(session)))
+        });
+        taken?.transpose()
+    }
+
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError> {
+        self.with(|sessions| Some(found(sessions, id)?.head.spec.strategy.clone()))
+    }
+}
+
+fn found(sessions: &[Session], id: UpgradeId) -> Option<&Session> {
+    sessions.iter().find(|session| session.head.id == id)
 }
 
 /// The routes with a service of memory behind them.
@@ -97,8 +127,14 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new() -> Self {
+        Api::of(Site::default())
+    }
+
+    /// The same at a site of its own.
+    pub(crate) fn of(site: Site) -> Self {
         let memory = Arc::new(Memory::default());
-        Api { router: router(Arc::clone(&memory) as Arc<dyn Sessions>, ApiLimits::default()), memory }
+        let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
+        Api { router: router(sessions, site, ApiLimits::default()), memory }
     }
 
     /// From now on the service fails.

@@ -218,7 +218,7 @@ fn slurm_is_the_only_workload_manager() {
 
 #[test]
 fn an_unknown_property_is_refused_by_name() {
-    assert_eq!(reason("strategy", json!({})), "is not a property of a session");
+    assert_eq!(reason("Strategy", json!({})), "is not a property of a session");
     assert_eq!(reason("Failed_Label", json!("x")), "is not a property of a session");
     assert_eq!(reason("", json!(1)), "is not a property of a session");
 }

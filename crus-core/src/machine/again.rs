@@ -20,11 +20,23 @@ impl Machine<'_> {
         self.say(messages::retrying(again.len(), self.s.head.step));
     }
 
-    /// An operator wants the nodes that failed or were skipped to be taken once more.
+    /// An operator wants the nodes that failed or were skipped to be taken once more: of a session that is done, or
+    /// paused with no step in flight.
     pub(super) fn retry(&mut self) {
-        if self.s.head.pause.is_none() && !self.s.is_done() {
+        let between_steps = matches!(self.s.head.stage, Stage::Starting | Stage::Cleanup);
+        if !self.s.is_done() && (self.s.head.pause.is_none() || !between_steps) {
             return;
         }
+        if !self.s.batch().all(Node::is_settled) {
+            // What is owed for the failed ones is done first.
+            self.s.head.retry = true;
+            return;
+        }
+        self.take_failed_again();
+    }
+
+    pub(super) fn take_failed_again(&mut self) {
+        self.s.head.retry = false;
         let again = self.s.positions(|node| node.is_settled() && matches!(node.state, NodeState::Failed(_)));
         if again.is_empty() {
             return;
@@ -39,6 +51,8 @@ impl Machine<'_> {
             self.s.known = crate::model::Known { stepped: self.s.known.stepped, ..Default::default() };
             self.s.known.taken_up = self.now;
             self.events.push(Event::Phase(Phase::Created));
+        }
+        if self.s.head.stage != Stage::Starting {
             self.enter(Stage::Starting);
         }
         self.begin_again(&again, |node| {

@@ -35,6 +35,8 @@ fn cluster(nodes: u32) -> Cluster {
             start_ms: 0,
             duration_ms: Some(minutes * minute),
             limit_ms: Some(2 * minutes * minute),
+            partition: None,
+            requeue: true,
         }
     });
     let jobs = jobs.collect();

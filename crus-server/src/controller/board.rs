@@ -26,12 +26,14 @@ pub(super) struct Board(Mutex<BTreeMap<UpgradeId, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    created: Time,
+    head: Arc<Head>,
     status: Arc<SessionStatus>,
-    /// When it ended, if it has.
-    ended: Option<Time>,
     /// The order is in the store already.
     deletion_ordered: bool,
+    /// The number of the latest command that is noted for it, as far as is known here.
+    commanded: u64,
+    /// The number of the latest that it has taken in.
+    taken_in: u64,
     /// Runs here, or is about to.
     running: bool,
     /// Somebody wanted it run while it did: before it is left it is tried once more.
@@ -44,10 +46,11 @@ struct Entry {
 impl Entry {
     fn of(summary: &Summary) -> Self {
         Entry {
-            created: summary.head.created,
+            head: Arc::new(summary.head.clone()),
             status: status_of(summary),
-            ended: summary.head.ended,
             deletion_ordered: summary.deletion_ordered,
+            commanded: latest_of(summary),
+            taken_in: summary.head.commands,
             running: false,
             again: false,
             turns: 0,
@@ -57,12 +60,24 @@ impl Entry {
 
     fn tell(&mut self, head: &Head, messages: &[Message]) {
         self.status = Arc::new(status(head, messages, self.deletion_ordered));
-        self.ended = head.ended;
+        self.taken_in = head.commands;
+        self.head = Arc::new(head.clone());
     }
 
-    /// A session that is done is run only to be deleted.
+    /// A session that is done is run only to be deleted, or to take in a command.
     fn has_work(&self) -> bool {
-        self.ended.is_none() || self.deletion_ordered
+        self.head.ended.is_none() || self.deletion_ordered || self.has_commands()
+    }
+
+    fn has_commands(&self) -> bool {
+        self.commanded > self.taken_in
+    }
+
+    fn command(&mut self, number: u64) {
+        if number > self.commanded {
+            self.commanded = number;
+            self.wake.notify_one();
+        }
     }
 
     fn order_deletion(&mut self) {
@@ -87,6 +102,7 @@ impl Board {
         if summary.deletion_ordered {
             entry.order_deletion();
         }
+        entry.command(latest_of(summary));
         if !entry.running && Turn(entry.turns) == turn {
             entry.tell(&summary.head, &summary.messages);
         }
@@ -108,7 +124,8 @@ impl Board {
     /// All answers, in the order of creation.
     pub(super) fn all(&self) -> Vec<Arc<SessionStatus>> {
         let entries = self.lock();
-        let mut all: Vec<_> = entries.iter().map(|(id, e)| (e.created, *id, Arc::clone(&e.status))).collect();
+        let mut all: Vec<_> =
+            entries.iter().map(|(id, e)| (e.head.created, *id, Arc::clone(&e.status))).collect();
         drop(entries);
         all.sort_by_key(|(created, id, _)| (*created, *id));
         all.into_iter().map(|(_, _, status)| status).collect()
@@ -117,6 +134,11 @@ impl Board {
     /// The answer for one session.
     pub(super) fn get(&self, id: UpgradeId) -> Option<Arc<SessionStatus>> {
         self.lock().get(&id).map(|entry| Arc::clone(&entry.status))
+    }
+
+    /// The head of one session.
+    pub(super) fn head(&self, id: UpgradeId) -> Option<Arc<Head>> {
+        self.lock().get(&id).map(|entry| Arc::clone(&entry.head))
     }
 
     /// Takes in that the session's deletion is ordered, and wakes who runs it here. `None` when it is gone.
@@ -132,6 +154,24 @@ impl Board {
         self.lock().get(&id).is_some_and(|entry| entry.deletion_ordered)
     }
 
+    /// Takes in that a command of this number is noted for a session, and wakes who runs it here. `false` when it is not
+    /// known here.
+    pub(super) fn command(&self, id: UpgradeId, number: u64) -> bool {
+        self.lock().get_mut(&id).map(|entry| entry.command(number)).is_some()
+    }
+
+    /// The number of the latest command that is noted for a session and was not taken in.
+    pub(super) fn commanded(&self, id: UpgradeId) -> Option<u64> {
+        self.lock().get(&id).filter(|entry| entry.has_commands()).map(|entry| entry.commanded)
+    }
+
+    /// The store, asked after this was the latest command that is known, holds none that was not taken in.
+    pub(super) fn none_is_noted(&self, id: UpgradeId, latest: u64) {
+        if let Some(entry) = self.lock().get_mut(&id).filter(|entry| entry.commanded == latest) {
+            entry.commanded = entry.taken_in;
+        }
+    }
+
     /// What wakes the one who runs the session. A wake-up that comes before anybody waits is not lost.
     pub(super) fn wake(&self, id: UpgradeId) -> Arc<Notify> {
         self.lock().get(&id).map(|entry| Arc::clone(&entry.wake)).unwrap_or_default()
@@ -141,7 +181,7 @@ impl Board {
     pub(super) fn idle(&self) -> Vec<UpgradeId> {
         let entries = self.lock();
         let idle = entries.iter().filter(|(_, entry)| entry.has_work() && !entry.running);
-        let mut idle: Vec<_> = idle.map(|(id, entry)| (entry.created, *id)).collect();
+        let mut idle: Vec<_> = idle.map(|(id, entry)| (entry.head.created, *id)).collect();
         drop(entries);
         idle.sort_unstable();
         idle.into_iter().map(|(_, id)| id).collect()
@@ -162,11 +202,11 @@ impl Board {
         true
     }
 
-    /// Nobody here runs the session any more: it is done. `false`, and nothing changes, when its deletion was ordered
-    /// meanwhile: then it must be run on.
+    /// Nobody here runs the session any more: it is done. `false`, and nothing changes, when its deletion or something
+    /// else was ordered meanwhile: then it must be run on.
     pub(super) fn rest(&self, id: UpgradeId) -> bool {
         match self.lock().get_mut(&id) {
-            Some(entry) if entry.deletion_ordered => false,
+            Some(entry) if entry.deletion_ordered || entry.has_commands() => false,
             Some(entry) => {
                 entry.running = false;
                 true
@@ -206,7 +246,8 @@ impl Board {
     pub(super) fn outdated(&self, retention: &Retention, now: Time) -> Vec<UpgradeId> {
         let entries = self.lock();
         let finished = entries.iter().filter(|(_, entry)| !entry.running && !entry.has_work());
-        let mut finished: Vec<_> = finished.filter_map(|(id, entry)| Some((entry.ended?, *id))).collect();
+        let mut finished: Vec<_> =
+            finished.filter_map(|(id, entry)| Some((entry.head.ended?, *id))).collect();
         drop(entries);
         finished.sort_unstable_by_key(|finished| Reverse(*finished));
         let too_old = |ended: Time| retention.max_age_ms.is_some_and(|age| now.since(ended) > age);
@@ -225,6 +266,11 @@ impl Board {
         // Every change leaves the map whole, whoever panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The number of the latest command that is noted for a session; 0 when there is none.
+fn latest_of(summary: &Summary) -> u64 {
+    summary.commands.last().map_or(0, |(number, _)| *number)
 }
 
 pub(super) fn status_of(summary: &Summary) -> Arc<SessionStatus> {

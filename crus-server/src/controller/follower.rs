@@ -97,6 +97,10 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
                 look_at(shared, id).await?;
             }
         }
+        Change::Commanded(id) => {
+            look_at_commands(shared, id).await?;
+            runner::take_up(shared, id);
+        }
         Change::Unowned(id) => {
             if shared.board.get(id).is_none() {
                 look_at(shared, id).await?;
@@ -118,13 +122,26 @@ async fn look_at(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// Takes in which commands are noted for a session, whoever runs it.
+async fn look_at_commands(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> {
+    let commands = shared.ports.store.commands(id).await?;
+    let Some((latest, _)) = commands.last() else { return Ok(()) };
+    if !shared.board.command(id, *latest) {
+        look_at(shared, id).await?;
+    }
+    Ok(())
+}
+
 /// Likewise of all sessions: what could have been missed. Whoever waits for the store need not any longer.
 async fn look_at_everything(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let stored: BTreeSet<UpgradeId> = shared.ports.store.ids().await?.into_iter().collect();
     for id in &stored {
-        // An order for one that runs here may have been missed, too.
+        // Orders for one that runs here may have been missed, too.
         if shared.ports.store.deletion_ordered(*id).await? {
             shared.board.order_deletion(*id);
+        }
+        if shared.board.turn(*id).is_none() {
+            look_at_commands(shared, *id).await?;
         }
         match look_at(shared, *id).await {
             Err(error @ StoreError::Unreadable(_)) => {

@@ -7,7 +7,7 @@
 //!
 //! # Guarantees
 //!
-//! - A session or an order to delete one is in the store before it is answered for.
+//! - A session, or an order for one, is in the store before it is answered for.
 //! - A session has at most one task. One that panics, or loses its session to somebody else, begins again
 //!   with what is stored, if the session can be owned again.
 //! - No answer waits for a peer.
@@ -20,8 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crus_api::{ServiceError, SessionStatus, Sessions};
+use crus_core::Strategy;
+use crus_core::commands;
 use crus_core::driver::Ports;
-use crus_core::model::{Limits, Session, Spec, Summary, UpgradeId};
+use crus_core::model::{Command, Head, Limits, Session, Spec, Summary, UpgradeId};
 use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
@@ -153,7 +155,7 @@ impl Shared {
         }
         runner::span(id).in_scope(|| info!("session created"));
         let Session { head, messages, .. } = session;
-        let summary = Summary { head, messages, deletion_ordered: false };
+        let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
         if let Some(turn) = self.board.turn(id) {
             self.board.take_in(&summary, turn);
         }
@@ -174,10 +176,39 @@ impl Shared {
         Ok(Some(status))
     }
 
+    /// Whether it makes sense is decided on what is stored: the session may run elsewhere. Where it has gone on since, the
+    /// command changes nothing.
+    async fn command(
+        self: Arc<Self>,
+        id: UpgradeId,
+        command: Command,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+        let Some(summary) = self.ports.store.summary(id).await? else { return Ok(None) };
+        if let Some(reason) = commands::why_not(&summary, command) {
+            return Err(ServiceError::NotNow { reason });
+        }
+        let Some(number) = self.ports.store.command(id, command).await? else { return Ok(None) };
+        runner::span(id).in_scope(|| info!(?command, number, "command noted"));
+        if !self.board.command(id, number) {
+            self.ask_follower(id);
+        }
+        // Whoever runs it elsewhere hears of it from the store.
+        runner::take_up(&self, id);
+        Ok(Some(self.board.get(id).unwrap_or_else(|| board::status_of(&summary))))
+    }
+
     /// A session that is not on the board, as the store has it: another replica created it a moment ago, or it is not
     /// there.
     async fn stored(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         Ok(self.ports.store.summary(id).await?.as_ref().map(board::status_of))
+    }
+
+    /// The head of a session, as the board has it, or else the store.
+    async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
+        match self.board.head(id) {
+            Some(head) => Ok(Some(head)),
+            None => Ok(self.ports.store.summary(id).await?.map(|summary| Arc::new(summary.head))),
+        }
     }
 }
 
@@ -200,5 +231,17 @@ impl Sessions for Controller {
 
     async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         self.to_the_end(Arc::clone(&self.shared).delete(id)).await
+    }
+
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+        self.to_the_end(Arc::clone(&self.shared).command(id, command)).await
+    }
+
+    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError> {
+        Ok(self.shared.head(id).await?.map(|head| head.spec.strategy.clone()))
     }
 }

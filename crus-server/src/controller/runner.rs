@@ -78,7 +78,7 @@ impl Runner {
                     self.shared.ask_follower(self.id);
                     return;
                 }
-                // Its deletion was ordered meanwhile, or its owner went.
+                // Something was ordered meanwhile, or its owner went.
                 Ok(Left::Done | Left::ToAnother) => continue,
                 Ok(Left::ToReload(reason @ (StoreError::NotOwner(_) | StoreError::Failed(_)))) => {
                     warn!("the session is not run for the moment: {reason}");
@@ -132,10 +132,14 @@ impl Runner {
             if self.shared.board.deletion_ordered(self.id) {
                 driver.order_deletion();
             }
-            let next = match driver.advance().await {
+            let round = async {
+                self.hand_over_commands(&mut driver).await?;
+                driver.advance().await
+            };
+            let next = match round.await {
                 Ok(next) => next,
                 Err(StoreError::Failed(error)) => {
-                    warn!("failed to store the session, trying again: {error}");
+                    warn!("failed to use the store for the session, trying again: {error}");
                     self.back_off().await;
                     continue;
                 }
@@ -150,8 +154,8 @@ impl Runner {
                     self.tell_wait(driver.session());
                     self.sleep_until(time).await;
                 }
-                Next::Finished if !self.shared.board.deletion_ordered(self.id) => return Left::Done,
-                Next::Finished => {}
+                Next::Finished if self.is_ordered() => {}
+                Next::Finished => return Left::Done,
                 Next::Removed => {
                     self.shared.board.remove(self.id);
                     info!("session deleted");
@@ -162,6 +166,25 @@ impl Runner {
         Left::ForGood
     }
 
+    /// Gives the driver what is noted for the session.
+    async fn hand_over_commands(&self, driver: &mut Driver) -> Result<(), StoreError> {
+        let Some(latest) = self.shared.board.commanded(self.id) else { return Ok(()) };
+        let commands = self.shared.ports.store.commands(self.id).await?;
+        if commands.is_empty() {
+            self.shared.board.none_is_noted(self.id, latest);
+        }
+        for (number, command) in commands {
+            driver.command(number, command);
+        }
+        Ok(())
+    }
+
+    /// Whether anything is ordered that the session has not taken in.
+    fn is_ordered(&self) -> bool {
+        let board = &self.shared.board;
+        board.deletion_ordered(self.id) || board.commanded(self.id).is_some()
+    }
+
     /// The session as it is stored; why it was left when it is not there.
     async fn load(&self) -> Result<Result<Driver, Left>, StoreError> {
         let store = &self.shared.ports.store;
@@ -169,6 +192,9 @@ impl Runner {
         // It may have been ordered of another replica a moment ago.
         if store.deletion_ordered(self.id).await? {
             self.shared.board.order_deletion(self.id);
+        }
+        if let Some((latest, _)) = store.commands(self.id).await?.last() {
+            self.shared.board.command(self.id, *latest);
         }
         session.limits = self.shared.limits.clone();
         self.shared.board.update(&session);

@@ -557,6 +557,20 @@ fn head_of(table: &impl ReadableTable<u128, &'static [u8]>, id: UpgradeId) -> Re
     head.ok_or_else(|| Trouble::Told(missing()))
 }
 
+fn commands_of(
+    table: &impl ReadableTable<(u128, u64), &'static [u8]>,
+    id: UpgradeId,
+) -> Result<Vec<(u64, Command)>, Trouble> {
+    let key = id.0.as_u128();
+    let mut commands = Vec::new();
+    for row in table.range((key, 0)..=(key, u64::MAX))? {
+        let (number, value) = row?;
+        let command = stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
+        commands.push((number.value().1, command));
+    }
+    Ok(commands)
+}
+
 fn claims_in(table: &impl ReadableTable<u128, &'static [u8]>) -> Result<BTreeMap<UpgradeId, Claim>, Trouble> {
     let mut claims = BTreeMap::new();
     for row in table.iter()? {
@@ -626,9 +640,10 @@ impl SessionStore for RedbStore {
             let head = head_of(&reading.open_table(HEADS)?, id)?;
             let messages = rows(&reading.open_table(MESSAGES)?, key)?;
             let deletion_ordered = reading.open_table(ORDERS)?.get(key)?.is_some();
+            let commands = commands_of(&reading.open_table(COMMANDS)?, id)?;
             let told = (|| {
                 let (head, messages) = (stored::head(id, &head)?, stored::messages(id, messages)?);
-                Ok(Some(Summary { head, messages, deletion_ordered }))
+                Ok(Some(Summary { head, messages, deletion_ordered, commands }))
             })();
             told.map_err(Trouble::Told)
         })
@@ -763,18 +778,7 @@ impl SessionStore for RedbStore {
     }
 
     async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
-        self.run(move |database| {
-            let key = id.0.as_u128();
-            let table = database.begin_read()?.open_table(COMMANDS)?;
-            let mut commands = Vec::new();
-            for row in table.range((key, 0)..=(key, u64::MAX))? {
-                let (number, value) = row?;
-                let command = stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
-                commands.push((number.value().1, command));
-            }
-            Ok(commands)
-        })
-        .await
+        self.run(move |database| commands_of(&database.begin_read()?.open_table(COMMANDS)?, id)).await
     }
 
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {

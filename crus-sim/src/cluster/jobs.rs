@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crus_core::Time;
+use crus_core::check::What;
 use crus_core::time::WlmTime;
+use crus_core::{PartitionName, Time};
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
@@ -32,6 +33,10 @@ pub(super) struct Jobs {
 struct Waiting {
     job: JobSpec,
     submitted: WlmTime,
+    /// Not to be started before.
+    begin: Option<Time>,
+    /// How often it ran before.
+    restarts: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,6 +45,7 @@ struct Running {
     submitted: WlmTime,
     started: Time,
     nodes: Vec<Ix>,
+    restarts: u32,
 }
 
 impl Jobs {
@@ -87,23 +93,27 @@ impl Cluster {
     }
 
     fn running_record(&self, running: &Running) -> JobRecord {
-        let Running { job, submitted, started, nodes } = running;
+        let Running { job, submitted, started, nodes, restarts } = running;
         JobRecord {
             id: job.id,
             user: job.user.clone(),
             state: JobState::Running,
+            partition: job.partition.clone(),
             nodes: nodes.iter().filter_map(|&ix| self.node(ix).spec.name.clone()).collect(),
             node_count: nodes.len() as u32,
             cpus: nodes.iter().map(|&ix| self.cpus_of(job, ix)).sum(),
             submitted: *submitted,
             start: Some(wlm_time(*started)),
+            begin: None,
+            restarts: *restarts,
+            requeue: job.requeue,
             limit_s: job.limit_ms.map(|ms| ms / 1000),
             end: job.limit_ms.map(|ms| wlm_time(*started + ms)),
         }
     }
 
     fn waiting_record(&self, waiting: &Waiting) -> JobRecord {
-        let Waiting { job, submitted } = waiting;
+        let Waiting { job, submitted, begin, restarts } = waiting;
         let node_count = match &job.wanted {
             Wanted::Nodes(names) => names.len() as u32,
             Wanted::Count(count) => *count,
@@ -113,11 +123,15 @@ impl Cluster {
             id: job.id,
             user: job.user.clone(),
             state: JobState::Pending,
+            partition: job.partition.clone(),
             nodes: Vec::new(),
             node_count,
             cpus: node_count.saturating_mul(job.cpus.unwrap_or(whole_node)),
             submitted: *submitted,
             start: None,
+            begin: begin.map(wlm_time),
+            restarts: *restarts,
+            requeue: job.requeue,
             limit_s: job.limit_ms.map(|ms| ms / 1000),
             end: None,
         }
@@ -128,14 +142,16 @@ impl Cluster {
         job.cpus.unwrap_or(self.node(ix).spec.cpus)
     }
 
-    fn enqueue(&mut self, job: JobSpec) {
+    fn enqueue(&mut self, mut job: JobSpec) {
         self.jobs.last_id = self.jobs.last_id.max(job.id);
-        self.jobs.waiting.push(Waiting { job, submitted: wlm_time(self.now) });
+        job.partition = job.partition.or_else(|| self.partitions.default_name().cloned());
+        let submitted = wlm_time(self.now);
+        self.jobs.waiting.push(Waiting { job, submitted, begin: None, restarts: 0 });
         self.jobs.stale = true;
     }
 
     /// Submits a job now, whatever its `start_ms`. Its id must be new: returns whether no job of this id
-    /// runs or waits.
+    /// runs or waits. One of a partition that is not there, or without a node that it wants, never starts.
     pub fn submit(&mut self, job: JobSpec) -> bool {
         if self.jobs.running.contains_key(&job.id)
             || self.jobs.waiting.iter().any(|other| other.job.id == job.id)
@@ -152,9 +168,69 @@ impl Cluster {
         let waiting = self.jobs.waiting.len();
         self.jobs.waiting.retain(|waiting| waiting.job.id != id);
         let there = self.jobs.running.contains_key(&id) || self.jobs.waiting.len() < waiting;
-        self.job_ends(id);
+        self.remove_job(id, None);
         self.start_jobs();
         there
+    }
+
+    /// `scontrol requeue incomplete`: a running job goes back into the queue, and later runs again from its beginning.
+    /// One that waits stays as it is.
+    ///
+    /// # Errors
+    /// [`SlurmError::ControllerDown`], [`SlurmError::AccessDenied`], [`SlurmError::InvalidJobId`], and
+    /// [`SlurmError::NoRequeue`].
+    pub fn requeue_job(&mut self, id: u32) -> Result<(), SlurmError> {
+        self.may_end_job(id)?;
+        let Some(running) = self.jobs.running.get(&id) else {
+            return if self.job_waits(id) { Ok(()) } else { Err(SlurmError::InvalidJobId) };
+        };
+        if !running.job.requeue {
+            return Err(SlurmError::NoRequeue);
+        }
+        let (job, restarts) = (running.job.clone(), running.restarts + 1);
+        self.tell_end(id, true);
+        self.remove_job(id, None);
+        let after = self.draws.slurm.span(self.config.slurm.requeue);
+        let (submitted, begin) = (wlm_time(self.now), Some(self.now + after));
+        self.jobs.waiting.push(Waiting { job, submitted, begin, restarts });
+        self.plan(after, Event::JobMayBegin(id));
+        self.start_jobs();
+        Ok(())
+    }
+
+    /// `scancel`: ends a job for good. One that is not there is fine.
+    ///
+    /// # Errors
+    /// [`SlurmError::ControllerDown`] and [`SlurmError::AccessDenied`].
+    pub fn cancel_job(&mut self, id: u32) -> Result<(), SlurmError> {
+        self.may_end_job(id)?;
+        self.tell_end(id, false);
+        self.end_job(id);
+        Ok(())
+    }
+
+    fn may_end_job(&self, id: u32) -> Result<(), SlurmError> {
+        let is_there = self.jobs.running.contains_key(&id) || self.job_waits(id);
+        match () {
+            () if self.controller.stopped => Err(SlurmError::ControllerDown),
+            () if self.controller.refuses_updates && is_there => Err(SlurmError::AccessDenied),
+            () => Ok(()),
+        }
+    }
+
+    /// Whether a job waits in the queue.
+    fn job_waits(&self, id: u32) -> bool {
+        self.jobs.waiting.iter().any(|waiting| waiting.job.id == id)
+    }
+
+    /// Tells the witness that a job is about to be ended because somebody asked for it.
+    fn tell_end(&mut self, id: u32, requeued: bool) {
+        let waits = self.job_waits(id);
+        let xnames = |running: &Running| running.nodes.iter().map(|&ix| self.node(ix).spec.xname).collect();
+        let nodes = self.jobs.running.get(&id).map(xnames).or_else(|| waits.then(BTreeSet::new));
+        if let Some(nodes) = nodes {
+            self.tell(What::JobEnded { job: id.to_string(), nodes, requeued });
+        }
     }
 
     pub(super) fn start_workload(&mut self) {
@@ -178,8 +254,15 @@ impl Cluster {
         true
     }
 
-    pub(super) fn job_ends(&mut self, id: u32) -> bool {
-        self.remove_job(id, None)
+    pub(super) fn job_ends(&mut self, id: u32, run: u32) -> bool {
+        let runs = self.jobs.running.get(&id).is_some_and(|running| running.restarts == run);
+        runs && self.remove_job(id, None)
+    }
+
+    pub(super) fn job_may_begin(&mut self, id: u32) -> bool {
+        let waits = self.job_waits(id);
+        self.jobs.stale |= waits;
+        waits
     }
 
     /// Takes a job off its nodes. Its epilog runs on each but the one that was lost.
@@ -227,7 +310,8 @@ impl Cluster {
             let waiting = std::mem::take(&mut self.jobs.waiting);
             let mut started = false;
             for job in waiting {
-                match self.place(&job.job) {
+                let may_begin = job.begin.is_none_or(|begin| begin <= self.now);
+                match self.place(&job.job).filter(|_| may_begin) {
                     Some(nodes) => {
                         self.start_job(job, nodes, first);
                         started = true;
@@ -243,32 +327,48 @@ impl Cluster {
 
     /// Fills the queue of a drawn workload up.
     fn draw_jobs(&mut self) {
-        loop {
-            let Workload::Drawn(drawn) = &self.config.workload else { return };
-            if self.jobs.waiting.len() >= drawn.waiting as usize {
-                return;
-            }
-            let rng = &mut self.draws.jobs;
-            let most = drawn.sizes.len().saturating_sub(1) as u64;
-            let Some(&size) = drawn.sizes.get(rng.between(0, most) as usize) else { return };
-            let length = rng.span(drawn.length).max(1);
-            let unlimited = rng.chance(drawn.unlimited_per_mille);
-            let partial = rng.chance(drawn.partial_per_mille);
-            let job = JobSpec {
-                id: self.jobs.last_id + 1,
-                user: USERS[rng.between(0, USERS.len() as u64 - 1) as usize].to_owned(),
-                wanted: Wanted::Count(size.max(1)),
-                cpus: partial.then_some(1),
-                start_ms: 0,
-                duration_ms: Some(length),
-                limit_ms: (!unlimited).then(|| length.saturating_mul(u64::from(drawn.limit_percent)) / 100),
+        let Workload::Drawn(drawn) = &self.config.workload else { return };
+        let wanted = drawn.waiting as usize;
+        for (partition, size) in self.partitions.sizes(self.by_name.len()) {
+            // One that was put back into the queue is not counted: a queue of nothing else would stand still.
+            let of_this = |waiting: &&Waiting| {
+                waiting.begin.is_none() && waiting.job.partition.as_ref() == Some(&partition)
             };
-            self.enqueue(job);
+            let there = self.jobs.waiting.iter().filter(of_this).count();
+            for _ in there..wanted {
+                let Some(job) = self.draw_job(&partition, size) else { return };
+                self.enqueue(job);
+            }
         }
+    }
+
+    /// A job of a partition of this size.
+    fn draw_job(&mut self, partition: &PartitionName, size: usize) -> Option<JobSpec> {
+        let Workload::Drawn(drawn) = &self.config.workload else { return None };
+        let rng = &mut self.draws.jobs;
+        let most = drawn.sizes.len().saturating_sub(1) as u64;
+        let &count = drawn.sizes.get(rng.between(0, most) as usize)?;
+        let length = rng.span(drawn.length).max(1);
+        let unlimited = rng.chance(drawn.unlimited_per_mille);
+        let partial = rng.chance(drawn.partial_per_mille);
+        // In a cluster of one partition, what does not fit waits for ever, as it does in life.
+        let fits = if self.config.partitions.is_empty() { count } else { count.min(size as u32) };
+        Some(JobSpec {
+            id: self.jobs.last_id + 1,
+            user: USERS[rng.between(0, USERS.len() as u64 - 1) as usize].to_owned(),
+            wanted: Wanted::Count(fits.max(1)),
+            cpus: partial.then_some(1),
+            start_ms: 0,
+            duration_ms: Some(length),
+            limit_ms: (!unlimited).then(|| length.saturating_mul(u64::from(drawn.limit_percent)) / 100),
+            partition: Some(partition.clone()),
+            requeue: true,
+        })
     }
 
     /// The nodes that a job can start on now.
     fn place(&mut self, job: &JobSpec) -> Option<Vec<Ix>> {
+        let partition = job.partition.as_ref()?;
         match &job.wanted {
             Wanted::Nodes(names) => names
                 .iter()
@@ -278,7 +378,8 @@ impl Cluster {
                     let free = node.spec.cpus - node.slurm.cpus.min(node.spec.cpus);
                     let fits = job.cpus.unwrap_or(node.spec.cpus) <= free
                         && node.slurm.takes_jobs()
-                        && node.hardware.slurmd.is_some();
+                        && node.hardware.slurmd.is_some()
+                        && self.partitions.holds(partition, ix);
                     fits.then_some(ix)
                 })
                 .collect::<Option<BTreeSet<_>>>()
@@ -286,25 +387,33 @@ impl Cluster {
             Wanted::Count(count) => {
                 let count = *count as usize;
                 let available = &self.jobs.available;
-                if available.len() < count {
+                let of_partition = |ix: &&Ix| self.partitions.holds(partition, **ix);
+                if available.len() < count
+                    || available.iter().filter(of_partition).take(count).count() < count
+                {
                     return None;
                 }
                 let Workload::Drawn(Drawn { busy_per_mille, .. }) = self.config.workload else {
-                    return Some(available.iter().copied().take(count).collect());
+                    return Some(available.iter().filter(of_partition).copied().take(count).collect());
                 };
-                if (self.jobs.busy_nodes + count) * 1000 > busy_per_mille as usize * self.nodes.len() {
+                let runs_jobs = |ix: &&Ix| !self.node(**ix).slurm.jobs.is_empty();
+                let (busy, of) = match self.partitions.members(partition) {
+                    None => (self.jobs.busy_nodes, self.nodes.len()),
+                    Some(members) => (members.iter().filter(runs_jobs).count(), members.len()),
+                };
+                if (busy + count) * 1000 > busy_per_mille as usize * of {
                     return None;
                 }
                 // From anywhere: otherwise the last nodes would never run anything.
                 let from = self.draws.jobs.between(0, self.nodes.len() as u64) as Ix;
                 let around = available.range(from..).chain(available.range(..from));
-                Some(around.copied().take(count).collect())
+                Some(around.filter(of_partition).copied().take(count).collect())
             }
         }
     }
 
     fn start_job(&mut self, waiting: Waiting, nodes: Vec<Ix>, first: bool) {
-        let Waiting { job, submitted } = waiting;
+        let Waiting { job, submitted, restarts, .. } = waiting;
         self.note(Kind::Job, || format!("JobStarts({}) on {nodes:?}", job.id));
         let length = match (job.duration_ms, job.limit_ms) {
             (Some(duration), Some(limit)) => Some(duration.min(limit)),
@@ -316,7 +425,7 @@ impl Cluster {
             _ => 0,
         };
         if let Some(length) = length {
-            self.plan(length - elapsed, Event::JobEnds(job.id));
+            self.plan(length - elapsed, Event::JobEnds(job.id, restarts));
         }
         for &ix in &nodes {
             let cpus = self.cpus_of(&job, ix);
@@ -328,7 +437,7 @@ impl Cluster {
             self.touch(ix);
         }
         let started = self.now - elapsed;
-        self.jobs.running.insert(job.id, Running { job, submitted, started, nodes });
+        self.jobs.running.insert(job.id, Running { job, submitted, started, nodes, restarts });
     }
 }
 

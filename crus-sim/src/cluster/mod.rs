@@ -26,6 +26,7 @@ pub mod bos;
 pub mod hsm;
 mod jobs;
 mod limit;
+mod partitions;
 mod power;
 mod queue;
 pub mod slurm;
@@ -43,6 +44,7 @@ use self::boot::Component;
 use self::bos::Bos;
 use self::hsm::Hsm;
 use self::jobs::Jobs;
+use self::partitions::Partitions;
 use self::power::Hardware;
 use self::queue::{Event, Ix, Queue};
 use self::slurm::{Controller, Update};
@@ -124,6 +126,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     by_xname: BTreeMap<Xname, Ix>,
     by_name: BTreeMap<NodeName, Ix>,
+    partitions: Partitions,
     controller: Controller,
     jobs: Jobs,
     hsm: Hsm,
@@ -162,6 +165,7 @@ impl Cluster {
             nodes,
             by_xname: BTreeMap::new(),
             by_name: BTreeMap::new(),
+            partitions: Partitions::default(),
             controller: Controller::default(),
             jobs: Jobs::default(),
             hsm: Hsm::new(&config.groups),
@@ -192,11 +196,12 @@ impl Cluster {
         cluster
     }
 
-    /// Notes where each node is.
+    /// Notes where each node is, and which are in which partition.
     fn index_nodes(&mut self) {
         let nodes = || self.nodes.iter().zip(0..);
         self.by_xname = nodes().map(|(node, ix)| (node.spec.xname, ix)).collect();
         self.by_name = nodes().filter_map(|(node, ix)| Some((node.spec.name.clone()?, ix))).collect();
+        self.partitions = Partitions::new(&self.config, &self.by_name);
     }
 
     /// The cluster behind a lock.
@@ -273,7 +278,8 @@ impl Cluster {
     fn happen(&mut self, event: Event) -> bool {
         match event {
             Event::JobArrives(index) => self.job_arrives(index),
-            Event::JobEnds(id) => self.job_ends(id),
+            Event::JobEnds(id, run) => self.job_ends(id, run),
+            Event::JobMayBegin(id) => self.job_may_begin(id),
             Event::EpilogEnds(ix, id) => self.epilog_ends(ix, id),
             Event::OsUp(ix, generation) => self.os_up(ix, generation),
             Event::SlurmdStarts(ix, generation) => self.slurmd_starts(ix, generation),

@@ -17,8 +17,10 @@ pub(super) type Ix = u32;
 pub(super) enum Event {
     /// A listed job is submitted: its position in the list.
     JobArrives(u32),
-    /// The job of this id has done its work, or reached its limit.
-    JobEnds(u32),
+    /// The job of this id has done its work, or reached its limit, in this run of it.
+    JobEnds(u32, u32),
+    /// A job that was put back into the queue may start again.
+    JobMayBegin(u32),
     /// The epilog of a job on a node ends.
     EpilogEnds(Ix, u32),
     /// The operating system of a node is up.
@@ -47,7 +49,9 @@ impl Event {
     /// What kind of thing it is.
     pub(super) fn kind(self) -> Kind {
         match self {
-            Event::JobArrives(_) | Event::JobEnds(_) | Event::EpilogEnds(..) => Kind::Job,
+            Event::JobArrives(_) | Event::JobEnds(..) | Event::JobMayBegin(_) | Event::EpilogEnds(..) => {
+                Kind::Job
+            }
             Event::OsUp(..)
             | Event::SlurmdStarts(..)
             | Event::Answers(..)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crus_core::time::WlmTime;
-use crus_core::wlm::{BaseState, Flag, Partition, WlmNode};
+use crus_core::wlm::{BaseState, Flag, WlmNode};
 use crus_core::{NodeName, PartitionName, Time};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,8 @@ pub struct NodeRecord {
     pub comment: Option<String>,
     /// `Extra`.
     pub extra: Option<String>,
+    /// `Partitions`.
+    pub partitions: Vec<PartitionName>,
 }
 
 impl From<NodeRecord> for WlmNode {
@@ -88,16 +90,24 @@ pub struct JobRecord {
     pub user: String,
     /// How it stands.
     pub state: JobState,
+    /// Its partition.
+    pub partition: Option<PartitionName>,
     /// Its nodes; empty while it waits.
     pub nodes: Vec<NodeName>,
     /// How many nodes it has, or wants while it waits.
     pub node_count: u32,
     /// Its processors on all its nodes, or those it wants while it waits.
     pub cpus: u32,
-    /// When it was submitted.
+    /// When it was submitted, or put back into the queue.
     pub submitted: WlmTime,
     /// When it began; `None` while it waits.
     pub start: Option<WlmTime>,
+    /// Before when it does not start again: so long one waits that was put back into the queue.
+    pub begin: Option<WlmTime>,
+    /// How often it was put back into the queue.
+    pub restarts: u32,
+    /// Whether it may be put back into the queue.
+    pub requeue: bool,
     /// Its time limit, in seconds; `None`: none.
     pub limit_s: Option<u64>,
     /// When it ends at the latest: `None` without a limit (`squeue`: `NONE`), and while it waits (`squeue`: `N/A`).
@@ -183,6 +193,18 @@ pub enum SlurmError {
     /// The caller is neither root nor SlurmUser. Nothing was changed.
     #[error("slurm_update error: Invalid user id")]
     InvalidUser,
+    /// There is no job of this id.
+    #[error("Invalid job id specified")]
+    InvalidJobId,
+    /// The job waits: it cannot be put back into the queue.
+    #[error("Job is pending execution")]
+    JobPending,
+    /// The job was submitted with `--no-requeue`.
+    #[error("Requested operation is presently disabled")]
+    NoRequeue,
+    /// The caller is neither root nor SlurmUser, and the job is somebody else's.
+    #[error("Access/permission denied")]
+    AccessDenied,
 }
 
 /// A time on Slurm's clock.
@@ -194,7 +216,7 @@ pub(super) fn wlm_time(time: Time) -> WlmTime {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Controller {
     pub(super) stopped: bool,
-    refuses_updates: bool,
+    pub(super) refuses_updates: bool,
 }
 
 impl Cluster {
@@ -214,23 +236,14 @@ impl Cluster {
         let mut shown = ShownNodes::default();
         for name in names {
             match self.by_name.get(name) {
-                Some(&ix) => shown.nodes.push(self.node(ix).record(name.clone())),
+                Some(&ix) => shown.nodes.push(NodeRecord {
+                    partitions: self.partitions.of(ix),
+                    ..self.node(ix).record(name.clone())
+                }),
                 None => shown.not_found.push(name.clone()),
             }
         }
         Ok(shown)
-    }
-
-    /// All partitions, as `scontrol show node` tells them.
-    ///
-    /// # Errors
-    /// When slurmctld is down.
-    pub fn partitions(&self) -> Result<Vec<Partition>, SlurmError> {
-        let names: Vec<NodeName> = self.by_name.keys().cloned().collect();
-        let nodes = self.show_nodes(&names)?.nodes.into_iter().map(WlmNode::from);
-        let in_service = nodes.filter(WlmNode::is_in_service).map(|node| node.name).collect();
-        let name = PartitionName::new("batch").ok();
-        Ok(name.map(|name| Partition { name, total: names.len(), in_service }).into_iter().collect())
     }
 
     /// `scontrol update` of these names. **Not atomic**: slurmctld takes the names in order, stops at the first

@@ -122,6 +122,7 @@ impl SlurmNode {
 }
 
 impl Node {
+    /// Its record, without partitions: it does not know them.
     pub(super) fn record(&self, name: NodeName) -> NodeRecord {
         let slurm = &self.slurm;
         let flags = [
@@ -141,6 +142,7 @@ impl Node {
             reason: slurm.reason.clone(),
             comment: slurm.comment.clone(),
             extra: slurm.extra.clone(),
+            partitions: Vec::new(),
         }
     }
 }

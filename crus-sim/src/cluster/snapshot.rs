@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::bos::Bos;
 use super::hsm::Hsm;
 use super::jobs::Jobs;
+use super::partitions::Partitions;
 use super::queue::{Event, Ix, Queue};
 use super::slurm::Controller;
 use super::{Cluster, Draws, Node, PowerEvent};
@@ -24,7 +25,7 @@ use crate::journal::Journal;
 /// What the text says that it is.
 const FORMAT: &str = "crus-sim cluster";
 /// To be raised whenever a text of before can no longer be read, or would be read wrongly.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why a text did not make a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,8 @@ struct Parts {
     by_xname: BTreeMap<Xname, Ix>,
     #[serde(skip)]
     by_name: BTreeMap<NodeName, Ix>,
+    #[serde(skip)]
+    partitions: Partitions,
     controller: Controller,
     jobs: Jobs,
     hsm: Hsm,
@@ -160,7 +163,8 @@ fn node_of(event: Event) -> Option<Ix> {
         | Event::Lost(ix, _)
         | Event::Component(ix, ..) => Some(ix),
         Event::JobArrives(_)
-        | Event::JobEnds(_)
+        | Event::JobEnds(..)
+        | Event::JobMayBegin(_)
         | Event::ControllerStarts
         | Event::SessionResolves(_)
         | Event::SessionRuns(_)

@@ -66,6 +66,8 @@ pub(crate) fn job(id: u32, nodes: &[u32], minutes: u64) -> JobSpec {
         start_ms: 0,
         duration_ms: Some(minutes * MINUTE),
         limit_ms: Some(2 * minutes * MINUTE),
+        partition: None,
+        requeue: true,
     }
 }
 

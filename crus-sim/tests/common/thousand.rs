@@ -61,6 +61,8 @@ pub(crate) fn run() -> Result<Cost, Stuck> {
         start_ms: 0,
         duration_ms: None,
         limit_ms: None,
+        partition: None,
+        requeue: true,
     });
     let mut world = World::new(with_jobs(config, jobs.collect()), SEED, limits);
     let start = world.now();

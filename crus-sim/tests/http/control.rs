@@ -112,3 +112,31 @@ async fn a_command_waits_for_slurmctld_as_long_as_the_real_one() {
     post(&routes, "/sim/slurmctld/start", Value::Null).await;
     assert_eq!(post(&routes, "/sim/slurm", call).await.json()["exit_code"], 0);
 }
+
+#[tokio::test]
+async fn jobs_are_requeued_and_cancelled_and_partitions_told() {
+    let routes = router(&still());
+    let job = json!({"nodes": ["nid000007"], "partition": "batch", "requeue": false});
+    let id = post(&routes, "/sim/jobs", job).await.json()["id"].as_u64().unwrap();
+    let path = |action: &str| format!("/sim/jobs/{id}/{action}");
+    let refused = post(&routes, &path("requeue"), Value::Null).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]),
+        (409, &json!("Requested operation is presently disabled"))
+    );
+    let elsewhere = json!({"count": 1, "partition": "nope"});
+    assert_eq!(post(&routes, "/sim/jobs", elsewhere).await.status, 404);
+    assert_eq!(post(&routes, &path("dance"), Value::Null).await.status, 404);
+    assert_eq!(post(&routes, &path("cancel"), Value::Null).await.status, 204);
+    assert_eq!(post(&routes, &path("cancel"), Value::Null).await.status, 404);
+    let id = post(&routes, "/sim/jobs", json!({"nodes": ["nid000007"]})).await.json()["id"].as_u64().unwrap();
+    assert_eq!(post(&routes, &format!("/sim/jobs/{id}/requeue"), Value::Null).await.status, 204);
+    let jobs = get(&routes, "/sim/jobs").await.json();
+    let mine = jobs.as_array().unwrap().iter().find(|job| job["id"] == id).unwrap();
+    assert_eq!((&mine["state"], &mine["restarts"]), (&json!("PENDING"), &json!(1)), "{mine}");
+    let facts = get(&routes, "/sim/facts").await.json();
+    let ended = facts.as_array().unwrap().iter().filter(|fact| fact["what"] == "job-ended");
+    assert_eq!(ended.map(|fact| &fact["requeued"]).collect::<Vec<_>>(), [false, true]);
+    let partitions = get(&routes, "/sim/partitions").await.json();
+    assert_eq!((&partitions[0]["name"], &partitions[0]["total"]), (&json!("batch"), &json!(12)));
+}

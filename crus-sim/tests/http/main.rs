@@ -62,6 +62,8 @@ fn config() -> ClusterConfig {
             start_ms: 0,
             duration_ms: None,
             limit_ms: None,
+            partition: None,
+            requeue: true,
         }]),
         bos: BosConfig {
             pending: second,

@@ -22,6 +22,8 @@ enum Deed {
     Update(u32, u8),
     Submit(Vec<u32>),
     End(u32),
+    Requeue(u32),
+    Cancel(u32),
     PowerOff(u32),
     PowerOn(u32),
     Reboot(Vec<u32>),
@@ -40,6 +42,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         4 => (node.clone(), 0..6u8).prop_map(|(n, kind)| Deed::Update(n, kind)),
         2 => nodes().prop_map(Deed::Submit),
         1 => (1..200u32).prop_map(Deed::End),
+        2 => (1..40u32).prop_map(Deed::Requeue),
+        1 => (1..40u32).prop_map(Deed::Cancel),
         1 => node.clone().prop_map(Deed::PowerOff),
         1 => node.clone().prop_map(Deed::PowerOn),
         2 => nodes().prop_map(Deed::Reboot),
@@ -74,6 +78,8 @@ fn act(cluster: &mut Cluster, number: u32, deed: &Deed) {
         Deed::End(id) => {
             cluster.end_job(*id);
         }
+        Deed::Requeue(id) => drop(cluster.requeue_job(*id)),
+        Deed::Cancel(id) => drop(cluster.cancel_job(*id)),
         Deed::PowerOff(n) => assert!(cluster.power_off(x(*n))),
         Deed::PowerOn(n) => assert!(cluster.power_on(x(*n))),
         Deed::Reboot(nodes) => {
@@ -125,6 +131,7 @@ fn check(cluster: &mut Cluster, told: &mut Told) {
             }
             What::PowerCut { .. }
             | What::JobKilled { .. }
+            | What::JobEnded { .. }
             | What::RebootAsked { .. }
             | What::PowerLost { .. } => {}
         }

@@ -133,3 +133,25 @@ async fn a_slurmctld_that_is_down_takes_nine_seconds_to_say_so() {
     lock(&cluster).set(1, &Update::drain("r"));
     assert!(ports.wlm.nodes(&[name(1)]).await.is_ok());
 }
+
+#[tokio::test]
+async fn jobs_are_ended_one_call_for_all_and_one_that_is_gone_is_fine() {
+    let cluster = cluster().shared();
+    let ports = SimPorts::new(&cluster);
+    let mut once = job(2, &[2]);
+    once.requeue = false;
+    for job in [job(1, &[1]), once, job(3, &[3])] {
+        assert!(lock(&cluster).submit(job));
+    }
+    let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    let refused = ports.wlm.requeue(&ids(&["1", "99", "2", "3"])).await.unwrap_err();
+    let detail = "Requested operation is presently disabled for job 2".to_owned();
+    assert_eq!(refused, PortError::Refused { peer: Peer::Wlm, detail });
+    assert_eq!(ports.wlm.jobs(&[name(1), name(3)]).await.unwrap(), [], "the others were requeued");
+    assert_eq!(ports.wlm.cancel(&ids(&["1", "2", "7_1"])).await, Ok(()));
+    assert_eq!(lock(&cluster).job_ids(), [3]);
+    assert_eq!((ports.calls.of("wlm.requeue"), ports.calls.of("wlm.cancel")), (1, 1));
+    lock(&cluster).stop_slurmctld();
+    assert!(matches!(ports.wlm.requeue(&ids(&["3"])).await, Err(PortError::Unreachable { .. })));
+    assert!(matches!(ports.wlm.partitions(&[]).await, Err(PortError::Unreachable { .. })));
+}

@@ -27,6 +27,7 @@ enum Deed {
     Lock(Index, bool),
     Submit(u32),
     EndOneJob(Index),
+    RequeueOneJob(Index),
     RestartSlurm(u64),
     StopSlurm(bool),
     RefuseUpdates(bool),
@@ -50,6 +51,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (node(), any::<bool>()).prop_map(|(node, locked)| Deed::Lock(node, locked)),
         2 => (1..9u32).prop_map(Deed::Submit),
         1 => node().prop_map(Deed::EndOneJob),
+        2 => node().prop_map(Deed::RequeueOneJob),
         1 => (0..30_000u64).prop_map(Deed::RestartSlurm),
         1 => seldom().prop_map(Deed::StopSlurm),
         1 => seldom().prop_map(Deed::RefuseUpdates),
@@ -118,6 +120,10 @@ fn act(cluster: &mut Cluster, number: u32, deed: &Deed) -> String {
         Deed::Submit(n) => format!("{}", cluster.submit(job(1_000_000 - number, &[*n]))),
         Deed::EndOneJob(index) => match cluster.jobs() {
             Ok(jobs) if !jobs.is_empty() => format!("{}", cluster.end_job(index.get(&jobs).id)),
+            other => format!("{other:?}"),
+        },
+        Deed::RequeueOneJob(index) => match cluster.jobs() {
+            Ok(jobs) if !jobs.is_empty() => format!("{:?}", cluster.requeue_job(index.get(&jobs).id)),
             other => format!("{other:?}"),
         },
         Deed::RestartSlurm(ms) => {
@@ -241,7 +247,7 @@ fn a_text_that_is_no_snapshot_is_said_to_be_none() {
 #[test]
 fn a_snapshot_of_another_version_is_not_guessed_at() {
     let error = refusal(r#"{"format":"crus-sim cluster","version":77,"cluster":"who knows"}"#);
-    assert_eq!(error.to_string(), "the snapshot is of version 77; this program reads version 1");
+    assert_eq!(error.to_string(), "the snapshot is of version 77; this program reads version 2");
 }
 
 #[test]

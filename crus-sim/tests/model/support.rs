@@ -131,6 +131,8 @@ pub(crate) fn job(id: u32, nodes: &[u32]) -> JobSpec {
         start_ms: 0,
         duration_ms: None,
         limit_ms: None,
+        partition: None,
+        requeue: true,
     }
 }
 

@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use crus_core::{NodeName, Xname};
+use crus_core::{NodeName, PartitionName, Xname};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -39,14 +39,17 @@ PUT    /sim/nodes/NODE/boot       how it boots from now on: \"normal\", \"fails\
                                   \"did-not-reboot\", {\"takes\":{\"ms\":1000}}, {\"on-hold\":{\"error\":…}}
 POST   /sim/nodes/NODE/booted     a real node is up: for clusters whose boots are reported
 GET    /sim/jobs                  the jobs
-POST   /sim/jobs                  {\"user\":…,\"nodes\":[…] or \"count\":…,\"cpus\":…,\"duration_s\":…,\"limit_s\":…}
-DELETE /sim/jobs/ID               ends one
+POST   /sim/jobs                  {\"user\":…,\"nodes\":[…] or \"count\":…,\"cpus\":…,\"duration_s\":…,\"limit_s\":…,
+                                  \"partition\":…,\"requeue\":true}
+DELETE /sim/jobs/ID               ends one, as if its work were done
+POST   /sim/jobs/ID/requeue       and /cancel
+GET    /sim/partitions            the partitions
 POST   /sim/slurmctld/stop        and /start, which also restarts it
 POST   /sim/hsm/down              and /up: HSM's database
 POST   /sim/bos/down              and /up: BOS's store
 GET    /sim/facts?after=N         what really happened, from the Nth fact on
 GET    /sim/calls                 how often what was called; DELETE forgets it
-POST   /sim/slurm                 {\"program\":\"scontrol\" or \"squeue\",\"args\":[…]}
+POST   /sim/slurm                 {\"program\":\"scontrol\", \"squeue\" or \"scancel\",\"args\":[…]}
 
 Groups and their members are changed where they live: /hsm/v2/groups. Session templates: /v2/sessiontemplates.
 ";
@@ -61,6 +64,8 @@ pub(super) fn router(live: LiveCluster) -> Router {
         .route("/nodes/{node}/{action}", post(act))
         .route("/jobs", get(jobs).post(submit))
         .route("/jobs/{id}", delete(end_job))
+        .route("/jobs/{id}/{action}", post(act_on_job))
+        .route("/partitions", get(partitions))
         .route("/slurmctld/{action}", post(slurmctld))
         .route("/hsm/{action}", post(hsm))
         .route("/bos/{action}", post(bos))
@@ -264,9 +269,15 @@ async fn submit(State(live): State<LiveCluster>, body: Bytes) -> Answer {
         cpus: Option<u32>,
         duration_s: Option<u64>,
         limit_s: Option<u64>,
+        partition: Option<PartitionName>,
+        #[serde(default = "yes")]
+        requeue: bool,
     }
     fn root() -> String {
         "root".to_owned()
+    }
+    fn yes() -> bool {
+        true
     }
     let new: New = read(&body)?;
     let wanted = match (new.nodes, new.count) {
@@ -284,6 +295,12 @@ async fn submit(State(live): State<LiveCluster>, body: Bytes) -> Answer {
         {
             return Err(missing("node", unknown.as_str()));
         }
+        let partitions = cluster.partition_nodes()?;
+        if let Some(unknown) =
+            new.partition.as_ref().filter(|wanted| !partitions.iter().any(|(name, _)| name == *wanted))
+        {
+            return Err(missing("partition", unknown.as_str()));
+        }
         let next = cluster.jobs()?.iter().map(|job| job.id).max().unwrap_or(0).saturating_add(1);
         let mut job = JobSpec {
             id: new.id.unwrap_or(next),
@@ -293,6 +310,8 @@ async fn submit(State(live): State<LiveCluster>, body: Bytes) -> Answer {
             start_ms: 0,
             duration_ms: new.duration_s.map(ms),
             limit_ms: new.limit_s.map(ms),
+            partition: new.partition,
+            requeue: new.requeue,
         };
         // Ids of jobs that ended are taken, too: look for the next that is not, unless one was asked for.
         while !cluster.submit(job.clone()) {
@@ -308,6 +327,25 @@ async fn submit(State(live): State<LiveCluster>, body: Bytes) -> Answer {
 async fn end_job(State(live): State<LiveCluster>, Path(id): Path<String>) -> Answer {
     let number = id.parse().map_err(|_| missing("job", &id))?;
     if live.with(|cluster| cluster.end_job(number)) { Ok(done()) } else { Err(missing("job", &id)) }
+}
+
+async fn act_on_job(State(live): State<LiveCluster>, Path((id, action)): Path<(String, String)>) -> Answer {
+    let number: u32 = id.parse().map_err(|_| missing("job", &id))?;
+    live.with(|cluster| {
+        if !cluster.jobs()?.iter().any(|job| job.id == number) {
+            return Err(missing("job", &id));
+        }
+        match action.as_str() {
+            "requeue" => cluster.requeue_job(number)?,
+            "cancel" => cluster.cancel_job(number)?,
+            other => return Err(missing("action", other)),
+        }
+        Ok(done())
+    })
+}
+
+async fn partitions(State(live): State<LiveCluster>) -> Answer {
+    live.with(|cluster| Ok(ok(&cluster.partitions()?.iter().map(view::partition).collect::<Vec<_>>())))
 }
 
 // Peers
@@ -372,7 +410,7 @@ async fn slurm(State(live): State<LiveCluster>, body: Bytes) -> Answer {
     let command = call.args.iter().find(|arg| !arg.starts_with('-')).map_or("", String::as_str);
     live.count(&match call.program {
         stand_in::Program::Scontrol => format!("scontrol {command}"),
-        stand_in::Program::Squeue => "squeue".to_owned(),
+        program => program.name().to_owned(),
     });
     let first = live.with(|cluster| stand_in::run(cluster, &call));
     if let Outcome::Done(output) = first {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crus_core::check::{Fact, What};
 use crus_core::time::WlmTime;
-use crus_core::wlm::WlmNode;
+use crus_core::wlm::{Partition, WlmNode};
 use crus_core::{Time, Xname};
 use serde_json::{Value, json};
 
@@ -66,17 +66,29 @@ pub(super) fn node(cluster: &Cluster, spec: &NodeSpec) -> Value {
 
 pub(super) fn job(job: &JobRecord) -> Value {
     json!({
+        "begin": job.begin.map(wlm_time),
         "cpus": job.cpus,
         "end": job.end.map(wlm_time),
         "id": job.id,
         "node_count": job.node_count,
         "nodes": job.nodes,
+        "partition": job.partition,
+        "requeue": job.requeue,
+        "restarts": job.restarts,
         "start": job.start.map(wlm_time),
         "state": match job.state {
             JobState::Pending => "PENDING",
             JobState::Running => "RUNNING",
         },
         "user": job.user,
+    })
+}
+
+pub(super) fn partition(partition: &Partition) -> Value {
+    json!({
+        "in_service": partition.in_service,
+        "name": partition.name,
+        "total": partition.total,
     })
 }
 
@@ -91,6 +103,9 @@ pub(super) fn fact(fact: &Fact) -> Value {
         }
         What::PowerLost { xname } => json!({"what": "power-lost", "xname": xname}),
         What::JobKilled { xname, job } => json!({"what": "job-killed", "xname": xname, "job": job}),
+        What::JobEnded { job, nodes, requeued } => {
+            json!({"what": "job-ended", "job": job, "nodes": xnames(nodes), "requeued": requeued})
+        }
         What::NodeChanged { xname, held, reason, in_service, .. } => json!({
             "what": "node-changed", "xname": xname, "held": held, "reason": reason, "in_service": in_service,
         }),
