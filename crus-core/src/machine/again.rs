@@ -68,6 +68,9 @@ impl Machine<'_> {
     fn begin_again(&mut self, nodes: &[usize], change: impl Fn(&mut Node)) {
         for &i in nodes {
             self.change(i, |node| {
+                if let NodeState::Failed(failure) = &node.state {
+                    node.failure_before = Some(failure.clone());
+                }
                 node.state = NodeState::Pending;
                 node.step = None;
                 node.holder = crate::model::Holder::Us;
