@@ -93,7 +93,7 @@ impl Machine<'_> {
 
 fn is_retried(node: &Node, retries: u32) -> bool {
     let of_boot = matches!(&node.state, NodeState::Failed(failure) if failure.is_of_boot());
-    of_boot && node.attempt < retries && node.is_settled()
+    of_boot && node.attempt < retries
 }
 
 impl Session {

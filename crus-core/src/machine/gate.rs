@@ -84,7 +84,9 @@ impl Machine<'_> {
         let head = &self.s.head;
         let Some(limit) = head.spec.strategy.max_failed_step else { return };
         let max = limit.at_most(head.batch.len());
-        if head.pause.is_none() && head.deletion.is_none() && failed > max {
+        // With no node left there is nothing to keep from being touched.
+        let keeps = head.pause.is_none() && head.deletion.is_none() && self.s.has_more_to_do();
+        if failed > max && keeps {
             self.pause(PauseReason::MaxFailedStep { failed, max });
         }
     }
