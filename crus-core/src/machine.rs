@@ -52,6 +52,7 @@ mod tell;
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU64;
 
 use crate::history::{Entry, Happening};
 use crate::messages;
@@ -379,6 +380,12 @@ impl Machine<'_> {
             && boot.unanswered.is_some_and(|at| at > now)
         {
             boot.unanswered = Some(now);
+            self.events.push(Event::Head);
+        }
+        let soak_s = head.spec.strategy.soak_s.map_or(0, NonZeroU64::get);
+        let latest = now + soak_s.saturating_mul(1000);
+        if head.soak_until.is_some_and(|until| until > latest) {
+            head.soak_until = Some(latest);
             self.events.push(Event::Head);
         }
         for position in 0..self.s.head.batch.len() {
