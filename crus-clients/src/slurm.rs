@@ -1,4 +1,4 @@
-//! Slurm, by its own programs `scontrol` and `squeue`.
+//! Slurm, by its own programs `scontrol`, `squeue` and `scancel`.
 //!
 //! # Guarantees
 //!
@@ -6,7 +6,8 @@
 //! - A program ends within the time-out, after it waited at most as long again for a place among those that run, and nothing that it started outlives it. A program that is a wrapper must
 //!   `exec` what it wraps.
 //! - A node or job that is printed and not understood is an error; it is never left out in silence.
-//! - Arguments are passed as they are, never by a shell, and node names come only from [`NodeName`].
+//! - Arguments are passed as they are, never by a shell. Node names come only from [`NodeName`], ids of jobs only as
+//!   one strict type reads them.
 //!
 //! # Caveats
 //!
@@ -15,6 +16,7 @@
 //! - slurmctld saves its state seconds later: when it crashes meanwhile, a change that it had accepted is lost.
 //! - A suspended job gives its processors back: its node is `IDLE` with `CPUAlloc=0`. Only [`Wlm::jobs`] tells.
 
+mod job;
 mod parse;
 mod process;
 mod refusal;
@@ -29,6 +31,7 @@ use crus_core::names::{NodeName, PartitionName};
 use crus_core::ports::{PortError, Wlm};
 use crus_core::wlm::{Job, Partition, WlmNode};
 
+use self::job::JobId;
 use self::process::{Caller, Output};
 use self::refusal::Act;
 use crate::places::Places;
@@ -43,6 +46,8 @@ pub struct SlurmConfig {
     pub scontrol: Vec<String>,
     /// `squeue`, likewise.
     pub squeue: Vec<String>,
+    /// `scancel`, likewise.
+    pub scancel: Vec<String>,
     /// How long one program may run. Slurm's need nine seconds to find that the controller is down.
     pub timeout: Duration,
     /// Set in the programs' environment, such as `SLURM_CONF`.
@@ -59,6 +64,7 @@ impl Default for SlurmConfig {
         SlurmConfig {
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
+            scancel: vec!["scancel".to_owned()],
             timeout: Duration::from_secs(30),
             env: Vec::new(),
             output_max: 128 << 20,
@@ -72,15 +78,16 @@ impl Default for SlurmConfig {
 pub struct Slurm {
     scontrol: Vec<String>,
     squeue: Vec<String>,
+    scancel: Vec<String>,
     caller: Caller,
 }
 
 impl Slurm {
     /// A client; nothing is asked yet.
     pub fn new(config: SlurmConfig) -> Self {
-        let SlurmConfig { scontrol, squeue, timeout, env, output_max, max_calls } = config;
+        let SlurmConfig { scontrol, squeue, scancel, timeout, env, output_max, max_calls } = config;
         let places = Places::new(max_calls);
-        Slurm { scontrol, squeue, caller: Caller { timeout, env, output_max, places } }
+        Slurm { scontrol, squeue, scancel, caller: Caller { timeout, env, output_max, places } }
     }
 
     async fn scontrol(&self, act: Act, args: &[&str]) -> Result<Output, PortError> {
@@ -116,6 +123,44 @@ impl Slurm {
         }
         result
     }
+
+    /// Ends jobs by calls of `program`, some at a time. Goes on after a refusal, and then returns the first; not after
+    /// another error, for what went wrong with Slurm itself takes its time to say so.
+    async fn end_jobs(&self, jobs: &[String], ending: Ending) -> Result<(), PortError> {
+        let (ids, mut result) = JobId::read_all(jobs);
+        for some in ids.chunks(JOBS_MAX) {
+            let some: Vec<&str> = some.iter().map(JobId::as_str).collect();
+            let (command, name) = match ending {
+                Ending::Requeue => (&self.scontrol, "scontrol"),
+                Ending::Cancel => (&self.scancel, "scancel"),
+            };
+            let list = some.join(",");
+            let args = match ending {
+                Ending::Requeue => vec!["requeue", "incomplete", &list],
+                Ending::Cancel => some,
+            };
+            let output = self.caller.run(command, &args).await;
+            let done = output
+                .map_err(|error| refusal::of_run(Act::Update, &error))
+                .and_then(|output| refusal::of_ended_jobs(name, output));
+            match done {
+                Ok(()) => {}
+                Err(error @ PortError::Refused { .. }) => result = result.and(Err(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        result
+    }
+}
+
+/// The most jobs of one call.
+const JOBS_MAX: usize = 200;
+
+/// How jobs are ended.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Requeue,
+    Cancel,
 }
 
 #[async_trait]
@@ -183,16 +228,51 @@ impl Wlm for Slurm {
         self.update(names, &[&reason_argument(reason)]).await
     }
 
-    async fn partitions(&self, _: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
-        Err(refusal::refused("partitions cannot be read yet".to_owned()))
+    /// Two questions: which nodes a partition has, and how these are. The nodes' own record names their partitions, too,
+    /// but tells neither an empty partition from an unknown one, nor, to others than root and SlurmUser, of hidden ones.
+    async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        // All of them, at once: several names in one call are taken for one, and an unknown one is an error. `-a`: hidden
+        // ones, and those that our user may not use.
+        let output = self.scontrol(Act::Read, &["-a", "show", "partition", "-o"]).await?;
+        if !output.status.success() {
+            return Err(refusal::of_output(Act::Read, "scontrol", &output));
+        }
+        let mut partitions = parse::partitions(&output.stdout, names)
+            .map_err(|error| refusal::refused(format!("scontrol: {error}")))?;
+        let all: BTreeSet<&NodeName> = partitions.iter().flat_map(|(_, nodes)| nodes).collect();
+        let all: Vec<NodeName> = all.into_iter().cloned().collect();
+        let seen = self.nodes(&all).await?;
+        let in_service: HashSet<&NodeName> =
+            seen.iter().filter(|node| node.is_in_service()).map(|node| &node.name).collect();
+        partitions.sort_by_cached_key(|(name, _)| name.clone());
+        let partition = |(name, nodes): (PartitionName, BTreeSet<NodeName>)| {
+            let total = nodes.len();
+            Partition {
+                name,
+                total,
+                in_service: nodes.into_iter().filter(|node| in_service.contains(node)).collect(),
+            }
+        };
+        Ok(partitions.into_iter().map(partition).collect())
     }
 
-    async fn requeue(&self, _: &[String]) -> Result<(), PortError> {
-        Err(refusal::refused("jobs cannot be requeued yet".to_owned()))
+    /// `requeue incomplete`: only jobs that still run. A plain `requeue` would have one that has ended since it was looked
+    /// at, by itself or by its user, run once more.
+    ///
+    /// Slurm lets a requeued job wait for two minutes before it starts again.
+    ///
+    /// # Errors
+    /// [`PortError::Refused`], too, for jobs that cannot be requeued: those of `srun` and `salloc`, and those submitted
+    /// with `--no-requeue`.
+    async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.end_jobs(jobs, Ending::Requeue).await
     }
 
-    async fn cancel(&self, _: &[String]) -> Result<(), PortError> {
-        Err(refusal::refused("jobs cannot be cancelled yet".to_owned()))
+    async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
+        self.end_jobs(jobs, Ending::Cancel).await
     }
 }
 

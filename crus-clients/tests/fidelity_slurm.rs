@@ -9,6 +9,7 @@
     reason = "a test's panic is how it fails; without the usual harness it is not seen as one"
 )]
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crus_clients::slurm::{Slurm, SlurmConfig};
-use crus_core::names::NodeName;
+use crus_core::names::{NodeName, PartitionName};
 use crus_core::ports::{Peer, PortError, Wlm};
 use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
 use crus_sim::config::{BosConfig, NodeSpec, Span};
@@ -67,12 +68,15 @@ fn runtime() -> tokio::runtime::Runtime {
 
 // The two Slurms
 
-/// A Slurm with four nodes of four processors, `nid000001` to `nid000004`, all idle.
+/// A Slurm with four nodes of four processors, `nid000001` to `nid000004`, all idle; in the partitions `batch` (all of
+/// them), `pair` (the last two) and `empty`.
 trait Site: Sync {
     fn slurm(&self) -> &Slurm;
     /// Submits a job that takes one processor of each of these nodes and runs until it is ended; its id. It may wait
     /// for a while.
     fn submit(&self, nodes: &[&str], limit_minutes: Option<u32>) -> String;
+    /// Likewise, a job that may not be requeued.
+    fn submit_once(&self, nodes: &[&str]) -> String;
     fn end_job(&self, id: &str);
     /// Boots the node anew, whatever runs there.
     fn reboot(&self, node: &str);
@@ -87,9 +91,27 @@ struct Real {
 
 impl Real {
     fn start() -> Self {
-        let lab = SlurmLab::start(LabConfig { nodes: 4, ..LabConfig::default() }).unwrap();
+        let extra = [
+            "PartitionName=pair Nodes=nid[000003-000004] Hidden=YES State=UP",
+            "PartitionName=empty State=UP",
+        ];
+        let extra = extra.map(str::to_owned).to_vec();
+        let lab = SlurmLab::start(LabConfig { nodes: 4, extra, ..LabConfig::default() }).unwrap();
         let env = lab.env().map(|(name, value)| (name.into(), value.to_owned())).to_vec();
         Real { lab, slurm: Slurm::new(SlurmConfig { env, ..SlurmConfig::default() }) }
+    }
+}
+
+impl Real {
+    fn sbatch(&self, args: &[&str]) -> String {
+        let common = ["--parsable", "--output=/dev/null", "--chdir=/"];
+        self.lab.run("sbatch", &[&common, args].concat()).unwrap().trim().to_owned()
+    }
+
+    /// How a job stands, and how often it was requeued.
+    fn job(&self, id: &str) -> (String, String) {
+        let field = |name| self.lab.job_field(id, name).unwrap().unwrap();
+        (field("JobState"), field("Restarts"))
     }
 }
 
@@ -101,6 +123,11 @@ impl Site for Real {
     fn submit(&self, nodes: &[&str], limit_minutes: Option<u32>) -> String {
         // No limit is asked for by a limit of 0.
         self.lab.sleep_job(&nodes.join(","), 3_600, limit_minutes.unwrap_or(0)).unwrap()
+    }
+
+    fn submit_once(&self, nodes: &[&str]) -> String {
+        let nodes = format!("--nodelist={}", nodes.join(","));
+        self.sbatch(&["--no-requeue", &nodes, "--ntasks-per-node=1", "--wrap=exec sleep 3600"])
     }
 
     fn end_job(&self, id: &str) {
@@ -137,7 +164,10 @@ impl StandIn {
             })
             .collect();
         let bos = BosConfig { boot: Span::new(5_000, 20_000), ..BosConfig::default() };
-        let cluster = Cluster::new(ClusterConfig { nodes, bos, ..ClusterConfig::default() }, 7);
+        let all = ["nid000001", "nid000002", "nid000003", "nid000004"];
+        let partitions = [("batch", names(&all)), ("pair", names(&all[2..])), ("empty", vec![])];
+        let partitions = partitions.map(|(name, nodes)| (name.parse().unwrap(), nodes)).into();
+        let cluster = Cluster::new(ClusterConfig { nodes, bos, partitions, ..ClusterConfig::default() }, 7);
         let live = LiveCluster::paced(cluster.shared(), 20.0);
         let server = serve(live.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
         let own = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
@@ -145,6 +175,7 @@ impl StandIn {
         let slurm = Slurm::new(SlurmConfig {
             scontrol: program("scontrol"),
             squeue: program("squeue"),
+            scancel: program("scancel"),
             env: vec![(OsString::from(stand_in::ADDRESS), server.address().to_string().into())],
             ..SlurmConfig::default()
         });
@@ -152,12 +183,8 @@ impl StandIn {
     }
 }
 
-impl Site for StandIn {
-    fn slurm(&self) -> &Slurm {
-        &self.slurm
-    }
-
-    fn submit(&self, nodes: &[&str], limit_minutes: Option<u32>) -> String {
+impl StandIn {
+    fn submit_job(&self, nodes: &[&str], limit_minutes: Option<u32>, requeue: bool) -> String {
         let id = self.last_job.fetch_add(1, Ordering::Relaxed) + 1;
         let job = JobSpec {
             id,
@@ -168,10 +195,24 @@ impl Site for StandIn {
             duration_ms: None,
             limit_ms: limit_minutes.map(|minutes| u64::from(minutes) * 60_000),
             partition: None,
-            requeue: true,
+            requeue,
         };
         assert!(self.live.with(|cluster| cluster.submit(job)));
         id.to_string()
+    }
+}
+
+impl Site for StandIn {
+    fn slurm(&self) -> &Slurm {
+        &self.slurm
+    }
+
+    fn submit(&self, nodes: &[&str], limit_minutes: Option<u32>) -> String {
+        self.submit_job(nodes, limit_minutes, true)
+    }
+
+    fn submit_once(&self, nodes: &[&str]) -> String {
+        self.submit_job(nodes, None, false)
     }
 
     fn end_job(&self, id: &str) {
@@ -271,7 +312,7 @@ macro_rules! scenarios {
     };
 }
 
-const SCENARIOS: [(&str, Scenario<dyn Site>); 13] = scenarios![
+const SCENARIOS: [(&str, Scenario<dyn Site>); 17] = scenarios![
     idle_nodes_are_in_service_and_quiet,
     unknown_nodes_are_left_out,
     a_drain_carries_its_reason_and_repeating_it_is_harmless,
@@ -285,6 +326,10 @@ const SCENARIOS: [(&str, Scenario<dyn Site>); 13] = scenarios![
     a_controller_that_is_down_is_unreachable,
     a_reboot_shows_as_a_newer_boot_time,
     a_reason_keeps_quotes_of_some_kind_at_its_ends,
+    partitions_tell_which_of_their_nodes_are_in_service,
+    a_requeued_job_leaves_its_nodes_and_no_other_job_does,
+    a_job_that_cannot_be_requeued_is_refused_and_the_others_are_requeued,
+    a_cancelled_job_is_gone_for_good,
 ];
 
 async fn idle_nodes_are_in_service_and_quiet(site: &dyn Site) {
@@ -419,11 +464,24 @@ async fn a_controller_that_is_down_is_unreachable(site: &dyn Site) {
     site.stop_controller();
     let detail = "Unable to contact slurm controller (connect failure)".to_owned();
     let unreachable = PortError::Unreachable { peer: Peer::Wlm, detail };
-    let (nodes, jobs, resumed) =
-        tokio::join!(site.slurm().nodes(&one), site.slurm().jobs(&one), site.slurm().resume(&one));
+    let (partition, job) = (["batch".parse().unwrap()], ["1".to_owned()]);
+    let (nodes, jobs, resumed, partitions) = tokio::join!(
+        site.slurm().nodes(&one),
+        site.slurm().jobs(&one),
+        site.slurm().resume(&one),
+        site.slurm().partitions(&partition),
+    );
     assert_eq!(nodes, Err(unreachable.clone()));
     assert_eq!(jobs, Err(unreachable.clone()));
-    assert_eq!(resumed, Err(unreachable));
+    assert_eq!(resumed, Err(unreachable.clone()));
+    assert_eq!(partitions, Err(unreachable));
+    let (requeued, cancelled) = tokio::join!(site.slurm().requeue(&job), site.slurm().cancel(&job));
+    // `scontrol requeue` does not say what kept it from it.
+    let detail = "Unexpected message received for job 1".to_owned();
+    assert_eq!(requeued, Err(PortError::MayHaveActed { peer: Peer::Wlm, detail }));
+    let detail =
+        "Kill job error on job id 1: Unable to contact slurm controller (connect failure)".to_owned();
+    assert_eq!(cancelled, Err(PortError::Unreachable { peer: Peer::Wlm, detail }));
 
     site.start_controller();
     node_once(site, "nid000001", |node| node.is_in_service() && node.boot_time.is_some()).await;
@@ -443,9 +501,160 @@ async fn a_reboot_shows_as_a_newer_boot_time(site: &dyn Site) {
     assert!(node.boot_time.unwrap() > before);
 }
 
+/// The partitions of these names: with how many nodes, and which of them are in service.
+async fn partitions(site: &dyn Site, asked: &[&str]) -> Vec<(String, usize, Vec<String>)> {
+    let asked: Vec<PartitionName> = asked.iter().map(|name| name.parse().unwrap()).collect();
+    let told = site.slurm().partitions(&asked).await.unwrap();
+    let texts = |nodes: BTreeSet<NodeName>| nodes.iter().map(ToString::to_string).collect();
+    told.into_iter().map(|one| (one.name.to_string(), one.total, texts(one.in_service))).collect()
+}
+
+async fn partitions_tell_which_of_their_nodes_are_in_service(site: &dyn Site) {
+    site.slurm().drain(&names(&["nid000002", "nid000003"]), "rolling-upgrade").await.unwrap();
+    running_job(site, &["nid000001"], None).await;
+    let told = partitions(site, &["pair", "nope", "empty", "batch"]).await;
+    let expected =
+        [("batch", 4, vec!["nid000001", "nid000004"]), ("empty", 0, vec![]), ("pair", 2, vec!["nid000004"])];
+    let texts = |nodes: Vec<&str>| nodes.into_iter().map(str::to_owned).collect();
+    assert_eq!(told, expected.map(|(name, total, nodes)| (name.to_owned(), total, texts(nodes))));
+    assert_eq!(partitions(site, &["nope"]).await, []);
+}
+
+async fn a_requeued_job_leaves_its_nodes_and_no_other_job_does(site: &dyn Site) {
+    let job = running_job(site, &["nid000001", "nid000002"], Some(20)).await;
+    let other = running_job(site, &["nid000003"], Some(20)).await;
+    let beside = running_job(site, &["nid000002"], Some(20)).await;
+    // One that is not there any more, or never was, is fine.
+    let asked = [job.clone(), "999999".to_owned()];
+    assert_eq!(site.slurm().requeue(&asked).await, Ok(()));
+    jobs_gone(site, &["nid000001"]).await;
+    assert_eq!(node_once(site, "nid000001", WlmNode::is_quiet).await.state(), "IDLE");
+    let left = jobs(site, &["nid000001", "nid000002", "nid000003"]).await;
+    let left: BTreeSet<&String> = left.iter().map(|job| &job.id).collect();
+    assert_eq!(left, BTreeSet::from([&other, &beside]));
+    assert_eq!(site.slurm().requeue(&asked).await, Ok(()), "again is harmless: it waits");
+}
+
+async fn a_job_that_cannot_be_requeued_is_refused_and_the_others_are_requeued(site: &dyn Site) {
+    let once = site.submit_once(&["nid000001"]);
+    let job = running_job(site, &["nid000002"], Some(20)).await;
+    let begin = Instant::now();
+    while jobs(site, &["nid000001"]).await.is_empty() {
+        assert!(begin.elapsed() < LIMIT, "job {once} does not start");
+        tokio::time::sleep(POLL).await;
+    }
+    let words = format!("Requested operation is presently disabled for job {once}");
+    assert_eq!(site.slurm().requeue(&[once.clone(), job]).await, refused(&words));
+    jobs_gone(site, &["nid000002"]).await;
+    assert_eq!(jobs(site, &["nid000001"]).await[0].id, once);
+}
+
+async fn a_cancelled_job_is_gone_for_good(site: &dyn Site) {
+    let job = running_job(site, &["nid000001", "nid000002"], Some(20)).await;
+    let other = running_job(site, &["nid000003"], None).await;
+    let asked = ["999999".to_owned(), job.clone()];
+    for _ in 0..2 {
+        assert_eq!(site.slurm().cancel(&asked).await, Ok(()));
+    }
+    jobs_gone(site, &["nid000001", "nid000002"]).await;
+    assert_eq!(jobs(site, &["nid000003"]).await[0].id, other);
+    assert_eq!(site.slurm().requeue(&[job]).await, Ok(()), "what was cancelled is not run again");
+    tokio::time::sleep(POLL).await;
+    assert_eq!(jobs(site, &["nid000001", "nid000002"]).await, []);
+}
+
 // What the simulator does not have
 
-const REAL_ONLY: [(&str, Scenario<Real>); 1] = scenarios![a_suspended_job_is_seen_though_its_node_looks_idle];
+const REAL_ONLY: [(&str, Scenario<Real>); 4] = scenarios![
+    a_suspended_job_is_seen_though_its_node_looks_idle,
+    a_job_that_ended_meanwhile_is_not_run_again_by_a_requeue,
+    a_task_of_an_array_is_ended_alone_and_a_heterogeneous_job_as_a_whole,
+    a_job_of_srun_cannot_be_requeued,
+];
+
+/// A plain `scontrol requeue` would: what is read of the jobs is old by the time it is acted upon.
+async fn a_job_that_ended_meanwhile_is_not_run_again_by_a_requeue(site: &Real) {
+    let done = site.sbatch(&["--nodelist=nid000001", "--wrap=exec sleep 0.2"]);
+    let cancelled = running_job(site, &["nid000002"], Some(20)).await;
+    site.end_job(&cancelled);
+    let begin = Instant::now();
+    while site.job(&done).0 != "COMPLETED" || site.job(&cancelled).0 != "CANCELLED" {
+        assert!(begin.elapsed() < LIMIT, "they do not end");
+        tokio::time::sleep(POLL).await;
+    }
+    assert_eq!(site.slurm().requeue(&[done.clone(), cancelled.clone()]).await, Ok(()));
+    assert_eq!(site.job(&done), ("COMPLETED".to_owned(), "0".to_owned()));
+    assert_eq!(site.job(&cancelled), ("CANCELLED".to_owned(), "0".to_owned()));
+    // That this could be seen: the plain one does it.
+    site.lab.scontrol(&["requeue", &done]).unwrap();
+    assert_eq!(site.job(&done), ("PENDING".to_owned(), "1".to_owned()));
+}
+
+/// The ids of the jobs on these nodes, once there are so many.
+async fn running_ids(site: &Real, nodes: &[&str], count: usize) -> Vec<String> {
+    let begin = Instant::now();
+    loop {
+        let ids: Vec<String> = jobs(site, nodes).await.into_iter().map(|job| job.id).collect();
+        if ids.len() == count {
+            return ids;
+        }
+        assert!(begin.elapsed() < LIMIT, "{ids:?}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn a_task_of_an_array_is_ended_alone_and_a_heterogeneous_job_as_a_whole(site: &Real) {
+    let sleep = "--wrap=exec sleep 3600";
+    let array = site.sbatch(&["--array=1-3", "--nodelist=nid000001", "--ntasks=1", sleep]);
+    let mixed = site.sbatch(&[
+        "--nodelist=nid000002",
+        "--ntasks=1",
+        ":",
+        "--nodelist=nid000003",
+        "--ntasks=1",
+        sleep,
+    ]);
+    let task = |n: u32| format!("{array}_{n}");
+    assert_eq!(running_ids(site, &["nid000001"], 3).await, [task(1), task(2), task(3)]);
+    // The last of an array has the array's own number.
+    assert_eq!(site.slurm().requeue(&[task(3)]).await, Ok(()));
+    assert_eq!(running_ids(site, &["nid000001"], 2).await, [task(1), task(2)]);
+    assert_eq!(site.slurm().cancel(&[task(1), format!("{array}_99")]).await, Ok(()));
+    assert_eq!(running_ids(site, &["nid000001"], 1).await, [task(2)]);
+
+    let parts = [format!("{mixed}+0"), format!("{mixed}+1")];
+    assert_eq!(running_ids(site, &["nid000002", "nid000003"], 2).await, parts);
+    assert_eq!(site.slurm().requeue(&parts[1..]).await, Ok(()));
+    jobs_gone(site, &["nid000002", "nid000003"]).await;
+    let mixed = site.sbatch(&[
+        "--nodelist=nid000002",
+        "--ntasks=1",
+        ":",
+        "--nodelist=nid000003",
+        "--ntasks=1",
+        sleep,
+    ]);
+    running_ids(site, &["nid000002", "nid000003"], 2).await;
+    assert_eq!(site.slurm().cancel(&[format!("{mixed}+1")]).await, Ok(()));
+    jobs_gone(site, &["nid000002", "nid000003"]).await;
+}
+
+async fn a_job_of_srun_cannot_be_requeued(site: &Real) {
+    let mut srun = std::process::Command::new("srun")
+        .args(["--nodelist=nid000001", "--ntasks=1", "--chdir=/", "sleep", "3600"])
+        .envs(site.lab.env())
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let ids = running_ids(site, &["nid000001"], 1).await;
+    let words = format!("Only batch jobs are accepted or processed for job {}", ids[0]);
+    assert_eq!(site.slurm().requeue(&ids).await, refused(&words));
+    assert_eq!(running_ids(site, &["nid000001"], 1).await, ids);
+    assert_eq!(site.slurm().cancel(&ids).await, Ok(()));
+    jobs_gone(site, &["nid000001"]).await;
+    assert!(!srun.wait().unwrap().success());
+}
 
 /// P2: the node's own record says that nothing runs there.
 async fn a_suspended_job_is_seen_though_its_node_looks_idle(site: &Real) {

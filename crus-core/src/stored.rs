@@ -3,6 +3,8 @@
 //! A store keeps the head, each node and each message under keys of its own, and puts them together again with
 //! [`session`]. What changed is told by the events of a step; nothing else is written.
 
+use std::ops::{Range, RangeInclusive};
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -142,13 +144,31 @@ pub fn history<V: AsRef<[u8]>>(
     count: usize,
     mut read: impl FnMut(u32) -> Result<Option<V>, StoreError>,
 ) -> Result<Vec<Entry>, StoreError> {
-    let first = after.max(latest.saturating_sub(ENTRIES_MAX)).saturating_add(1);
     let mut entries: Vec<Entry> = Vec::new();
-    for number in (first..=latest).take(count) {
+    for number in numbers(latest, after, count) {
         let Some(value) = read(place_of(number))? else { continue };
         entries.push(entry(id, value.as_ref())?);
     }
     Ok(entries)
+}
+
+/// The [places](place_of) of such a history, as one run or two.
+pub fn places(latest: u64, after: u64, count: usize) -> Vec<RangeInclusive<u32>> {
+    let numbers = numbers(latest, after, count);
+    if numbers.is_empty() {
+        return Vec::new();
+    }
+    let (first, last) = (place_of(numbers.start), place_of(numbers.end - 1));
+    match first <= last {
+        true => vec![first..=last],
+        false => vec![first..=place_of(ENTRIES_MAX - 1), 0..=last],
+    }
+}
+
+fn numbers(latest: u64, after: u64, count: usize) -> Range<u64> {
+    let first = after.max(latest.saturating_sub(ENTRIES_MAX)).saturating_add(1);
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    first..first.saturating_add(count).min(latest.saturating_add(1))
 }
 
 /// Reads one entry of a history.
@@ -259,5 +279,10 @@ mod tests {
         assert_eq!(numbers(latest - 1, usize::MAX), [latest]);
         assert_eq!(numbers(latest, 5), [0u64; 0]);
         assert_eq!(numbers(u64::MAX, 5), [0u64; 0]);
+        let places = |after, count| places(latest, after, count);
+        assert_eq!(places(0, usize::MAX), [6..=9_999, 0..=5], "the whole ring");
+        assert_eq!(places(latest - 5, 5), [1..=5]);
+        assert_eq!(places(latest - 5, 0), []);
+        assert_eq!(places(u64::MAX, 5), []);
     }
 }

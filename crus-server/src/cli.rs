@@ -4,16 +4,15 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::client::args::{PlanArgs, SessionArgs};
+use crate::client::error::ClientError;
+use crate::client::manual::{Completes, ManArgs};
+use crate::client::{self, exit, manual};
 use crate::config::{Flags, Loaded};
 use crate::demo::{self, DemoFlags};
 use crate::serve;
-
-/// What the process ends with when it could not do what was asked.
-const FAILED: u8 = 1;
-/// What it ends with when what was asked makes no sense: the command line or the configuration.
-const MISUSED: u8 = 2;
 
 /// Compute Rolling Upgrade Service: moves compute nodes to a new boot image, a group at a time, and harms no job.
 #[derive(Parser)]
@@ -49,7 +48,28 @@ enum Verb {
         #[command(flatten)]
         flags: DemoFlags,
     },
-    /// Answer as scontrol or squeue of a simulated cluster.
+    /// Ask a running service: start upgrades, follow them, and give them orders.
+    #[command(after_help = exit::HELP)]
+    Session(SessionArgs),
+    /// Ask a running service what an upgrade would come to, and start nothing.
+    ///
+    /// Takes what `crus session create` takes. Says what is missing, which steps there would be and how long each would
+    /// take, and which nodes would not make it.
+    #[command(after_help = exit::HELP)]
+    Plan(PlanArgs),
+    /// Print what a shell needs to complete this command line.
+    #[command(
+        after_help = "For bash: crus completions bash > ~/.local/share/bash-completion/completions/crus\n\
+                      For zsh:  crus completions zsh > a file _crus in a folder of $fpath\n\
+                      For fish: crus completions fish > ~/.config/fish/completions/crus.fish"
+    )]
+    Completions {
+        /// Which shell.
+        shell: Completes,
+    },
+    /// Print a manual page: crus man session create | man -l -
+    Man(ManArgs),
+    /// Answer as scontrol, squeue or scancel of a simulated cluster.
     #[command(hide = true, disable_help_flag = true)]
     SlurmStandIn {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -62,16 +82,16 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let code = if error.use_stderr() { MISUSED } else { 0 };
+            let code = if error.use_stderr() { exit::MISUSED } else { 0 };
             // A closed pipe, such as that of a pager, is no failure.
-            return ExitCode::from(if error.print().is_ok() { code } else { code.min(FAILED) });
+            return ExitCode::from(if error.print().is_ok() { code } else { code.min(exit::FAILED) });
         }
     };
     match cli.command {
         Verb::Serve { flags, print_config, demo } => {
             let defaults = if demo { demo::DEFAULTS } else { &[] };
             match Loaded::with_defaults(&flags, |name| std::env::var_os(name), defaults) {
-                Err(error) => fail(&error.into(), MISUSED),
+                Err(error) => fail(&error.into(), exit::MISUSED),
                 Ok(loaded) if print_config => print(&loaded.to_toml()),
                 Ok(loaded) if demo => ended(demo::serve(loaded)),
                 Ok(loaded) => ended(serve::run(&loaded.config)),
@@ -80,10 +100,14 @@ pub fn main() -> ExitCode {
         Verb::Demo { flags } => {
             // Nothing around may change what the demo shows.
             match Loaded::with_defaults(&Flags::default(), |_| None, demo::DEFAULTS) {
-                Err(error) => fail(&error.into(), FAILED),
+                Err(error) => fail(&error.into(), exit::FAILED),
                 Ok(loaded) => ended(demo::run(&flags, loaded.config)),
             }
         }
+        Verb::Session(args) => client_ended(client::session(args)),
+        Verb::Plan(args) => client_ended(client::plan(args)),
+        Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
+        Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
         Verb::SlurmStandIn { arguments } => {
             // Its first argument is the name that it was called by.
             crus_sim::stand_in::main(std::iter::once(OsString::from("slurm-stand-in")).chain(arguments))
@@ -95,7 +119,19 @@ pub fn main() -> ExitCode {
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, FAILED),
+        Err(error) => fail(&error, exit::FAILED),
+    }
+}
+
+/// What the process ends with after a command of the client.
+fn client_ended(result: Result<u8, ClientError>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if error.is_quiet() => ExitCode::from(error.code()),
+        Err(error) => {
+            let code = error.code();
+            fail(&error.into(), code)
+        }
     }
 }
 
@@ -103,7 +139,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error.into(), FAILED),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error.into(), exit::FAILED),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -6,9 +6,11 @@
 //! - [`serve`]: the parts put together, from the first line printed to the last call awaited; [`peers`]: the clients.
 //! - [`controller`]: runs the sessions and answers for them. [`store`]: where they live.
 //! - [`demo`]: a simulated cluster, and the service on it.
+//! - `client`: what can be asked of a running service on the command line.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
 pub mod cli;
+mod client;
 pub mod clock;
 pub mod config;
 pub mod controller;

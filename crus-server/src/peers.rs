@@ -63,6 +63,7 @@ impl Peers {
         let slurm = Slurm::new(SlurmConfig {
             scontrol: config.scontrol.clone(),
             squeue: config.squeue.clone(),
+            scancel: config.scancel.clone(),
             timeout: Duration::from_millis(config.call_timeout_ms),
             max_calls: config.max_calls_slurm,
             ..SlurmConfig::default()

@@ -49,6 +49,8 @@ pub struct Config {
     pub scontrol: Vec<String>,
     /// `squeue`: the program and its leading arguments. Never empty.
     pub squeue: Vec<String>,
+    /// `scancel`: the program and its leading arguments. Never empty.
+    pub scancel: Vec<String>,
     /// How long one call to a peer may take, in milliseconds.
     pub call_timeout_ms: u64,
     /// How many requests to HSM may be under way at a time.
@@ -123,6 +125,7 @@ impl Default for Config {
             ca_file: None,
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
+            scancel: vec!["scancel".to_owned()],
             call_timeout_ms: 30_000,
             max_calls_hsm: 16,
             max_calls_bos: 16,
@@ -372,6 +375,14 @@ pub const SETTINGS: &[Setting] = &[
         heading: PEERS,
         help: "Slurm's squeue, likewise",
         set: |c, v| put(&mut c.squeue, command(v)),
+    },
+    Setting {
+        key: "scancel",
+        value: "COMMAND",
+        default: "scancel",
+        heading: PEERS,
+        help: "Slurm's scancel, likewise. Only sessions that ask to cancel jobs by name call it",
+        set: |c, v| put(&mut c.scancel, command(v)),
     },
     Setting {
         key: "call_timeout_s",
@@ -767,6 +778,7 @@ mod tests {
             ca_file: Some(other().into()),
             scontrol: vec![other()],
             squeue: vec![other()],
+            scancel: vec![other()],
             call_timeout_ms: 1,
             max_calls_hsm: 1,
             max_calls_bos: 1,

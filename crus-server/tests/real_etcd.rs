@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
 use conformance::{conforms, freeze, load, replicas_conform, session};
+use crus_core::Time;
+use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{NodeState, UpgradeId};
+use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
 use crus_core::ports::{Change, SessionStore as _, StoreError};
 use crus_server::settings::EtcdOptions;
 use crus_server::store::{EtcdError, EtcdStore};
 use etcd::{Etcd, Tls, left_out};
-use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType, PutOptions};
 
 /// How long a test waits for what must come, on the slowest of machines.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,12 +98,60 @@ async fn what_is_not_ours_or_newer_is_left_alone() {
     let options = etcd.options(LONG);
     drop(open(&options).await);
     drop(open(&options).await);
-    client.put("/crus/format", "3", None).await.unwrap();
+    client.put("/crus/format", "4", None).await.unwrap();
     let error = refused(&options).await;
-    assert!(matches!(error, EtcdError::Newer { found: 3, .. }), "{error}");
+    assert!(matches!(error, EtcdError::Newer { found: 4, .. }), "{error}");
     client.put("/crus/format", "one", None).await.unwrap();
     let error = refused(&options).await;
     assert!(matches!(error, EtcdError::NotAStore { .. }), "{error}");
+}
+
+/// The second format had no counts of nodes in its heads; what it was before is written back as that version did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_the_second_format_is_taken_over_once_nobody_works_with_it() {
+    if left_out() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let options = etcd.options(SHORT);
+    let mut client = etcd.client().await;
+    let (mut small, mut large) = (session(), session());
+    freeze(&mut small, 3);
+    freeze(&mut large, 700);
+    {
+        let store = open(&options).await;
+        for session in [&small, &large] {
+            store.create(session).await.unwrap();
+        }
+        store.order_deletion(small.head.id).await.unwrap();
+        store.close().await;
+    }
+    client.put("/crus/format", "2", None).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    let owner = format!("/crus/live/owners/{}", large.head.id);
+    let owned = PutOptions::new().with_lease(lease);
+    client.put(owner.as_str(), "an older version", Some(owned)).await.unwrap();
+
+    let error = refused(&options).await;
+    assert!(matches!(error, EtcdError::OlderAtWork { found: 2, .. }), "{error}");
+    assert!(error.to_string().contains("stop all replicas of that version first"), "{error}");
+    let format = client.get("/crus/format", None).await.unwrap();
+    assert_eq!(format.kvs()[0].value(), b"2", "left as it was");
+
+    // Who was killed is waited for: its lease ends in a moment. Two start at once.
+    let released = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        client.lease_revoke(lease).await.unwrap();
+    };
+    let (one, two, ()) = tokio::join!(open(&options), open(&options), released);
+    for session in [&small, &large] {
+        assert_eq!(load(&one, session.head.id).await.0, *session);
+        let summary = two.summary(session.head.id).await.unwrap().unwrap();
+        assert_eq!(summary.head.counts, Counts::of(&session.nodes), "counted");
+        assert_eq!(summary.deletion_ordered, session.head.id == small.head.id);
+    }
+    assert!(one.command(large.head.id, Order::Pause).await.unwrap().is_some());
+    assert_eq!(client.get("/crus/format", None).await.unwrap().kvs()[0].value(), b"3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,8 +209,11 @@ async fn a_hundred_thousand_nodes_are_stored_at_once_and_one_by_one() {
     let id = session.head.id;
     let created = store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
-    let events = freeze(&mut session, 100_000);
+    let mut events = freeze(&mut session, 100_000);
     let nodes: Vec<_> = session.nodes.iter().map(|node| node.xname).collect();
+    let what = Happening::Nodes { state: "pending".to_owned(), failure: None, nodes: nodes.clone() };
+    session.head.entries = 1;
+    events.push(Event::Entry(Entry { number: 1, at: Time(1), step: 0, what }));
     let begun = Instant::now();
     assert_eq!(store.claim(id, &nodes).await, Ok(Ok(())));
     println!("100,000 nodes claimed in {:?}", begun.elapsed());
@@ -170,6 +223,11 @@ async fn a_hundred_thousand_nodes_are_stored_at_once_and_one_by_one() {
     let begun = Instant::now();
     assert_eq!(load(&store, id).await, (session.clone(), revision));
     println!("loaded in {:?}", begun.elapsed());
+    let Happening::Nodes { nodes: told, .. } = store.history(id, 0, 1).await.unwrap().remove(0).what else {
+        panic!("another entry");
+    };
+    assert_eq!(told, nodes);
+    assert_eq!(store.nodes(id, 99_999, 10).await.unwrap(), session.nodes[99_999..]);
 
     let before = etcd.client().await.get("/crus/x", None).await.unwrap().header().unwrap().revision();
     session.nodes[77_777].state = NodeState::Draining;

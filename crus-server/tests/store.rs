@@ -103,11 +103,11 @@ async fn other_files_and_newer_stores_are_left_alone() {
     let database = redb::Database::open(&newer).unwrap();
     let writing = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    writing.open_table(meta).unwrap().insert("format", 3).unwrap();
+    writing.open_table(meta).unwrap().insert("format", 4).unwrap();
     writing.commit().unwrap();
     drop(database);
     let error = refused(&newer);
-    assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 4, .. }), "{error}");
 }
 
 #[tokio::test]

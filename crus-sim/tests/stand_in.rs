@@ -1,4 +1,4 @@
-//! The stand-in for `scontrol` and `squeue`: every text below was printed by Slurm 22.05.8.
+//! The stand-in for `scontrol`, `squeue` and `scancel`: every text below was printed by Slurm 22.05.8.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use crus_sim::config::{NodeSpec, SlurmConfig, Span};
@@ -34,8 +34,12 @@ fn cluster() -> Cluster {
         job(2, &[5], None, None),
         job(3, &[5], None, Some(3_600_000)),
     ]);
-    let slurm =
-        SlurmConfig { resume: Span::exactly(1_000), restart: Span::exactly(4_000), ..Default::default() };
+    let slurm = SlurmConfig {
+        resume: Span::exactly(1_000),
+        restart: Span::exactly(4_000),
+        requeue: Span::exactly(120_000),
+        ..Default::default()
+    };
     let mut cluster = Cluster::new(ClusterConfig { nodes, workload, slurm, ..Default::default() }, 1);
     let start = cluster.now();
     cluster.advance_to(start + 2_000);
@@ -323,7 +327,10 @@ fn what_only_the_real_ones_can_do_is_refused_and_not_pretended() {
     let mut cluster = cluster();
     for command in [
         &["scontrol", "reboot", "ASAP", "nid000001"][..],
-        &["scontrol", "show", "partition"],
+        &["scontrol", "show", "reservation"],
+        &["scontrol", "suspend", "1"],
+        &["scancel", "-u", "ada"],
+        &["scancel", "--signal=KILL", "1"],
         &["scontrol", "update", "JobId=1", "TimeLimit=5"],
         &["scontrol", "update", "NodeName=nid000001", "State=POWER_DOWN"],
         &["squeue", "--json"],
@@ -473,4 +480,101 @@ async fn the_programs_work_from_a_shell() {
     assert_eq!(gone.exit_code, 1);
     assert!(gone.stderr.starts_with(&format!("slurm_load_node error: {NO_CONTROLLER}\n")), "{gone:?}");
     assert!(gone.stderr.contains(&address.to_string()), "{gone:?}");
+}
+
+#[test]
+fn partitions_are_shown_as_the_real_one_shows_them() {
+    let mut cluster = cluster();
+    let line = "PartitionName=batch AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=YES QoS=N/A \
+                DefaultTime=NONE DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 Hidden=NO MaxNodes=UNLIMITED \
+                MaxTime=UNLIMITED MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED Nodes=nid[000001-000006] \
+                PriorityJobFactor=1 PriorityTier=1 RootOnly=NO ReqResv=NO OverSubscribe=NO OverTimeLimit=NONE \
+                PreemptMode=OFF State=UP TotalCPUs=24 TotalNodes=6 SelectTypeParameters=NONE JobDefaults=(null) \
+                DefMemPerNode=UNLIMITED MaxMemPerNode=UNLIMITED TRES=cpu=24,mem=6000M,node=6,billing=24\n";
+    prints(&mut cluster, &["scontrol", "-a", "show", "partition", "-o"], line);
+    prints(&mut cluster, &["scontrol", "-o", "show", "part=batch"], line);
+    let unknown = run(&mut cluster, &["scontrol", "show", "partition", "gpu,batch"]);
+    assert_eq!((unknown.stdout.as_str(), unknown.exit_code), ("Partition gpu,batch not found\n", 1));
+    fails(&mut cluster, &["scontrol", "show", "partition", "a", "b"], "too many arguments for keyword:show");
+
+    let mut config = cluster.config().clone();
+    let node = |nid: u32| format!("nid{nid:06}").parse().unwrap();
+    let partitions = [("short", vec![node(1), node(5)]), ("long", vec![node(5)]), ("empty", vec![])];
+    config.partitions = partitions.map(|(name, nodes)| (name.parse().unwrap(), nodes)).into();
+    config.workload = Workload::None;
+    let mut cluster = Cluster::new(config, 1);
+    let shown = run(&mut cluster, &["scontrol", "show", "partition", "empty"]).stdout;
+    assert!(shown.contains("\n   Nodes=(null)\n") && shown.ends_with("\n   TRES=(null)\n\n"), "{shown}");
+    let of = |cluster: &mut Cluster, name: &str| {
+        let line = run(cluster, &["scontrol", "show", "node", "-o", name]).stdout;
+        line.split_once(" Partitions=").map(|(_, rest)| rest.split_once("BootTime=").unwrap().0.to_owned())
+    };
+    assert_eq!(of(&mut cluster, "nid000005").as_deref(), Some("long,short  "));
+    assert_eq!(of(&mut cluster, "nid000002"), None, "a node of no partition has no such line");
+}
+
+#[test]
+fn jobs_are_requeued_with_the_real_ones_words() {
+    let mut cluster = cluster();
+    fails(&mut cluster, &["scontrol", "requeue"], "too few arguments for keyword:requeue");
+    prints(&mut cluster, &["scontrol", "requeue", ""], "");
+    prints(&mut cluster, &["scontrol", "requeue", "incomplete"], "");
+    fails(&mut cluster, &["scontrol", "requeue", "3"], "Job is pending execution for job 3");
+    prints(&mut cluster, &["scontrol", "requeue", "incomplete", "3"], "");
+    for bad in ["999999", "5+1", "abc", "0", "2.batch"] {
+        let said = format!("Invalid job id specified for job {bad}");
+        fails(&mut cluster, &["scontrol", "requeue", "incomplete", bad], &said);
+    }
+    // One that fails keeps no other from being requeued.
+    let said = "Invalid job id specified for job 999999\nInvalid job id specified for job 888888";
+    fails(&mut cluster, &["scontrol", "requeue", "Incompl", "999999,1,888888"], said);
+    prints(
+        &mut cluster,
+        &["squeue", "-h", "-o", "%i|%N|%T|%r|%S|%e|%V|%P|%R", "-j", "1"],
+        "1||PENDING|BeginTime|2026-01-01T00:02:02|2026-01-01T00:04:02|2026-01-01T00:00:02|batch|(BeginTime)\n",
+    );
+    let job = run(&mut cluster, &["scontrol", "show", "job", "-o", "1"]).stdout;
+    for part in [
+        " JobState=PENDING Reason=BeginTime ",
+        " Requeue=1 Restarts=1 ",
+        " EligibleTime=2026-01-01T00:02:02 AccrueTime=2026-01-01T00:02:02 StartTime=2026-01-01T00:02:02 ",
+    ] {
+        assert!(job.contains(part), "{part}: {job}");
+    }
+    cluster.refuse_updates(true);
+    fails(&mut cluster, &["scontrol", "requeue", "2"], "Access/permission denied for job 2");
+    cluster.stop_slurmctld();
+    let down = outcome(&mut cluster, &["scontrol", "requeue", "incomplete", "2"]);
+    assert_eq!(
+        down,
+        Outcome::NoController(Output {
+            stderr: "Unexpected message received for job 2\n".to_owned(),
+            exit_code: 1,
+            ..Output::default()
+        })
+    );
+}
+
+#[test]
+fn jobs_are_cancelled_with_the_real_ones_words_and_exit_codes() {
+    let mut cluster = cluster();
+    prints(&mut cluster, &["scancel", "-V"], "slurm-wlm 22.05.8\n");
+    fails(&mut cluster, &["scancel"], "scancel: error: No job identification provided");
+    fails(&mut cluster, &["scancel", ""], "scancel: error: Invalid job id ");
+    fails(&mut cluster, &["scancel", "1", "abc"], "scancel: error: Invalid job id abc");
+    let unknown = "scancel: unrecognized option '--nope'\nTry \"scancel --help\" for more information";
+    fails(&mut cluster, &["scancel", "--nope"], unknown);
+    assert_eq!(cluster.jobs().unwrap().len(), 3);
+    prints(&mut cluster, &["scancel", "999999", "1", "3_99"], "");
+    prints(&mut cluster, &["scancel", "1"], "");
+    prints(&mut cluster, &["squeue", "-h", "-o", "%i"], "3\n2\n");
+    cluster.refuse_updates(true);
+    let denied = "scancel: error: Kill job error on job id 2: Access/permission denied\n".to_owned();
+    let output = Output { stderr: denied, exit_code: 210, ..Output::default() };
+    assert_eq!(run(&mut cluster, &["scancel", "2"]), output);
+    prints(&mut cluster, &["scancel", "1"], "");
+    cluster.stop_slurmctld();
+    let Outcome::NoController(output) = outcome(&mut cluster, &["scancel", "2"]) else { panic!() };
+    let said = format!("scancel: error: Kill job error on job id 2: {NO_CONTROLLER}\n");
+    assert_eq!((output.stderr, output.exit_code), (said, 8));
 }

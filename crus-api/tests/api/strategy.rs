@@ -44,7 +44,8 @@ fn reason_at(site: Site, option: &str, strategy: Value) -> String {
 }
 
 #[track_caller]
-fn reason(option: &str, value: Value) -> String {
+fn reason(option: &str, value: impl Into<Value>) -> String {
+    let value: Value = value.into();
     reason_at(Site::default(), option, json!({ option: value }))
 }
 
@@ -56,8 +57,8 @@ fn shown_at(site: Site, strategy: &Value) -> Value {
     api.get(&format!("/session/{}/strategy", session["upgrade_id"].as_str().unwrap())).expect(200).json()
 }
 
-fn site(defaults: Value, caps: Value) -> Site {
-    let defaults = crus_api::strategy::parse(&defaults.to_string()).unwrap();
+fn site(defaults: impl Into<Value>, caps: Value) -> Site {
+    let defaults = crus_api::strategy::parse(&defaults.into().to_string()).unwrap();
     let caps: Caps = serde_json::from_value(caps).unwrap();
     assert_eq!(caps.problem(&defaults), None);
     Site { defaults, caps, ..Site::default() }
@@ -191,7 +192,7 @@ fn lists_are_bounded() {
         reason("canary", json!(vec![1; 17])).starts_with("lists 17 steps; it must be an array of at most 16")
     );
     let floors: Map<String, Value> = (0..65).map(|n| (format!("p{n}"), json!(1))).collect();
-    assert_eq!(reason("min_in_service", floors.into()), "names 65 partitions; it may name 64");
+    assert_eq!(reason("min_in_service", floors), "names 65 partitions; it may name 64");
     let window = json!({ "time_zone": "UTC", "open": vec![json!({ "from": "01:00", "to": "02:00" }); 51] });
     let reason = reason_at(Site::default(), "window.open", json!({ "window": window }));
     assert!(reason.starts_with("lists 51 spans; it must be an array of 1 to 50"), "{reason}");

@@ -1,10 +1,10 @@
-//! What `scontrol show node -o` and `squeue` print, read. Nothing that is not understood is passed over: a node or
+//! What `scontrol show node -o`, `show partition -o` and `squeue` print, read. Nothing that is not understood is passed over: a node or
 //! a job that went missing here could cost a user's job.
 
 use std::collections::BTreeSet;
 
 use crus_core::hostlist;
-use crus_core::names::NodeName;
+use crus_core::names::{NodeName, PartitionName};
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
 use jiff::civil::DateTime;
@@ -156,6 +156,33 @@ fn time(text: &str) -> Option<Option<WlmTime>> {
     let date: DateTime = text.parse().ok()?;
     let at = TimeZone::UTC.to_timestamp(date).ok()?;
     Some(Some(WlmTime(at.as_second())))
+}
+
+/// What `scontrol show partition -o` printed of these partitions: the nodes of each. A line is `PartitionName=batch …
+/// Nodes=nid[000001-000008] … State=UP …`; `Nodes=(null)` is a partition without nodes. The partition's own state tells
+/// whether jobs of it start, and nothing of its nodes.
+pub(super) fn partitions(
+    text: &str,
+    wanted: &[PartitionName],
+) -> Result<Vec<(PartitionName, BTreeSet<NodeName>)>, ParseError> {
+    let mut partitions = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if line == "No partitions in the system" {
+            continue;
+        }
+        let name =
+            line.strip_prefix("PartitionName=").map(first_word).ok_or_else(|| bad("a partition", line))?;
+        let Some(name) = wanted.iter().find(|wanted| wanted.as_str() == name) else { continue };
+        let nodes = match word(line, "Nodes").ok_or_else(|| bad("Nodes= of a partition", line))? {
+            "(null)" | "" => BTreeSet::new(),
+            list => hostlist::expand(list)
+                .map_err(|_| bad("the nodes of a partition", line))?
+                .into_iter()
+                .collect(),
+        };
+        partitions.push((name.clone(), nodes));
+    }
+    Ok(partitions)
 }
 
 /// The format that [`jobs`] reads: id, nodes, state, end, user.

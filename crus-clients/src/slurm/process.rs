@@ -155,11 +155,12 @@ fn start_reason(error: &io::Error) -> String {
     }
 }
 
-/// Variables by which users set the defaults of `squeue` and `scontrol`: in our environment they would hide jobs
-/// or ask another cluster.
+/// Variables by which users set the defaults of `squeue`, `scontrol` and `scancel`: in our environment they would hide
+/// jobs, spare some, or ask another cluster.
 fn inherited_settings() -> impl Iterator<Item = OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| {
         let name = name.to_string_lossy();
-        name.starts_with("SQUEUE_") || name.starts_with("SCONTROL_") || name == "SLURM_CLUSTERS"
+        ["SQUEUE_", "SCONTROL_", "SCANCEL_"].iter().any(|prefix| name.starts_with(prefix))
+            || name == "SLURM_CLUSTERS"
     })
 }

@@ -25,7 +25,7 @@ enum Meaning {
 pub(super) const INVALID_STATE: &str = "Invalid node state specified";
 
 /// Seen of Slurm 22.05, or taken from its table of errors. The first that fits counts.
-const KNOWN: [(&str, Meaning); 20] = [
+const KNOWN: [(&str, Meaning); 24] = [
     ("connect failure", Meaning::Unreachable),
     ("receive failure", Meaning::Unanswered),
     ("Socket timed out on send/recv", Meaning::Unanswered),
@@ -45,7 +45,23 @@ const KNOWN: [(&str, Meaning); 20] = [
     ("You must specify a reason", Meaning::Refused),
     ("Invalid input", Meaning::Refused),
     ("Update of this parameter is not supported", Meaning::Refused),
+    // A job of `--no-requeue`.
     ("Requested operation is presently disabled", Meaning::Refused),
+    // A job of srun or salloc.
+    ("Only batch jobs are accepted or processed", Meaning::Refused),
+    ("Job not heterogeneous job leader", Meaning::Refused),
+    ("Operation not permitted on individual component", Meaning::Refused),
+    // What `scontrol requeue` says, nine seconds later for each job, when the controller is down.
+    ("Unexpected message received", Meaning::Unanswered),
+];
+
+/// What is said of a job that holds no nodes any more: the wish is fulfilled. Both programs go on with the other jobs.
+const GONE: [&str; 3] = [
+    // Forgotten since it ended; `scancel` of 22.05 says nothing and exits with 0.
+    "Invalid job id specified",
+    // It waits, or somebody requeued it before.
+    "Job is pending execution",
+    "Job/step already completing or completed",
 ];
 
 /// The error that a program which ended with another exit code than 0 stands for.
@@ -75,6 +91,22 @@ pub(super) fn of_output(act: Act, program: &str, output: &Output) -> PortError {
     }
 }
 
+/// What a call that ended jobs came to. A line is printed for each job that was not: `… for job 17` by `scontrol
+/// requeue`, exit code 1; `Kill job error on job id 17: …` by `scancel`, exit code that of the error.
+pub(super) fn of_ended_jobs(program: &str, mut output: Output) -> Result<(), PortError> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let is_gone = |line: &&str| GONE.iter().any(|text| line.contains(text));
+    let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    let others: Vec<&str> = lines.iter().copied().filter(|line| !is_gone(line)).collect();
+    if others.is_empty() && !lines.is_empty() && output.status.code().is_some() {
+        return Ok(());
+    }
+    output.stderr = others.join("\n");
+    Err(of_output(Act::Update, program, &output))
+}
+
 /// The error that a call which came to nothing stands for.
 pub(super) fn of_run(act: Act, error: &RunError) -> PortError {
     let detail = error.to_string();
@@ -99,7 +131,9 @@ fn tidy(line: &str) -> String {
     let mut text = line.trim();
     for mark in [" error: ", ": error: ", ": fatal: ", ": "] {
         match text.split_once(mark) {
-            Some((who, rest)) if is_who(who) && (mark != ": " || who == "scontrol" || who == "squeue") => {
+            Some((who, rest))
+                if is_who(who) && (mark != ": " || ["scontrol", "squeue", "scancel"].contains(&who)) =>
+            {
                 text = rest.trim();
                 break;
             }
@@ -153,6 +187,29 @@ mod tests {
             refused("Invalid input: State=FOO")
         );
         assert_eq!(update("something new\n"), may_have_acted("scontrol: something new".to_owned()));
+    }
+
+    #[test]
+    fn a_job_that_is_gone_is_fine_and_one_that_was_refused_is_told() {
+        let ended = |said: &str| of_ended_jobs("scontrol", failed(said));
+        assert_eq!(ended("Invalid job id specified for job 9\nJob is pending execution for job 8\n"), Ok(()));
+        assert_eq!(ended("4_1-3: Job is pending execution\n4_77: Invalid job id specified\n"), Ok(()));
+        assert_eq!(
+            ended(
+                "Invalid job id specified for job 9\nOnly batch jobs are accepted or processed for job 7\n"
+            ),
+            Err(refused("Only batch jobs are accepted or processed for job 7"))
+        );
+        let down = ended("Unexpected message received for job 20\n").unwrap_err();
+        assert_eq!(down, may_have_acted("Unexpected message received for job 20".to_owned()));
+        let denied = "scancel: error: Kill job error on job id 24: Access/permission denied\n";
+        let expected = "Kill job error on job id 24: Access/permission denied";
+        assert_eq!(of_ended_jobs("scancel", failed(denied)), Err(refused(expected)));
+        let down = "scancel: error: Kill job error on job id 20: Unable to contact slurm controller (connect failure)";
+        assert!(matches!(of_ended_jobs("scancel", failed(down)), Err(PortError::Unreachable { .. })));
+        for silent_or_new in ["", "something new\n", "Invalid job id specified for job 9\nsomething new\n"] {
+            assert!(ended(silent_or_new).unwrap_err().may_have_acted(), "{silent_or_new:?}");
+        }
     }
 
     #[test]

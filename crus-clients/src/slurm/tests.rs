@@ -12,7 +12,7 @@ fn names(texts: &[&str]) -> Vec<NodeName> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A client whose two programs are this shell script. It may use the folder `$DIR`.
+/// A client whose programs are this shell script. It may use the folder `$DIR`.
 struct Fake {
     dir: TempDir,
     slurm: Slurm,
@@ -30,7 +30,8 @@ impl Fake {
         let program = vec!["sh".to_owned(), path.to_str().unwrap().to_owned()];
         let config = SlurmConfig {
             scontrol: program.clone(),
-            squeue: program,
+            squeue: program.clone(),
+            scancel: program,
             env: vec![("DIR".into(), dir.path().into())],
             ..config.clone()
         };
@@ -60,6 +61,9 @@ async fn no_node_is_no_call() {
     assert_eq!(fake.slurm.jobs(&[]).await, Ok(vec![]));
     assert_eq!(fake.slurm.drain(&[], "x").await, Ok(()));
     assert_eq!(fake.slurm.resume(&[]).await, Ok(()));
+    assert_eq!(fake.slurm.partitions(&[]).await, Ok(vec![]));
+    assert_eq!(fake.slurm.requeue(&[]).await, Ok(()));
+    assert_eq!(fake.slurm.cancel(&[]).await, Ok(()));
     assert!(!fake.dir.path().join("calls").exists());
 }
 
@@ -202,4 +206,94 @@ async fn a_resume_is_refused_only_while_a_node_is_held() {
         Fake::new(&script("IDLE+DRAIN")).slurm.resume(&nodes).await,
         Err(refusal::refused("Invalid node state specified"))
     );
+}
+
+fn ids(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn jobs_are_named_in_one_argument_or_one_each_and_nothing_but_ids_gets_there() {
+    let fake = Fake::new(NOTE);
+    let jobs = ids(&["12_3", "8+1", "--user=root", "8+0", "17 18", "12_[4-5]", "3"]);
+    let refused = Err(refusal::refused("\"--user=root\" is not the id of a job that runs"));
+    assert_eq!(fake.slurm.requeue(&jobs).await, refused);
+    assert_eq!(fake.slurm.cancel(&jobs).await, refused);
+    assert_eq!(fake.read("calls"), "requeue\nincomplete\n12_3,3,8\n.\n12_3\n3\n8\n.\n");
+    let fake = Fake::new(NOTE);
+    assert_eq!(
+        fake.slurm.requeue(&ids(&["x"])).await,
+        Err(refusal::refused("\"x\" is not the id of a job that runs"))
+    );
+    assert!(!fake.dir.path().join("calls").exists(), "no call without an id: it could mean all");
+}
+
+#[tokio::test]
+async fn very_many_jobs_are_ended_some_at_a_time_up_to_an_outage() {
+    let jobs: Vec<String> = (1..=450).map(|id| id.to_string()).collect();
+    let refusing =
+        "echo x >>\"$DIR/calls\"; echo 'Only batch jobs are accepted or processed for job 7' >&2; exit 1";
+    let fake = Fake::new(refusing);
+    let refused = refusal::refused("Only batch jobs are accepted or processed for job 7");
+    assert_eq!(fake.slurm.requeue(&jobs).await, Err(refused));
+    assert_eq!(fake.read("calls").lines().count(), 3, "a refusal keeps no other job from being requeued");
+    let down = "echo x >>\"$DIR/calls\"; echo 'Unexpected message received for job 7' >&2; exit 1";
+    let fake = Fake::new(down);
+    assert!(fake.slurm.requeue(&jobs).await.unwrap_err().may_have_acted());
+    assert_eq!(fake.read("calls").lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_program_that_hangs_or_is_killed_while_it_ends_jobs_may_have_ended_them() {
+    let config = SlurmConfig { timeout: Duration::from_millis(300), ..SlurmConfig::default() };
+    for script in ["exec sleep 600", "kill -9 $$"] {
+        let fake = Fake::with(script, &config);
+        assert!(fake.slurm.requeue(&ids(&["1"])).await.unwrap_err().may_have_acted(), "{script}");
+        assert!(fake.slurm.cancel(&ids(&["1"])).await.unwrap_err().may_have_acted(), "{script}");
+    }
+    let slurm = Slurm::new(SlurmConfig { scancel: vec!["/nonexistent/scancel".to_owned()], ..config });
+    assert!(matches!(slurm.cancel(&ids(&["1"])).await, Err(PortError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn partitions_are_two_questions_and_unknown_ones_are_left_out() {
+    let script = "printf '%s ' \"$@\" >>\"$DIR/calls\"; echo >>\"$DIR/calls\"\n\
+                  case \"$3\" in\n\
+                  partition) echo 'PartitionName=batch AllocNodes=ALL MaxNodes=UNLIMITED Nodes=nid[000001-000003] State=UP'\n\
+                  echo 'PartitionName=gpu AllocNodes=ALL Nodes=nid000003 State=UP TotalNodes=1'\n\
+                  echo 'PartitionName=other Nodes=what[is State=UP'\n\
+                  echo 'PartitionName=empty AllocNodes=ALL Nodes=(null) State=DOWN' ;;\n\
+                  *) echo 'NodeName=nid000001 State=MIXED CPUAlloc=1'; echo 'NodeName=nid000002 State=IDLE+DRAIN CPUAlloc=0'\n\
+                  echo 'NodeName=nid000003 State=IDLE CPUAlloc=0' ;;\n\
+                  esac";
+    let fake = Fake::new(script);
+    let asked: Vec<PartitionName> =
+        ["gpu", "nope", "empty", "batch"].map(|name| name.parse().unwrap()).to_vec();
+    let told: Vec<_> = fake
+        .slurm
+        .partitions(&asked)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|one| (one.name.to_string(), one.total, one.in_service.into_iter().collect::<Vec<_>>()))
+        .collect();
+    let expected = [
+        ("batch", 3, names(&["nid000001", "nid000003"])),
+        ("empty", 0, vec![]),
+        ("gpu", 1, names(&["nid000003"])),
+    ];
+    assert_eq!(told, expected.map(|(name, total, nodes)| (name.to_owned(), total, nodes)));
+    let calls = "-a show partition -o \n-a show node -o nid[000001-000003] \n";
+    assert_eq!(fake.read("calls"), calls);
+    let other = ["other".parse().unwrap()];
+    assert!(matches!(fake.slurm.partitions(&other).await, Err(PortError::Refused { .. })), "not understood");
+
+    // Only those without nodes, or none at all: there is nothing to look at.
+    let fake = Fake::new(&format!("{NOTE} echo 'PartitionName=empty Nodes=(null) State=UP'"));
+    assert_eq!(fake.slurm.partitions(&asked[1..3]).await.unwrap().len(), 1);
+    assert_eq!(fake.read("calls"), "-a\nshow\npartition\n-o\n.\n");
+    let fake = Fake::new(
+        "echo 'slurm_load_partitions error: Unable to contact slurm controller (connect failure)' >&2; exit 1",
+    );
+    assert!(matches!(fake.slurm.partitions(&asked).await, Err(PortError::Unreachable { .. })));
 }

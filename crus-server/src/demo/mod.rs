@@ -1,7 +1,7 @@
 //! The demo: a simulated cluster in this process, and the real service on it.
 //!
 //! Only the cluster is simulated. The service, its store and its clients are those of production: they reach
-//! HSM and BOS over HTTP on loopback, and run a program for `scontrol` and `squeue`, which is this binary again.
+//! HSM and BOS over HTTP on loopback, and run a program for `scontrol`, `squeue` and `scancel`, which is this binary again.
 
 mod run;
 mod table;
@@ -125,6 +125,7 @@ impl DemoCluster {
         config.ca_file = None;
         config.scontrol = stand_in("scontrol");
         config.squeue = stand_in("squeue");
+        config.scancel = stand_in("scancel");
         Ok(())
     }
 

@@ -1,10 +1,13 @@
 //! What every session store must do, alone and with several replicas on it.
 
+#[path = "conformance_orders.rs"]
+mod orders;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crus_core::machine::Event;
-use crus_core::model::{Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId};
+use crus_core::model::{Counts, Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::{Message, Time, Xname};
 use uuid::Uuid;
@@ -42,7 +45,11 @@ pub(crate) fn freeze(session: &mut Session, count: u32) -> Vec<Event> {
 }
 
 pub(crate) async fn load(store: &dyn SessionStore, id: UpgradeId) -> (Session, Revision) {
-    store.load(id).await.unwrap().expect("the session is stored")
+    let (mut session, revision) = store.load(id).await.unwrap().expect("the session is stored");
+    assert_eq!(session.head.counts, Counts::of(&session.nodes), "counted anew");
+    // Nothing here counts what it changes.
+    session.head.counts = Counts::default();
+    (session, revision)
 }
 
 /// Every promise of [`SessionStore`], one after the other.
@@ -58,6 +65,7 @@ pub(crate) async fn conforms(store: &dyn SessionStore) {
     drops_the_claim_with_the_end(store).await;
     keeps_orders_beside_the_session(store).await;
     removes_everything(store).await;
+    orders::conforms(store).await;
 }
 
 async fn keeps_what_was_created(store: &dyn SessionStore) {
@@ -323,6 +331,7 @@ pub(crate) async fn replicas_conform(
     lets_one_replica_own_a_session(one, two).await;
     tells_what_changes(one, two).await;
     gives_one_of_two_sessions_its_turn(one, two).await;
+    orders::replicas_conform(one, two).await;
     // The last: from here on the first replica has another lease.
     lets_another_take_over_when_the_lease_ends(one, two, expire).await;
 }

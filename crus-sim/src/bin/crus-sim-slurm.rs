@@ -1,4 +1,4 @@
-//! `scontrol` and `squeue` of a simulated cluster: see [`crus_sim::stand_in`].
+//! `scontrol`, `squeue` and `scancel` of a simulated cluster: see [`crus_sim::stand_in`].
 
 use std::process::ExitCode;
 

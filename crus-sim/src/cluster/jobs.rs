@@ -180,11 +180,10 @@ impl Cluster {
     /// [`SlurmError::ControllerDown`], [`SlurmError::AccessDenied`], [`SlurmError::InvalidJobId`], and
     /// [`SlurmError::NoRequeue`].
     pub fn requeue_job(&mut self, id: u32) -> Result<(), SlurmError> {
-        self.may_end_jobs()?;
-        if self.jobs.waiting.iter().any(|waiting| waiting.job.id == id) {
-            return Ok(());
-        }
-        let running = self.jobs.running.get(&id).ok_or(SlurmError::InvalidJobId)?;
+        self.may_end_job(id)?;
+        let Some(running) = self.jobs.running.get(&id) else {
+            return if self.job_waits(id) { Ok(()) } else { Err(SlurmError::InvalidJobId) };
+        };
         if !running.job.requeue {
             return Err(SlurmError::NoRequeue);
         }
@@ -204,23 +203,29 @@ impl Cluster {
     /// # Errors
     /// [`SlurmError::ControllerDown`] and [`SlurmError::AccessDenied`].
     pub fn cancel_job(&mut self, id: u32) -> Result<(), SlurmError> {
-        self.may_end_jobs()?;
+        self.may_end_job(id)?;
         self.tell_end(id, false);
         self.end_job(id);
         Ok(())
     }
 
-    fn may_end_jobs(&self) -> Result<(), SlurmError> {
+    fn may_end_job(&self, id: u32) -> Result<(), SlurmError> {
+        let is_there = self.jobs.running.contains_key(&id) || self.job_waits(id);
         match () {
             () if self.controller.stopped => Err(SlurmError::ControllerDown),
-            () if self.controller.refuses_updates => Err(SlurmError::AccessDenied),
+            () if self.controller.refuses_updates && is_there => Err(SlurmError::AccessDenied),
             () => Ok(()),
         }
     }
 
+    /// Whether a job waits in the queue.
+    fn job_waits(&self, id: u32) -> bool {
+        self.jobs.waiting.iter().any(|waiting| waiting.job.id == id)
+    }
+
     /// Tells the witness that a job is about to be ended because somebody asked for it.
     fn tell_end(&mut self, id: u32, requeued: bool) {
-        let waits = self.jobs.waiting.iter().any(|waiting| waiting.job.id == id);
+        let waits = self.job_waits(id);
         let xnames = |running: &Running| running.nodes.iter().map(|&ix| self.node(ix).spec.xname).collect();
         let nodes = self.jobs.running.get(&id).map(xnames).or_else(|| waits.then(BTreeSet::new));
         if let Some(nodes) = nodes {
@@ -255,7 +260,7 @@ impl Cluster {
     }
 
     pub(super) fn job_may_begin(&mut self, id: u32) -> bool {
-        let waits = self.jobs.waiting.iter().any(|waiting| waiting.job.id == id);
+        let waits = self.job_waits(id);
         self.jobs.stale |= waits;
         waits
     }

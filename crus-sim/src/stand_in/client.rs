@@ -16,6 +16,7 @@ pub(super) fn send(address: &str, call: &Call) -> Output {
     exchange(address, call).unwrap_or_else(|reason| {
         let what = match call.program {
             Program::Squeue => "slurm_load_jobs",
+            Program::Scancel => "scancel: error: Kill job",
             Program::Scontrol if call.args.iter().any(|arg| arg.starts_with("up")) => "slurm_update",
             Program::Scontrol => "slurm_load_node",
         };

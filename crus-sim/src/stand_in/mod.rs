@@ -1,9 +1,9 @@
-//! `scontrol` and `squeue`, spoken by the model: what Slurm 22.05.8 prints, where, and with which exit code.
+//! `scontrol`, `squeue` and `scancel`, spoken by the model: what Slurm 22.05.8 prints, where, and with which exit code.
 //!
 //! The program is small and starts fast: it sends its arguments to the server of the simulated cluster
 //! ([`http`](crate::http)), which carries them out ([`run`]), and prints what comes back. It finds the server by
 //! the environment variable [`ADDRESS`] or by `--sim=ADDRESS` before the program's name, and it knows which of the
-//! two it is by the name that it was called by or by its first argument:
+//! three it is by the name that it was called by or by its first argument:
 //!
 //! ```text
 //! CRUS_SIM=127.0.0.1:40123 scontrol show node nid000001
@@ -15,6 +15,7 @@
 
 mod client;
 mod hosts;
+mod scancel;
 mod scontrol;
 mod show;
 mod squeue;
@@ -47,6 +48,8 @@ pub enum Program {
     Scontrol,
     /// `squeue`
     Squeue,
+    /// `scancel`
+    Scancel,
 }
 
 impl Program {
@@ -55,6 +58,7 @@ impl Program {
         match Path::new(name).file_name()?.to_str()? {
             "scontrol" => Some(Program::Scontrol),
             "squeue" => Some(Program::Squeue),
+            "scancel" => Some(Program::Scancel),
             _ => None,
         }
     }
@@ -64,6 +68,7 @@ impl Program {
         match self {
             Program::Scontrol => "scontrol",
             Program::Squeue => "squeue",
+            Program::Scancel => "scancel",
         }
     }
 }
@@ -137,6 +142,7 @@ pub fn run(cluster: &mut Cluster, call: &Call) -> Outcome {
     match call.program {
         Program::Scontrol => scontrol::run(cluster, &call.args),
         Program::Squeue => squeue::run(cluster, &call.args),
+        Program::Scancel => scancel::run(cluster, &call.args),
     }
 }
 
@@ -181,12 +187,14 @@ fn called(args: impl IntoIterator<Item = OsString>) -> Result<(Option<String>, C
         None => args.next().and_then(|name| Program::named(&name)),
     };
     let program = program.ok_or_else(|| {
-        Output::failed("failed to tell which program to be: the first argument must be scontrol or squeue")
+        Output::failed(
+            "failed to tell which program to be: the first argument must be scontrol, squeue or scancel",
+        )
     })?;
     Ok((address, Call { program, args: args.collect() }))
 }
 
-/// Writes the two programs into a folder, as scripts that call `program` (with `leading` arguments before the
+/// Writes the programs into a folder, as scripts that call `program` (with `leading` arguments before the
 /// name) for the cluster at `address`. Put the folder first in `PATH`, or name the scripts in a configuration.
 ///
 /// # Errors
@@ -195,7 +203,7 @@ pub fn write_programs(folder: &Path, program: &Path, leading: &[&str], address: 
     use std::os::unix::fs::PermissionsExt;
 
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    for name in ["scontrol", "squeue"] {
+    for name in ["scontrol", "squeue", "scancel"] {
         let mut words = vec![quoted(&program.to_string_lossy())];
         words.extend(leading.iter().map(|word| quoted(word)));
         words.push(quoted(&format!("--sim={address}")));

@@ -1,4 +1,4 @@
-//! `scontrol`: `show node`, `show job`, `update NodeName=…`, `ping`, `version`.
+//! `scontrol`: `show node`, `show job`, `show partition`, `requeue`, `update NodeName=…`, `ping`, `version`.
 //!
 //! Keywords may be cut short and are read in either case, as the real one does.
 
@@ -9,7 +9,7 @@ use crus_core::time::WlmTime;
 
 use super::{Outcome, Output, VERSION, hosts, show};
 use crate::cluster::Cluster;
-use crate::cluster::slurm::{NewState, NodeRecord, SlurmError, Update};
+use crate::cluster::slurm::{JobState, NewState, NodeRecord, SlurmError, Update};
 
 const HELP: &str = "scontrol [<OPTION>] [<COMMAND>]
     Valid <OPTION> values are:
@@ -24,7 +24,8 @@ const HELP: &str = "scontrol [<OPTION>] [<COMMAND>]
     Valid <COMMAND> values are:
      help                     print this description of use.
      ping                     print status of slurmctld daemons.
-     show <ENTITY> [<ID>]     display state of identified entity: node or job
+     requeue [incomplete] <job_list>  put running jobs back into the queue
+     show <ENTITY> [<ID>]     display state of identified entity: node, job or partition
      update <SPECIFICATIONS>  update nodes: NodeName=LIST and State=, Reason=, Comment= or Extra=
      version                  display tool version number.
 
@@ -63,6 +64,7 @@ pub(super) fn run(cluster: &mut Cluster, args: &[String]) -> Outcome {
     match keyword {
         _ if cut(keyword, "show", 3) => show(cluster, rest, one_line),
         _ if cut(keyword, "update", 1) => update(cluster, rest),
+        _ if cut(keyword, "requeue", 3) => requeue(cluster, rest),
         _ if cut(keyword, "ping", 3) => ping(cluster),
         _ if cut(keyword, "version", 4) => version(),
         _ if cut(keyword, "help", 2) => Outcome::Done(Output::printed(HELP)),
@@ -74,7 +76,7 @@ pub(super) fn run(cluster: &mut Cluster, args: &[String]) -> Outcome {
 const TRY_HELP: &str = "Try \"scontrol --help\" for more information";
 
 /// What the real one knows besides.
-const REAL_KEYWORDS: [&str; 18] = [
+const REAL_KEYWORDS: [&str; 17] = [
     "abort",
     "cancel_reboot",
     "cluster",
@@ -88,7 +90,6 @@ const REAL_KEYWORDS: [&str; 18] = [
     "reboot",
     "reconfigure",
     "release",
-    "requeue",
     "resume",
     "shutdown",
     "suspend",
@@ -148,6 +149,7 @@ fn show(cluster: &Cluster, words: &[&str], one_line: bool) -> Outcome {
     match entity {
         _ if cut(entity, "nodes", 3) => show_nodes(cluster, id, one_line),
         _ if cut(entity, "jobs", 1) => show_jobs(cluster, id, one_line),
+        _ if cut(entity, "partitions", 3) => show_partitions(cluster, id, one_line),
         _ if REAL_ENTITIES.iter().any(|known| cut(entity, known, 3)) => {
             unsupported(&format!("show {entity}"))
         }
@@ -155,7 +157,7 @@ fn show(cluster: &Cluster, words: &[&str], one_line: bool) -> Outcome {
     }
 }
 
-const REAL_ENTITIES: [&str; 16] = [
+const REAL_ENTITIES: [&str; 15] = [
     "aliases",
     "assoc_mgr",
     "burstbuffer",
@@ -168,7 +170,6 @@ const REAL_ENTITIES: [&str; 16] = [
     "hostlistsorted",
     "hostnames",
     "licenses",
-    "partitions",
     "reservations",
     "steps",
     "topology",
@@ -195,6 +196,64 @@ fn show_nodes(cluster: &Cluster, list: Option<&str>, one_line: bool) -> Outcome 
         }
         output
     })
+}
+
+fn show_partitions(cluster: &Cluster, wanted: Option<&str>, one_line: bool) -> Outcome {
+    let default = cluster.default_partition();
+    Outcome::reading("slurm_load_partitions", cluster.partition_nodes(), |partitions| {
+        let text: String = partitions
+            .iter()
+            .filter(|(name, _)| wanted.is_none_or(|wanted| name.as_str() == wanted))
+            .map(|(name, nodes)| {
+                let cpus = cluster
+                    .show_nodes(nodes)
+                    .map_or(0, |shown| shown.nodes.iter().map(|node| node.cpus_total).sum());
+                show::partition(name, nodes, cpus, default == Some(name), one_line)
+            })
+            .collect();
+        match wanted {
+            Some(wanted) if text.is_empty() => {
+                Output { exit_code: 1, ..Output::printed(format!("Partition {wanted} not found\n")) }
+            }
+            _ => Output::printed(text),
+        }
+    })
+}
+
+/// `requeue [incomplete] LIST…`. Goes on after a job that cannot be requeued.
+fn requeue(cluster: &mut Cluster, words: &[&str]) -> Outcome {
+    let (incomplete, lists) = match words {
+        [] => return failed("too few arguments for keyword:requeue"),
+        [first, rest @ ..] if cut(first, "incomplete", 1) => (true, rest),
+        lists => (false, lists),
+    };
+    let mut output = Output::default();
+    for id in lists.iter().flat_map(|list| list.split(',')).filter(|id| !id.is_empty()) {
+        // There are no arrays here: other ids than numbers are those of no job.
+        let result = match id.parse() {
+            Ok(number) if incomplete => cluster.requeue_job(number),
+            Ok(number) => match cluster.jobs() {
+                Ok(jobs) if jobs.iter().any(|job| job.id == number && job.state == JobState::Pending) => {
+                    Err(SlurmError::JobPending)
+                }
+                _ => cluster.requeue_job(number),
+            },
+            Err(_) => Err(SlurmError::InvalidJobId),
+        };
+        match result {
+            Ok(()) => {}
+            // What it makes of a slurmctld that does not answer.
+            Err(SlurmError::ControllerDown) => {
+                let said = format_args!("Unexpected message received for job {id}").to_string();
+                return Outcome::NoController(Output::failed(said));
+            }
+            Err(error) => {
+                output.stderr.push_str(&format!("{error} for job {id}\n"));
+                output.exit_code = 1;
+            }
+        }
+    }
+    Outcome::Done(output)
 }
 
 fn show_jobs(cluster: &Cluster, id: Option<&str>, one_line: bool) -> Outcome {

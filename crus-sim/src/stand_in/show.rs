@@ -4,6 +4,7 @@
 
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag};
+use crus_core::{NodeName, PartitionName};
 
 use super::VERSION;
 use super::hosts;
@@ -96,7 +97,13 @@ pub(super) fn node(node: &NodeRecord, one_line: bool) -> String {
     lines.extend([
         format!("RealMemory={MEMORY_MIB} AllocMem=0 FreeMem={free} Sockets=1 Boards=1"),
         format!("State={} ThreadsPerCore=1 TmpDisk=0 Weight=1 Owner=N/A MCS_label=N/A", state(node)),
-        "Partitions=batch ".to_owned(),
+    ]);
+    // A node of no partition has no such line.
+    let partitions: Vec<&str> = node.partitions.iter().map(PartitionName::as_str).collect();
+    if !partitions.is_empty() {
+        lines.push(format!("Partitions={} ", partitions.join(",")));
+    }
+    lines.extend([
         format!("BootTime={} SlurmdStartTime={}", moment(node.boot_time), moment(node.slurmd_start_time)),
         format!("LastBusyTime={busy}"),
         format!("CfgTRES=cpu={cpus},mem={MEMORY_MIB}M,billing={cpus}"),
@@ -121,8 +128,11 @@ pub(super) fn job(job: &JobRecord, now: WlmTime, one_line: bool) -> String {
     let moment = |at: Option<WlmTime>| at.map_or_else(|| "Unknown".to_owned(), time);
     let (state, reason, node_count) = match job.state {
         JobState::Running => ("RUNNING", "None", node_count.to_string()),
-        JobState::Pending => ("PENDING", "Resources", format!("{node_count}-{node_count}")),
+        JobState::Pending => ("PENDING", waits_for(job), format!("{node_count}-{node_count}")),
     };
+    let (start, end) = expected(job);
+    let partition = job.partition.as_ref().map_or("(null)", PartitionName::as_str);
+    let eligible = job.begin.map_or_else(|| time(job.submitted), time);
     let run_time = long_duration(job.start.map_or(0, |start| elapsed(start, now)));
     let limit = job.limit_s.map_or_else(|| "UNLIMITED".to_owned(), long_duration);
     let submitted = time(job.submitted);
@@ -131,13 +141,17 @@ pub(super) fn job(job: &JobRecord, now: WlmTime, one_line: bool) -> String {
         format!("UserId={user}(1000) GroupId={user}(1000) MCS_label=N/A"),
         format!("Priority={} Nice=0 Account=(null) QOS=(null)", u32::MAX - id),
         format!("JobState={state} Reason={reason} Dependency=(null)"),
-        "Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0".to_owned(),
+        format!(
+            "Requeue={} Restarts={} BatchFlag=1 Reboot=0 ExitCode=0:0",
+            u8::from(job.requeue),
+            job.restarts
+        ),
         format!("RunTime={run_time} TimeLimit={limit} TimeMin=N/A"),
-        format!("SubmitTime={submitted} EligibleTime={submitted}"),
-        format!("AccrueTime={submitted}"),
-        format!("StartTime={} EndTime={} Deadline=N/A", moment(job.start), moment(job.end)),
+        format!("SubmitTime={submitted} EligibleTime={eligible}"),
+        format!("AccrueTime={eligible}"),
+        format!("StartTime={} EndTime={} Deadline=N/A", moment(start), moment(end)),
         format!("SuspendTime=None SecsPreSuspend=0 LastSchedEval={} Scheduler=Main", moment(job.start)),
-        "Partition=batch AllocNode:Sid=localhost:1".to_owned(),
+        format!("Partition={partition} AllocNode:Sid=localhost:1"),
         "ReqNodeList=(null) ExcNodeList=(null)".to_owned(),
         format!("NodeList={}", hosts::fold(&job.nodes)),
     ];
@@ -158,6 +172,52 @@ pub(super) fn job(job: &JobRecord, now: WlmTime, one_line: bool) -> String {
     ]);
     // The real one ends a job with an empty field: a trailing space, or a line of three.
     lines.push(String::new());
+    block(&lines, one_line)
+}
+
+/// When a job starts and ends, as far as that is known: one that was put back into the queue is taken to start as soon as
+/// it may.
+pub(super) fn expected(job: &JobRecord) -> (Option<WlmTime>, Option<WlmTime>) {
+    let limit = job.limit_s.and_then(|limit| i64::try_from(limit).ok());
+    let end = job.begin.zip(limit).map(|(begin, limit)| WlmTime(begin.0.saturating_add(limit)));
+    (job.start.or(job.begin), job.end.or(end))
+}
+
+/// Why a job waits.
+pub(super) fn waits_for(job: &JobRecord) -> &'static str {
+    if job.begin.is_some() { "BeginTime" } else { "Resources" }
+}
+
+/// One partition, as [`node`].
+pub(super) fn partition(
+    name: &PartitionName,
+    nodes: &[NodeName],
+    cpus: u32,
+    is_default: bool,
+    one_line: bool,
+) -> String {
+    let (count, default) = (nodes.len(), if is_default { "YES" } else { "NO" });
+    let (list, tres) = match count {
+        0 => ("(null)".to_owned(), "(null)".to_owned()),
+        _ => {
+            let memory = u64::from(MEMORY_MIB) * count as u64;
+            (hosts::fold(nodes), format!("cpu={cpus},mem={memory}M,node={count},billing={cpus}"))
+        }
+    };
+    let lines = [
+        format!("PartitionName={name}"),
+        "AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL".to_owned(),
+        format!("AllocNodes=ALL Default={default} QoS=N/A"),
+        "DefaultTime=NONE DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 Hidden=NO".to_owned(),
+        "MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED".to_owned(),
+        format!("Nodes={list}"),
+        "PriorityJobFactor=1 PriorityTier=1 RootOnly=NO ReqResv=NO OverSubscribe=NO".to_owned(),
+        "OverTimeLimit=NONE PreemptMode=OFF".to_owned(),
+        format!("State=UP TotalCPUs={cpus} TotalNodes={count} SelectTypeParameters=NONE"),
+        "JobDefaults=(null)".to_owned(),
+        "DefMemPerNode=UNLIMITED MaxMemPerNode=UNLIMITED".to_owned(),
+        format!("TRES={tres}"),
+    ];
     block(&lines, one_line)
 }
 

@@ -12,8 +12,6 @@ use crate::cluster::slurm::{JobRecord, JobState, SlurmError};
 /// The name of every job: what the real one calls a job without a name of its own.
 pub(super) const JOB_NAME: &str = "wrap";
 
-const PARTITION: &str = "batch";
-
 const DEFAULT_FORMAT: &str = "%.18i %.9P %.8j %.8u %.2t %.10M %.6D %R";
 const LONG_FORMAT: &str = "%.18i %.9P %.8j %.8u %.8T %.10M %.9l %.6D %R";
 
@@ -401,9 +399,9 @@ impl Field {
         match self.letter {
             'i' | 'A' => job.id.to_string(),
             'N' => hosts::fold(&job.nodes),
-            'R' if waits => "(Resources)".to_owned(),
+            'R' if waits => format!("({})", show::waits_for(job)),
             'R' => hosts::fold(&job.nodes),
-            'r' => if waits { "Resources" } else { "None" }.to_owned(),
+            'r' => if waits { show::waits_for(job) } else { "None" }.to_owned(),
             'B' => job.nodes.first().map_or_else(|| "n/a".to_owned(), ToString::to_string),
             'C' => job.cpus.to_string(),
             'D' => job.node_count.to_string(),
@@ -411,10 +409,10 @@ impl Field {
             't' => state(job).1.to_owned(),
             'u' => job.user.clone(),
             'j' => JOB_NAME.to_owned(),
-            'P' => PARTITION.to_owned(),
+            'P' => job.partition.as_ref().map(ToString::to_string).unwrap_or_default(),
             'V' => show::time(job.submitted),
-            'S' => job.start.map_or_else(|| "N/A".to_owned(), show::time),
-            'e' if waits => "N/A".to_owned(),
+            'S' => show::expected(job).0.map_or_else(|| "N/A".to_owned(), show::time),
+            'e' if waits => show::expected(job).1.map_or_else(|| "N/A".to_owned(), show::time),
             'e' => job.end.map_or_else(|| "NONE".to_owned(), show::time),
             'M' => show::short_duration(run_time()),
             'l' => job.limit_s.map_or_else(unlimited, show::short_duration),

@@ -168,6 +168,40 @@ fn a_job_that_is_not_understood_is_an_error() {
     }
 }
 
+/// Printed by `scontrol -a show partition -o` 22.05.8.
+#[test]
+fn partitions_are_read_with_their_nodes() {
+    let line = |name: &str, nodes: &str, state: &str| {
+        format!(
+            "PartitionName={name} AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=NO QoS=N/A \
+             DefaultTime=NONE DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 Hidden=NO MaxNodes=UNLIMITED \
+             MaxTime=UNLIMITED MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED Nodes={nodes} PriorityJobFactor=1 \
+             PriorityTier=1 RootOnly=NO ReqResv=NO OverSubscribe=NO OverTimeLimit=NONE PreemptMode=OFF \
+             State={state} TotalCPUs=8 TotalNodes=2 SelectTypeParameters=NONE JobDefaults=(null) \
+             DefMemPerNode=UNLIMITED MaxMemPerNode=UNLIMITED TRES=cpu=8,mem=2000M,node=2,billing=8\n"
+        )
+    };
+    let text = line("batch", "nid[000001-000002,000007]", "UP")
+        + &line("empty", "(null)", "UP")
+        + &line("off", "a1", "DOWN");
+    let asked: Vec<PartitionName> =
+        ["off", "empty", "batch", "nope"].map(|name| name.parse().unwrap()).to_vec();
+    let read: Vec<_> = partitions(&text, &asked)
+        .unwrap()
+        .into_iter()
+        .map(|(name, nodes)| {
+            (name.to_string(), nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    let expected = [("batch", "nid000001 nid000002 nid000007"), ("empty", ""), ("off", "a1")];
+    assert_eq!(read, expected.map(|(name, nodes)| (name.to_owned(), nodes.to_owned())));
+    assert_eq!(partitions(&text, &asked[3..]), Ok(vec![]));
+    assert_eq!(partitions("No partitions in the system\n", &asked), Ok(vec![]));
+    for bad in ["nonsense", "PartitionName=batch State=UP", "PartitionName=batch Nodes=nid[1- State=UP"] {
+        assert!(partitions(&format!("{text}{bad}\n"), &asked).is_err(), "{bad}");
+    }
+}
+
 fn any_node() -> impl Strategy<Value = (WlmNode, String)> {
     let flags = [Flag::Drain, Flag::Fail, Flag::Completing, Flag::NotResponding];
     let bases =
@@ -207,10 +241,11 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_too_strange(text in "(NodeName=|State=|Reason=|CPUAlloc=|BootTime=|Node | not found|[ |\\[\\]@+n1]|\\PC|\n){0,40}") {
+    fn no_text_is_too_strange(text in "(NodeName=|PartitionName=|Nodes=|State=|Reason=|CPUAlloc=|BootTime=|Node | not found|[ |\\[\\]@+n1]|\\PC|\n){0,40}") {
         // An answer or an error, either is well.
-        let outcomes = (nodes(&text).is_ok(), jobs(&text).is_ok());
-        prop_assert!(matches!(outcomes, (_, _)));
+        let wanted = ["n1".parse().unwrap()];
+        let outcomes = (nodes(&text).is_ok(), jobs(&text).is_ok(), partitions(&text, &wanted).is_ok());
+        prop_assert!(matches!(outcomes, (_, _, _)));
         prop_assert!(state(&text).1.len() <= 4);
     }
 

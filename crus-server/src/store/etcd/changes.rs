@@ -69,8 +69,9 @@ impl Watching {
                     Change::Removed(id)
                 }
                 Live::Order(id) if is_put => Change::DeletionOrdered(id),
+                Live::Command(id) if is_put => Change::Commanded(id),
                 Live::Owner(id) if !is_put => Change::Unowned(id),
-                Live::Order(_) | Live::Owner(_) => continue,
+                Live::Order(_) | Live::Command(_) | Live::Owner(_) => continue,
             };
             match change {
                 Change::Session(id) if !told.insert(id) => {}

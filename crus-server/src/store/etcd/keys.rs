@@ -12,20 +12,26 @@ pub(super) struct Keys {
     prefix: String,
 }
 
-/// Nodes or messages: what a session has many of.
+/// What a session has many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Node,
     Message,
+    /// An entry of the history, under its place in the ring.
+    Entry,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 2] = [Kind::Node, Kind::Message];
+    pub(super) const ALL: [Kind; 3] = [Kind::Node, Kind::Message, Kind::Entry];
+
+    /// Those of which none may be missing before the last.
+    pub(super) const WHOLE: [Kind; 2] = [Kind::Node, Kind::Message];
 
     fn name(self) -> &'static str {
         match self {
             Kind::Node => "node",
             Kind::Message => "message",
+            Kind::Entry => "history",
         }
     }
 }
@@ -35,6 +41,7 @@ impl Kind {
 pub(super) enum Live {
     Head(UpgradeId),
     Order(UpgradeId),
+    Command(UpgradeId),
     Owner(UpgradeId),
 }
 
@@ -115,14 +122,30 @@ impl Keys {
         format!("{}orders/{id}", self.live())
     }
 
+    /// The commands that are noted for a session.
+    pub(super) fn commands(&self, id: UpgradeId) -> String {
+        format!("{}commands/{id}/", self.live())
+    }
+
+    pub(super) fn command(&self, id: UpgradeId, name: &str) -> String {
+        format!("{}{name}", self.commands(id))
+    }
+
+    pub(super) fn owners(&self) -> String {
+        format!("{}owners/", self.live())
+    }
+
     pub(super) fn owner(&self, id: UpgradeId) -> String {
-        format!("{}owners/{id}", self.live())
+        format!("{}{id}", self.owners())
     }
 
     /// What a key in the watched range is about; `None` when it is not one of ours.
     pub(super) fn read_live(&self, key: &[u8]) -> Option<Live> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.live())?;
         let (what, id) = key.split_once('/')?;
+        if let Some((id, _)) = id.split_once('/') {
+            return (what == "commands").then_some(Live::Command(id.parse().ok()?));
+        }
         let id = id.parse().ok()?;
         match what {
             "heads" => Some(Live::Head(id)),
@@ -211,7 +234,9 @@ mod tests {
         assert_eq!(keys.read_live(keys.head(id).as_bytes()), Some(Live::Head(id)));
         assert_eq!(keys.read_live(keys.order(id).as_bytes()), Some(Live::Order(id)));
         assert_eq!(keys.read_live(keys.owner(id).as_bytes()), Some(Live::Owner(id)));
+        assert_eq!(keys.read_live(keys.command(id, "a").as_bytes()), Some(Live::Command(id)));
         assert_eq!(keys.read_live(b"/crus/live/heads/x"), None);
+        assert_eq!(keys.read_live(format!("{}/x", keys.head(id)).as_bytes()), None);
         assert_eq!(keys.read_live(keys.revision(id).as_bytes()), None);
         let part = keys.part(id, Kind::Node, 12);
         assert_eq!(last::<u32>(part.as_bytes()), Ok(12));

@@ -6,15 +6,17 @@
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `format` | the [format](FORMAT) of all of it |
+//! | `format` | the [format](crus_core::stored::FORMAT) of all of it |
 //! | `turn` | changes whenever a claim does; who decides about claims compares it |
 //! | `claims/ID` | the [claim](Claim) of a session that is not done; its place in the order of creation is the revision of etcd in which this key was created |
 //! | `sessions/ID/revision` | the name of the last save. The revision of etcd in which it was written is the session's [`Revision`] |
 //! | `sessions/ID/node/POSITION`, `…/message/POSITION` | one node or message |
-//! | `sessions/ID/staged/NAME/node/POSITION`, `…/message/POSITION` | many of them, as lines: parts of a save that is too large for one transaction |
+//! | `sessions/ID/history/PLACE` | one entry of the history: a ring |
+//! | `sessions/ID/staged/NAME/node/POSITION`, … | many of them, as lines: parts of a save that is too large for one transaction |
 //! | `sessions/ID/pending` | the name of the staged set that counts, and is to be laid over the parts |
 //! | `live/heads/ID` | the head; the session exists while this does |
 //! | `live/orders/ID` | its deletion was ordered |
+//! | `live/commands/ID/NAME` | a command that is noted for it, until it was taken in; the revision of etcd in which the key was created is its number |
 //! | `live/owners/ID` | who runs it, bound to that process's lease |
 //!
 //! Replicas follow `live/`, which is small. To look into it: `etcdctl get --prefix /crus/live/`.
@@ -39,12 +41,14 @@
 //! [etcd]: https://etcd.io
 
 mod changes;
+mod commands;
 mod connection;
 mod keys;
+mod opening;
 mod ownership;
+mod reading;
 mod writing;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,19 +58,23 @@ use crus_core::Xname;
 use crus_core::claims::{self, Claim};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Phase, Session, Summary, UpgradeId};
 use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
-use crus_core::stored::{self, FORMAT, Parts};
-use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use crus_core::stored::{self, Parts};
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use crate::settings::EtcdOptions;
 
+pub use opening::EtcdError;
+
 use changes::Watching;
+use commands::Seen;
 use connection::{Connection, PATIENCE, Trouble};
-use keys::{Keys, Kind, last};
+use keys::Keys;
 use ownership::{Keeper, Ownership, found};
+use reading::Claims;
 use writing::{ReadError, Table, Write, Written, token};
 
 /// How often a claim is decided anew that another one came before, and how long a pause in between is at most.
@@ -86,63 +94,6 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 /// How long what must be done right away may take.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why the store in etcd could not be opened, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum EtcdError {
-    /// Options do not fit together.
-    #[error("{0}")]
-    Options(&'static str),
-    /// A file that the configuration names cannot be read.
-    #[error("{0}; check the path and the file's permissions")]
-    File(String),
-    /// Nobody answers there.
-    #[error(
-        "failed to reach etcd at {endpoints}: {detail}; check etcd_endpoints, and that etcd runs (etcdctl endpoint \
-         health)"
-    )]
-    Away {
-        /// Where.
-        endpoints: String,
-        /// Why.
-        detail: String,
-    },
-    /// It answers, and does not let us.
-    #[error(
-        "failed to open the store in etcd at {endpoints}: etcd refused: {detail}; check etcd_user, \
-         etcd_password_file and the certificates; the user must be allowed to read and write {prefix}"
-    )]
-    Refused {
-        /// Where.
-        endpoints: String,
-        /// What it said.
-        detail: String,
-        /// What all our keys begin with.
-        prefix: String,
-    },
-    /// There is something else.
-    #[error(
-        "failed to open the store in etcd: what is stored under {prefix} is not of CRUS ({detail}); choose another \
-         etcd_prefix"
-    )]
-    NotAStore {
-        /// Where.
-        prefix: String,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// A newer version of the service wrote it.
-    #[error(
-        "failed to open the store in etcd: {prefix} has format {found}, and this version knows formats up to \
-         {FORMAT}; start the version of crus that wrote it, or a newer one"
-    )]
-    Newer {
-        /// Where.
-        prefix: String,
-        /// Its format.
-        found: u64,
-    },
-}
-
 /// A [`SessionStore`] in etcd.
 #[derive(Clone)]
 pub struct EtcdStore {
@@ -156,6 +107,8 @@ struct Shared {
     lease: Duration,
     /// Who we are, for people who look into etcd.
     name: String,
+    /// The commands of the sessions that are ours.
+    seen: Seen,
     keeper: AbortHandle,
 }
 
@@ -171,15 +124,14 @@ impl EtcdStore {
     /// # Errors
     /// See [`EtcdError`].
     pub async fn open(options: &EtcdOptions) -> Result<Self, EtcdError> {
-        check(options)?;
+        opening::check(options)?;
         let connection = Connection::new(options.clone());
         // What can be said better before anything is asked.
         connection.connect_options().map_err(|error| EtcdError::File(error.to_string()))?;
         let connection = Arc::new(connection);
         let keys = Keys::new(&options.prefix);
-        let opened = open(&connection, &keys).await;
-        let explained = |trouble| explained(options, trouble);
-        read_format(options, opened.map_err(explained)?)?;
+        opening::lay_out_or_migrate(options, Table { connection: &connection, keys: &keys }).await?;
+        let explained = |trouble| opening::explained(options, trouble);
 
         let ownership = Arc::<Ownership>::default();
         let lease_s = options.lease_s.saturating_sub(TO_TAKE_OVER_S).max(1);
@@ -187,7 +139,8 @@ impl EtcdStore {
         keeper.begin(PATIENCE).await.map_err(explained)?;
         let keeper = tokio::spawn(keeper.run()).abort_handle();
         let lease = Duration::from_secs(lease_s);
-        let shared = Shared { connection, keys, ownership, lease, name: name(), keeper };
+        let seen = Seen::default();
+        let shared = Shared { connection, keys, ownership, lease, name: name(), seen, keeper };
         Ok(EtcdStore { shared: Arc::new(shared) })
     }
 
@@ -212,77 +165,6 @@ impl EtcdStore {
         &self.shared.keys
     }
 
-    /// The first look at a session.
-    async fn look(&self, id: UpgradeId) -> Result<Option<Look>, StoreError> {
-        let keys = self.keys();
-        let reads = [keys.head(id), keys.revision(id), keys.order(id), keys.pending(id)];
-        let reads = reads.map(|key| TxnOp::get(key, None));
-        let answer = self.table().txn("read a session", Txn::new().and_then(reads)).await?;
-        let at = answer.header().map_or(0, |header| header.revision());
-        let mut found = found(&answer).into_iter().map(|found| found.into_iter().next());
-        let mut next = || found.next().flatten();
-        let (head, revision, order, pending) = (next(), next(), next(), next());
-        let Some(revision) = revision else { return Ok(None) };
-        let head =
-            head.ok_or_else(|| StoreError::Unreadable(format!("the head of session {id} is missing")))?;
-        Ok(Some(Look {
-            at,
-            head: head.into_key_value().1,
-            revision: revision.mod_revision(),
-            deletion_ordered: order.is_some(),
-            pending: pending.map(|pending| String::from_utf8_lossy(pending.value()).into_owned()),
-        }))
-    }
-
-    async fn try_summary(&self, id: UpgradeId) -> Result<Option<Summary>, ReadError> {
-        let Some(look) = self.look(id).await? else { return Ok(None) };
-        let messages = self.table().rows(id, Kind::Message, look.pending.as_deref(), look.at).await?;
-        Ok(Some(Summary {
-            head: stored::head(id, &look.head)?,
-            messages: stored::messages(id, messages)?,
-            deletion_ordered: look.deletion_ordered,
-            commands: Vec::new(),
-        }))
-    }
-
-    async fn try_load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, ReadError> {
-        let Some(look) = self.look(id).await? else { return Ok(None) };
-        let nodes = self.table().rows(id, Kind::Node, look.pending.as_deref(), look.at).await?;
-        let messages = self.table().rows(id, Kind::Message, look.pending.as_deref(), look.at).await?;
-        let session = stored::session(id, &look.head, nodes, messages)?;
-        Ok(Some((session, to_revision(look.revision))))
-    }
-
-    async fn try_claims(&self, id: UpgradeId) -> Result<Claims, ReadError> {
-        const PAGE: i64 = 16;
-        let keys = self.keys();
-        let reads = [keys.turn(), keys.owner(id)].map(|key| TxnOp::get(key, None));
-        let answer = self.table().txn("read the claims", Txn::new().and_then(reads)).await?;
-        let at = answer.header().map_or(0, |header| header.revision());
-        let mut found = found(&answer).into_iter().map(|found| found.into_iter().next());
-        let mut next = || found.next().flatten();
-        let (turn, owner) = (next(), next());
-        let mut claims = Claims {
-            turn: turn.map_or(0, |turn| turn.mod_revision()),
-            owner: owner.map_or(0, |owner| owner.lease()),
-            own: 0,
-            all: BTreeMap::new(),
-        };
-        self.table()
-            .range(&keys.claims(), at, PAGE, false, |kv| {
-                let other: UpgradeId = last(kv.key())?;
-                let claim: Claim = stored::decode("the claim", other, kv.value())?;
-                if other == id {
-                    claims.own = kv.mod_revision();
-                }
-                let order = u64::try_from(kv.create_revision()).unwrap_or_default();
-                claims.all.insert(other, Claim { order, ..claim });
-                Ok(())
-            })
-            .await?;
-        Ok(claims)
-    }
-
     /// The parts of a save. The head is always told with the messages, as it is what others follow.
     fn parts(session: &Session, events: &[Event]) -> Result<Parts, StoreError> {
         let mut parts = Parts::of(session, events)?;
@@ -294,36 +176,16 @@ impl EtcdStore {
 
     /// Why a session that is not ours cannot be saved.
     async fn not_ours(&self, id: UpgradeId) -> Result<StoreError, StoreError> {
-        let there = self.look(id).await?.is_some();
+        let there = self.table().look(id).await?.is_some();
         Ok(if there { StoreError::NotOwner(id) } else { StoreError::Conflict(id) })
     }
 
     /// etcd says that a session is not ours.
     fn lost(&self, id: UpgradeId) -> StoreError {
+        self.shared.seen.forget(id);
         self.shared.ownership.leave(id);
         StoreError::NotOwner(id)
     }
-}
-
-/// What the keys of a session say that are read first.
-struct Look {
-    /// The revision of etcd in which they said so.
-    at: i64,
-    head: Vec<u8>,
-    revision: i64,
-    deletion_ordered: bool,
-    pending: Option<String>,
-}
-
-/// All claims, as they were at one moment.
-struct Claims {
-    /// The revision of the key that changes with them.
-    turn: i64,
-    /// The lease that owns the session in question.
-    owner: i64,
-    /// The revision of its claim.
-    own: i64,
-    all: BTreeMap<UpgradeId, Claim>,
 }
 
 /// Reads again while what is read is removed meanwhile.
@@ -359,24 +221,16 @@ impl SessionStore for EtcdStore {
     }
 
     async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-        const PAGE: i64 = 1000;
-        let mut ids = Vec::new();
-        let heads = self.keys().heads();
-        self.table()
-            .range(&heads, 0, PAGE, true, |kv| {
-                ids.push(last(kv.key())?);
-                Ok(())
-            })
-            .await?;
-        Ok(ids)
+        Ok(self.table().ids().await?)
     }
 
     async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
-        while_compacted!(self.try_summary(id))
+        while_compacted!(self.table().summary(id))
     }
 
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-        while_compacted!(self.try_load(id))
+        let loaded = while_compacted!(self.table().load(id))?;
+        Ok(loaded.map(|(session, revision)| (session, to_revision(revision))))
     }
 
     async fn save(
@@ -390,14 +244,27 @@ impl SessionStore for EtcdStore {
         let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
         let stored = i64::try_from(revision.0).map_err(|_| StoreError::Conflict(id))?;
         let token = token(lease, stored, &parts);
-        let besides = match session.is_done() {
-            true => vec![TxnOp::delete(self.keys().claim(id), None)],
-            false => Vec::new(),
+        let mut besides = Vec::new();
+        if session.is_done() {
+            besides.push(TxnOp::delete(self.keys().claim(id), None));
+        } else if events.contains(&Event::Phase(Phase::Created)) {
+            // It begins anew after its end, when it had no claim any more: a new key is the last.
+            let claim = stored::encode(&Claim::of(session, 0))?;
+            besides.push(TxnOp::put(self.keys().claim(id), claim, None));
+        }
+        let seen = &self.shared.seen;
+        let dropped = match parts.head {
+            Some(_) => seen.taken_in(id, session.head.commands),
+            None => Vec::new(),
         };
+        besides.extend(dropped.iter().map(|(_, key)| TxnOp::delete(key.as_slice(), None)));
         let write = Write { id, parts: &parts, token: &token, guard: Some((lease, stored)), besides };
         for _ in 0..TRIES {
             match self.table().write(&write).await? {
-                Written::Done(revision) => return Ok(to_revision(revision)),
+                Written::Done(revision) => {
+                    seen.dropped(id, &dropped);
+                    return Ok(to_revision(revision));
+                }
                 Written::Conflict => return Err(StoreError::Conflict(id)),
                 Written::NotOwner => return Err(self.lost(id)),
                 Written::Gap => return Err(would_leave_a_gap(id)),
@@ -411,13 +278,15 @@ impl SessionStore for EtcdStore {
         let keys = self.keys();
         let whole = DeleteOptions::new().with_prefix();
         let removed = [
-            TxnOp::delete(keys.session(id), Some(whole)),
+            TxnOp::delete(keys.session(id), Some(whole.clone())),
+            TxnOp::delete(keys.commands(id), Some(whole)),
             TxnOp::delete(keys.head(id), None),
             TxnOp::delete(keys.order(id), None),
             TxnOp::delete(keys.owner(id), None),
             TxnOp::delete(keys.claim(id), None),
         ];
         self.table().txn("remove a session", Txn::new().and_then(removed)).await?;
+        self.shared.seen.forget(id);
         self.shared.ownership.leave(id);
         Ok(())
     }
@@ -440,27 +309,28 @@ impl SessionStore for EtcdStore {
         Ok(found(&answer).into_iter().flatten().next().is_some())
     }
 
-    async fn command(&self, _: UpgradeId, _: Command) -> Result<Option<u64>, StoreError> {
-        Err(StoreError::Failed("commands cannot be noted in etcd yet".to_owned()))
+    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        commands::note(self.table(), id, command).await
     }
 
-    async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
-        Ok(Vec::new())
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        let seen = self.owns(id).then_some(&self.shared.seen);
+        commands::noted(self.table(), id, seen).await
     }
 
-    async fn nodes(&self, _: UpgradeId, _: usize, _: usize) -> Result<Vec<Node>, StoreError> {
-        Err(StoreError::Failed("nodes cannot be read from etcd yet".to_owned()))
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
+        while_compacted!(self.table().nodes(id, from, count))
     }
 
-    async fn history(&self, _: UpgradeId, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
-        Err(StoreError::Failed("the history cannot be read from etcd yet".to_owned()))
+    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
+        while_compacted!(self.table().history(id, after, count))
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
         let keys = self.keys();
         for n in 0..CLAIM_TRIES {
-            let Claims { turn, owner, own, mut all } = while_compacted!(self.try_claims(id))?;
+            let Claims { turn, owner, own, mut all } = while_compacted!(self.table().claims(id))?;
             if owner != lease {
                 return Err(self.lost(id));
             }
@@ -539,6 +409,7 @@ impl SessionStore for EtcdStore {
 
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         let Shared { connection, ownership, keys, .. } = &*self.shared;
+        self.shared.seen.forget(id);
         // At once, however long the rest takes.
         let left = ownership.leave(id);
         let _held = ownership.hold(id).await.inspect_err(|_| ownership.give_up_later(id))?;
@@ -561,63 +432,6 @@ fn to_revision(revision: i64) -> Revision {
 
 fn would_leave_a_gap(id: UpgradeId) -> StoreError {
     StoreError::Failed(format!("session {id} would have a gap among its nodes or messages"))
-}
-
-/// Options that only go together.
-fn check(options: &EtcdOptions) -> Result<(), EtcdError> {
-    let EtcdOptions { endpoints, user, password_file, ca_file, cert_file, key_file, .. } = options;
-    let is_https = endpoints.iter().any(|url| url.starts_with("https://"));
-    if user.is_some() != password_file.is_some() {
-        return Err(EtcdError::Options("etcd_user and etcd_password_file go together: set both, or none"));
-    }
-    if cert_file.is_some() != key_file.is_some() {
-        return Err(EtcdError::Options("etcd_cert_file and etcd_key_file go together: set both, or none"));
-    }
-    if !is_https && (ca_file.is_some() || cert_file.is_some()) {
-        return Err(EtcdError::Options(
-            "etcd_ca_file, etcd_cert_file and etcd_key_file are of no use with http://; make etcd_endpoints \
-             https://, or unset them",
-        ));
-    }
-    Ok(())
-}
-
-/// Lays the store out where there is nothing. What its format key says then; `None` when there is something else.
-async fn open(connection: &Connection, keys: &Keys) -> Result<Option<Vec<u8>>, Trouble> {
-    let table = Table { connection, keys };
-    let nothing = Compare::create_revision(keys.all(), CompareOp::Equal, 0).with_prefix();
-    let read = || TxnOp::get(keys.format(), Some(GetOptions::new()));
-    let txn = Txn::new()
-        .when([nothing])
-        .and_then([TxnOp::put(keys.format(), FORMAT.to_string(), None), read()])
-        .or_else([read()]);
-    let answer = table.txn("open the store", txn).await?;
-    Ok(found(&answer).into_iter().flatten().next().map(|kv: KeyValue| kv.into_key_value().1))
-}
-
-fn read_format(options: &EtcdOptions, format: Option<Vec<u8>>) -> Result<(), EtcdError> {
-    let prefix = options.prefix.clone();
-    let Some(format) = format else {
-        let detail = "there are keys, and none of them tells a format".to_owned();
-        return Err(EtcdError::NotAStore { prefix, detail });
-    };
-    let format = String::from_utf8_lossy(&format);
-    match format.parse::<u64>() {
-        Ok(FORMAT) => Ok(()),
-        Ok(found) if found > FORMAT => Err(EtcdError::Newer { prefix, found }),
-        _ => Err(EtcdError::NotAStore { prefix, detail: format!("format {format:?}") }),
-    }
-}
-
-fn explained(options: &EtcdOptions, trouble: Trouble) -> EtcdError {
-    let endpoints = options.endpoints.join(",");
-    match trouble {
-        Trouble::Away(detail) => EtcdError::Away { endpoints, detail },
-        Trouble::Refused(detail) | Trouble::Denied(detail) => {
-            EtcdError::Refused { endpoints, detail, prefix: options.prefix.clone() }
-        }
-        other => EtcdError::Away { endpoints, detail: StoreError::from(other).to_string() },
-    }
 }
 
 /// Who we are, for people.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 
 use crus_core::model::UpgradeId;
 use crus_core::ports::StoreError;
@@ -82,12 +83,24 @@ impl Table<'_> {
         at: i64,
         page: i64,
         only_keys: bool,
+        take: impl FnMut(KeyValue) -> Result<(), StoreError>,
+    ) -> Result<(), ReadError> {
+        self.between((range, end_of(range)), at, page, only_keys, take).await
+    }
+
+    /// Likewise what is from one key on, and before another one.
+    async fn between(
+        &self,
+        (from, end): (&str, String),
+        at: i64,
+        page: i64,
+        only_keys: bool,
         mut take: impl FnMut(KeyValue) -> Result<(), StoreError>,
     ) -> Result<(), ReadError> {
-        let mut from = range.as_bytes().to_vec();
+        let mut from = from.as_bytes().to_vec();
         loop {
             let send = |client: Client| {
-                let options = GetOptions::new().with_range(end_of(range)).with_limit(page).with_revision(at);
+                let options = GetOptions::new().with_range(end.as_str()).with_limit(page).with_revision(at);
                 let options = if only_keys { options.with_keys_only() } else { options };
                 let from = from.clone();
                 async move {
@@ -106,8 +119,7 @@ impl Table<'_> {
         }
     }
 
-    /// The nodes or messages of a session, as they were at this revision of etcd, with what a pending set lays over
-    /// them.
+    /// The parts of a session of one kind, as they were at this revision of etcd, with what a pending set lays over them.
     pub(super) async fn rows(
         &self,
         id: UpgradeId,
@@ -115,9 +127,24 @@ impl Table<'_> {
         pending: Option<&str>,
         at: i64,
     ) -> Result<Rows, ReadError> {
-        const PAGE: i64 = 1000;
+        self.rows_at(id, kind, &(0..=u32::MAX), pending, at).await
+    }
+
+    /// Likewise those at some positions.
+    pub(super) async fn rows_at(
+        &self,
+        id: UpgradeId,
+        kind: Kind,
+        positions: &RangeInclusive<u32>,
+        pending: Option<&str>,
+        at: i64,
+    ) -> Result<Rows, ReadError> {
+        // An entry of the history may hold the names of all nodes of a step.
+        let page = if kind == Kind::Entry { 50 } else { 1000 };
+        let first = self.keys.part(id, kind, *positions.start());
+        let end = self.keys.part(id, kind, *positions.end()) + "\0";
         let mut rows = Rows::new();
-        self.range(&self.keys.parts(id, kind), at, PAGE, false, |kv| {
+        self.between((&first, end), at, page, false, |kv| {
             let (key, value) = kv.into_key_value();
             rows.push((last(&key)?, value));
             Ok(())
@@ -125,7 +152,8 @@ impl Table<'_> {
         .await?;
         let Some(token) = pending else { return Ok(rows) };
         let mut all: BTreeMap<u32, Vec<u8>> = rows.into_iter().collect();
-        all.extend(self.staged(id, token, kind, at).await?);
+        let staged = self.staged(id, token, kind, at).await?.into_iter();
+        all.extend(staged.filter(|(position, _)| positions.contains(position)));
         Ok(all.into_iter().collect())
     }
 
@@ -153,7 +181,7 @@ impl Table<'_> {
         let keys = self.keys;
         let id = write.id;
         let is_small = {
-            let rows = || write.parts.nodes.iter().chain(&write.parts.messages);
+            let rows = || Kind::ALL.into_iter().flat_map(|kind| rows_of(write.parts, kind));
             let bytes = write.parts.head.iter().chain(rows().map(|(_, value)| value)).map(Vec::len);
             rows().count() <= OPERATIONS && bytes.sum::<usize>() <= BYTES
         };
@@ -180,7 +208,7 @@ impl Table<'_> {
         let mut when = self.guards(write);
         when.push(Compare::version(keys.pending(id), CompareOp::Equal, 0));
         let before =
-            Kind::ALL.into_iter().filter_map(|kind| Some((kind, before(rows_of(write.parts, kind))?)));
+            Kind::WHOLE.into_iter().filter_map(|kind| Some((kind, before(rows_of(write.parts, kind))?)));
         when.extend(before.map(|(kind, i)| Compare::version(keys.part(id, kind, i), CompareOp::Greater, 0)));
         let done = self.txn("write", Txn::new().when(when).and_then(operations)).await?;
         if !done.succeeded() {
@@ -332,6 +360,7 @@ fn rows_of(parts: &Parts, kind: Kind) -> &[(u32, Vec<u8>)] {
     match kind {
         Kind::Node => &parts.nodes,
         Kind::Message => &parts.messages,
+        Kind::Entry => &parts.history,
     }
 }
 
@@ -373,9 +402,9 @@ fn batches(rows: &[(u32, Vec<u8>)]) -> Vec<&[(u32, Vec<u8>)]> {
 /// A name for a write by this lease onto this revision: the same for the same write, so that who makes it again, since
 /// the answer was lost, learns that it happened.
 pub(super) fn token(lease: i64, revision: i64, parts: &Parts) -> String {
-    let Parts { head, nodes, messages, messages_end } = parts;
+    let Parts { head, nodes, messages, messages_end, history } = parts;
     let mut hasher = DefaultHasher::new();
-    (head, nodes, messages, messages_end).hash(&mut hasher);
+    (head, nodes, messages, messages_end, history).hash(&mut hasher);
     format!("{lease:x}-{revision}-{:016x}", hasher.finish())
 }
 

@@ -410,7 +410,7 @@ async fn slurm(State(live): State<LiveCluster>, body: Bytes) -> Answer {
     let command = call.args.iter().find(|arg| !arg.starts_with('-')).map_or("", String::as_str);
     live.count(&match call.program {
         stand_in::Program::Scontrol => format!("scontrol {command}"),
-        stand_in::Program::Squeue => "squeue".to_owned(),
+        program => program.name().to_owned(),
     });
     let first = live.with(|cluster| stand_in::run(cluster, &call));
     if let Outcome::Done(output) = first {

@@ -1,0 +1,378 @@
+//! `crus session …` and `crus plan`: what each asks of the service, and how the answer is shown.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::args::{Connection, CreateArgs, Format, PlanArgs, SessionArgs, SessionVerb, UpgradeArgs};
+use super::error::ClientError;
+use super::exit;
+use super::output::{Output, clean, pairs, print, seconds};
+use super::picture::standing;
+use super::profile::Profile;
+use super::views::{Event, Node, Progress, Session, strategy_words};
+use super::wire::{Api, CallError, view};
+use super::{plan, time, watch};
+
+/// How many nodes or events are asked for at a time.
+const PAGE: u64 = 500;
+/// How many characters of an id there must be: fewer are a slip of the hand.
+const PREFIX_MIN: usize = 4;
+/// How many characters an id has.
+const ID_LENGTH: usize = 36;
+/// How many messages of a session are shown to people.
+const MESSAGES: usize = 20;
+
+/// Runs `crus session`; returns what the process ends with.
+///
+/// # Errors
+/// When it was not done: each says why, and what to do.
+pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
+    let (api, output) = connect(&args.connection)?;
+    match args.verb {
+        SessionVerb::Create(create) => {
+            let CreateArgs { upgrade, wait, follow } = *create;
+            let created = api.post(&["session"], Some(&body(&upgrade)?)).await.map_err(|error| {
+                let may_be = error.status.is_none() && error.passing;
+                let hint = if may_be {
+                    ". Before that look with crus session list whether it was created"
+                } else {
+                    ""
+                };
+                ClientError::from(error).and(hint)
+            })?;
+            let session: Session = view(&created)?;
+            if !wait {
+                return show(output, &api, &created).await;
+            }
+            if !output.is_live() {
+                print(&match output.line_format() {
+                    Format::Table => format!("created session {}\n", clean(&session.upgrade_id)),
+                    Format::Json => format!("{created}\n"),
+                    // The events come after it in the same document.
+                    Format::Toml => super::output::to_toml(&json!({ "session": created }))? + "\n",
+                })?;
+            }
+            watch::watch(&api, session, &follow, output).await
+        }
+        SessionVerb::List => {
+            let sessions = api.get(&["session"], &[]).await?;
+            output.answer(&sessions, || list(output, &sessions))?;
+            Ok(exit::OK)
+        }
+        SessionVerb::Describe { id } => {
+            let session = find(&api, &id.id).await?;
+            show(output, &api, &session).await
+        }
+        SessionVerb::Nodes { id, state, limit } => {
+            let session: Session = view(&find(&api, &id.id).await?)?;
+            let id = &session.upgrade_id;
+            let states = if state.is_empty() { vec![] } else { vec![("state", state.join(","))] };
+            let nodes = pages(&api, id, "nodes", &states, String::new(), limit).await;
+            let nodes = nodes.map_err(|error| no_such(&api, id, error))?;
+            let answer = json!({ "nodes": nodes });
+            output.answer(&answer, || node_table(output, &nodes))?;
+            Ok(exit::OK)
+        }
+        SessionVerb::Watch { id, follow } => {
+            let session = view(&find(&api, &id.id).await?)?;
+            watch::watch(&api, session, &follow, output).await
+        }
+        SessionVerb::Events { id, after, limit } => {
+            let session: Session = view(&find(&api, &id.id).await?)?;
+            let id = &session.upgrade_id;
+            let events = pages(&api, id, "events", &[], after.to_string(), limit).await;
+            let events = events.map_err(|error| no_such(&api, id, error))?;
+            let answer = json!({ "events": events });
+            output.answer(&answer, || {
+                let lines = events.iter().map(|raw| watch::line(Format::Table, raw, &view::<Event>(raw)?));
+                lines.collect()
+            })?;
+            Ok(exit::OK)
+        }
+        SessionVerb::Pause { id } => order(&api, output, &id.id, "pause").await,
+        SessionVerb::Resume { id } => order(&api, output, &id.id, "resume").await,
+        SessionVerb::Retry { id } => order(&api, output, &id.id, "retry").await,
+        SessionVerb::Delete { id, yes, wait, give_up_s } => {
+            let session: Session = view(&find(&api, &id.id).await?)?;
+            if !yes {
+                confirm(&session)?;
+            }
+            let id = session.upgrade_id.clone();
+            let deleted = api.delete(&["session", &id]).await.map_err(|error| no_such(&api, &id, error))?;
+            if !(wait && output.is_live()) {
+                show(output, &api, &deleted).await?;
+            }
+            if wait { watch::until_gone(&api, session, give_up_s, output).await } else { Ok(exit::OK) }
+        }
+    }
+}
+
+/// Runs `crus plan`; returns what the process ends with.
+///
+/// # Errors
+/// When it was not done: each says why, and what to do.
+pub(crate) async fn run_plan(args: PlanArgs) -> Result<u8, ClientError> {
+    let (api, output) = connect(&args.connection)?;
+    let plan = api.post(&["plan"], Some(&body(&args.upgrade)?)).await?;
+    output.answer(&plan, || plan::table(output, &plan))?;
+    Ok(plan::code(&plan))
+}
+
+fn connect(connection: &Connection) -> Result<(Arc<Api>, Output), ClientError> {
+    let profile = Profile::read(connection, |name| std::env::var_os(name))?;
+    let api = Api::new(profile, Duration::from_secs(connection.timeout_s))?;
+    Ok((Arc::new(api), Output::new(connection.format)))
+}
+
+/// The request for an upgrade.
+fn body(upgrade: &UpgradeArgs) -> Result<Value, ClientError> {
+    let mut body = json!({
+        "failed_label": upgrade.failed_label,
+        "starting_label": upgrade.starting_label,
+        "upgrade_step_size": upgrade.upgrade_step_size,
+        "upgrade_template_id": upgrade.upgrade_template_id,
+        "upgrading_label": upgrade.upgrading_label,
+        "workload_manager_type": upgrade.workload_manager_type,
+    });
+    let strategy = upgrade.strategy.read()?;
+    if !strategy.is_default() {
+        body["strategy"] = serde_json::to_value(strategy)
+            .map_err(|error| ClientError::failed(format!("failed to write the strategy: {error}")))?;
+    }
+    Ok(body)
+}
+
+/// The session of this id, or the only one whose id begins so.
+async fn find(api: &Api, given: &str) -> Result<Value, ClientError> {
+    let given = given.trim().to_ascii_lowercase();
+    let is_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    if given.len() < PREFIX_MIN || given.len() > ID_LENGTH || !given.chars().all(is_id) {
+        return Err(ClientError::usage(format!(
+            "{:?} is no upgrade id: give one as crus session list shows it, or at least its first {PREFIX_MIN} characters",
+            clean(&given)
+        )));
+    }
+    if given.len() == ID_LENGTH {
+        return api.get(&["session", &given], &[]).await.map_err(|error| no_such(api, &given, error));
+    }
+    let all = api.get(&["session"], &[]).await?;
+    let begins_so = |session: &&Value| {
+        session["upgrade_id"].as_str().is_some_and(|id| id.to_ascii_lowercase().starts_with(&given))
+    };
+    let found: Vec<&Value> = all.as_array().into_iter().flatten().filter(begins_so).collect();
+    match found.as_slice() {
+        [session] => Ok((*session).clone()),
+        [] => Err(ClientError::failed(format!(
+            "{} has no session whose id begins with {given}; crus session list shows all",
+            api.url()
+        ))),
+        several => {
+            let ids: Vec<&str> =
+                several.iter().filter_map(|session| session["upgrade_id"].as_str()).collect();
+            Err(ClientError::usage(format!(
+                "{given} is the beginning of several ids: {}; give more of it",
+                clean(&ids.join(", "))
+            )))
+        }
+    }
+}
+
+/// The error of a request that is about a session.
+pub(crate) fn no_such(api: &Api, id: &str, error: CallError) -> ClientError {
+    if error.is_missing() {
+        return ClientError::failed(format!(
+            "{} has no session {} (404); crus session list shows all",
+            api.url(),
+            clean(id)
+        ));
+    }
+    error.into()
+}
+
+/// All nodes or events of a session after this one, page by page, but no more than `limit`.
+pub(crate) async fn pages(
+    api: &Api,
+    id: &str,
+    what: &str,
+    query: &[(&str, String)],
+    mut after: String,
+    limit: Option<u64>,
+) -> Result<Vec<Value>, CallError> {
+    let mut all: Vec<Value> = Vec::new();
+    loop {
+        let count = limit.unwrap_or(u64::MAX).saturating_sub(all.len() as u64).min(PAGE);
+        if count == 0 {
+            return Ok(all);
+        }
+        let mut query = query.to_vec();
+        query.push(("limit", count.to_string()));
+        if !after.is_empty() {
+            query.push(("after", after.clone()));
+        }
+        let mut answer = api.get(&["session", id, what], &query).await?;
+        let page = match answer.get_mut(what).map(Value::take) {
+            Some(Value::Array(page)) => page,
+            _ => Vec::new(),
+        };
+        let next = match &answer["next"] {
+            Value::String(next) => next.clone(),
+            Value::Number(next) => next.to_string(),
+            _ => String::new(),
+        };
+        let is_last = page.is_empty() || next.is_empty() || next == after;
+        all.extend(page);
+        if is_last {
+            return Ok(all);
+        }
+        after = next;
+    }
+}
+
+/// Pauses, resumes or retries a session.
+async fn order(api: &Api, output: Output, id: &str, verb: &str) -> Result<u8, ClientError> {
+    let session: Session = view(&find(api, id).await?)?;
+    let id = session.upgrade_id.as_str();
+    let answer = api.post(&["session", id, verb], None).await.map_err(|error| no_such(api, id, error))?;
+    show(output, api, &answer).await
+}
+
+/// Asks whether a session is really to be deleted.
+fn confirm(session: &Session) -> Result<(), ClientError> {
+    let mut terminal = io::stderr();
+    if !io::stdin().is_terminal() || !terminal.is_terminal() {
+        return Err(ClientError::usage(
+            "there is no terminal to ask on whether that is meant; say so with --yes",
+        ));
+    }
+    let question = format!(
+        "Delete session {} ({} -> {}, {})?{} [y/N] ",
+        session.upgrade_id,
+        session.starting_label,
+        session.upgrade_template_id,
+        session.state,
+        if session.completed { "" } else { " Its upgrade stops: no other node will be rebooted." }
+    );
+    let written = terminal.write_all(clean(&question).as_bytes()).and_then(|()| terminal.flush());
+    written.map_err(|error| ClientError::output(&error))?;
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| ClientError::failed(format!("failed to read the answer: {error}")))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(ClientError::failed("nothing was deleted")),
+    }
+}
+
+// ---- tables -----------------------------------------------------------------------------------------------
+
+fn list(output: Output, sessions: &Value) -> Result<String, ClientError> {
+    let sessions: Vec<Session> = view(sessions)?;
+    if sessions.is_empty() {
+        return Ok("There are no sessions; crus session create starts one.\n".to_owned());
+    }
+    let rows = sessions.iter().map(|session| {
+        vec![
+            session.upgrade_id.clone(),
+            session.state.clone(),
+            session.starting_label.clone(),
+            session.upgrade_template_id.clone(),
+            session.upgrade_step_size.to_string(),
+            session.messages.last().cloned().unwrap_or_default(),
+        ]
+    });
+    Ok(output.table(&["ID", "STATE", "GROUP", "TEMPLATE", "STEP SIZE", "LAST MESSAGE"], rows))
+}
+
+/// Shows a session; to people with its progress and strategy, where the service tells them.
+async fn show(output: Output, api: &Api, session: &Value) -> Result<u8, ClientError> {
+    let mut beside = (None, None);
+    if output.format() == Format::Table {
+        let id = session["upgrade_id"].as_str().unwrap_or_default();
+        let progress = api.get(&["session", id, "progress"], &[]).await.ok();
+        let strategy = api.get(&["session", id, "strategy"], &[]).await.ok();
+        beside = (progress.and_then(|progress| view::<Progress>(&progress).ok()), strategy);
+    }
+    output.answer(session, || description(&view(session)?, beside.0.as_ref(), beside.1.as_ref()))?;
+    Ok(exit::OK)
+}
+
+fn description(
+    session: &Session,
+    progress: Option<&Progress>,
+    strategy: Option<&Value>,
+) -> Result<String, ClientError> {
+    let now = Timestamp::now();
+    let mut lines = vec![("Session", session.upgrade_id.clone())];
+    match progress {
+        None => lines.push(("State", session.state.clone())),
+        Some(progress) => {
+            lines.push(("State", standing(progress)));
+            lines.push(("Nodes", format!("{} ({:.0} % done)", progress.counts, progress.percent)));
+            lines.push(("Elapsed", time::duration(progress.elapsed_s)));
+            let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
+            lines.push(("Expected end", expected.unwrap_or_default()));
+            lines.push(("Waits for", progress.waits_for.clone().unwrap_or_default()));
+            let paused = progress.paused.as_ref();
+            let paused = paused.map(|paused| format!("{}, since {}", paused.reason, seconds(&paused.since)));
+            lines.push(("Paused", paused.unwrap_or_default()));
+        }
+    }
+    lines.push(("Starting group", session.starting_label.clone()));
+    lines.push(("Upgrading group", session.upgrading_label.clone()));
+    lines.push(("Failed group", session.failed_label.clone()));
+    lines.push(("Template", session.upgrade_template_id.clone()));
+    lines.push(("Step size", session.upgrade_step_size.to_string()));
+    lines.push(("Jobs run by", session.workload_manager_type.clone()));
+    let words = strategy.map(strategy_words).unwrap_or_default();
+    lines.push(("Strategy", words));
+    let mut text = pairs(&lines);
+    if !session.messages.is_empty() {
+        let earlier = session.messages.len().saturating_sub(MESSAGES);
+        text += "Messages\n";
+        if earlier > 0 {
+            text += &format!("  ({earlier} earlier ones: --format json shows all)\n");
+        }
+        for message in session.messages.iter().skip(earlier) {
+            text += &format!("  {}\n", clean(message));
+        }
+    }
+    Ok(text)
+}
+
+fn node_table(output: Output, nodes: &[Value]) -> Result<String, ClientError> {
+    let now = Timestamp::now();
+    let mut rows = Vec::new();
+    for node in nodes {
+        let node: Node = view(node)?;
+        let job = node.job.unwrap_or_default();
+        rows.push(vec![
+            node.name.unwrap_or_default(),
+            node.xname,
+            node.state,
+            node.step.map(|step| step.to_string()).unwrap_or_default(),
+            node.attempt.to_string(),
+            node.since.map(|since| time::clock(now, &since)).unwrap_or_default(),
+            job.id.unwrap_or_default(),
+            job.user.unwrap_or_default(),
+            job.end.map(|end| time::clock(now, &end)).unwrap_or_default(),
+            node.reason.unwrap_or_default(),
+        ]);
+    }
+    let head = [
+        "NAME",
+        "XNAME",
+        "STATE",
+        "STEP",
+        "ATTEMPT",
+        "SINCE (UTC)",
+        "JOB",
+        "USER",
+        "JOB ENDS (UTC)",
+        "REASON",
+    ];
+    Ok(output.table(&head, rows))
+}

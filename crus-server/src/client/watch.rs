@@ -1,0 +1,355 @@
+//! Following a session to its end: a picture that moves, or a line for each event.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use console::Term;
+use crus_core::model::Counts;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::args::{FollowArgs, Format};
+use super::error::ClientError;
+use super::exit;
+use super::follow::{self, Heard};
+use super::output::{self, Output, clean, note, print, seconds};
+use super::picture::{Picture, all_upgraded};
+use super::session::pages;
+use super::views::{Event, Nodes, Progress, Session};
+use super::wire::{Api, CallError, view};
+
+/// How often the picture is drawn anew.
+const GLANCE: Duration = Duration::from_secs(1);
+/// How often it is asked whether a session has ended, beside its events: one that an older service ran has none.
+const LOOK: Duration = Duration::from_secs(30);
+/// The most nodes in flight that are asked for at a time.
+const NODES: &str = "40";
+/// How long the line of an event may be, for people.
+const LINE_MAX: usize = 240;
+/// States of nodes in flight.
+const IN_FLIGHT: &str = "draining,quiesced,rebooting,returning";
+
+/// How a session stands.
+enum Standing {
+    Working,
+    Paused(String),
+    Done(Counts),
+    Gone,
+}
+
+/// Follows a session; returns what the process ends with.
+pub(crate) async fn watch(
+    api: &Arc<Api>,
+    session: Session,
+    flags: &FollowArgs,
+    output: Output,
+) -> Result<u8, ClientError> {
+    let give_up = Duration::from_secs(flags.give_up_s);
+    let events = follow::follow(Arc::clone(api), session.upgrade_id.clone(), 0, give_up);
+    let picture = output.is_live().then(|| Screen::new(session.clone()));
+    let mut watch = Watch {
+        api,
+        id: session.upgrade_id,
+        output,
+        exit_on_pause: flags.exit_on_pause,
+        last: 0,
+        screen: picture,
+        is_lost: false,
+    };
+    let result = tokio::select! {
+        ended = watch.run(events) => ended,
+        interrupted = tokio::signal::ctrl_c() => match interrupted {
+            Ok(()) => Ok(exit::INTERRUPTED),
+            Err(error) => Err(ClientError::failed(format!("failed to listen for Ctrl-C: {error}"))),
+        },
+    };
+    if let Some(screen) = &watch.screen {
+        screen.leave();
+    }
+    result
+}
+
+struct Watch<'a> {
+    api: &'a Arc<Api>,
+    id: String,
+    output: Output,
+    exit_on_pause: bool,
+    /// The number of the last event that was shown.
+    last: u64,
+    screen: Option<Screen>,
+    is_lost: bool,
+}
+
+impl Watch<'_> {
+    async fn run(&mut self, mut heard: mpsc::Receiver<Heard>) -> Result<u8, ClientError> {
+        let pace = if self.screen.is_some() { GLANCE } else { LOOK };
+        // At once, too: the session may be done.
+        let mut look = tokio::time::interval_at(Instant::now(), pace);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let worth_a_look = tokio::select! {
+                heard = heard.recv() => match heard {
+                    Some(heard) => self.take_in(heard)?,
+                    None => return Err(ClientError::failed("the events of the session ended; watch it again")),
+                },
+                _ = look.tick() => !self.is_lost,
+            };
+            if worth_a_look && let Some(code) = self.look().await? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Shows what was heard; tells whether the session may have ended with it.
+    fn take_in(&mut self, heard: Heard) -> Result<bool, ClientError> {
+        match heard {
+            Heard::Event(raw, event) => {
+                let is_end = matches!(event.kind.as_str(), "finished" | "paused");
+                self.show(&raw, event)?;
+                Ok(is_end)
+            }
+            Heard::Lost(why) => {
+                self.is_lost = true;
+                match &mut self.screen {
+                    Some(screen) => {
+                        screen.picture.lost = Some(why);
+                        screen.draw()?;
+                    }
+                    None => note(&format!("{}; trying again until the service is back", clean(&why))),
+                }
+                Ok(false)
+            }
+            Heard::Back => {
+                self.is_lost = false;
+                match &mut self.screen {
+                    Some(screen) => screen.picture.lost = None,
+                    None => note(&format!("connected to {} again", self.api.url())),
+                }
+                Ok(true)
+            }
+            Heard::Ended | Heard::Gone => Ok(true),
+            Heard::Failed(error) => Err(error),
+        }
+    }
+
+    fn show(&mut self, raw: &Value, event: Event) -> Result<(), ClientError> {
+        if event.number <= self.last {
+            return Ok(());
+        }
+        self.last = event.number;
+        match &mut self.screen {
+            Some(screen) => {
+                screen.picture.add(event);
+                Ok(())
+            }
+            None => print(&line(self.output.line_format(), raw, &event)?),
+        }
+    }
+
+    /// Looks how the session stands; returns what to end with when that is an end.
+    async fn look(&mut self) -> Result<Option<u8>, ClientError> {
+        let standing = match self.standing().await {
+            Ok(standing) => standing,
+            // The stream says it when the service is away.
+            Err(error) if error.passing => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match standing {
+            Standing::Working => {}
+            Standing::Paused(_) if !self.exit_on_pause => {}
+            Standing::Paused(why) => {
+                self.catch_up().await?;
+                self.end(&format!("session {} is paused: {why}", self.id))?;
+                return Ok(Some(exit::PAUSED));
+            }
+            Standing::Done(counts) => {
+                self.catch_up().await?;
+                self.end(&format!("session {} is done: {counts}", self.id))?;
+                return Ok(Some(if all_upgraded(&counts) { exit::OK } else { exit::NOT_ALL }));
+            }
+            Standing::Gone => {
+                self.end(&format!("session {} is gone: it was deleted", self.id))?;
+                return Ok(Some(exit::DELETED));
+            }
+        }
+        if let Some(screen) = &self.screen {
+            screen.draw()?;
+        }
+        Ok(None)
+    }
+
+    async fn standing(&mut self) -> Result<Standing, CallError> {
+        let path = ["session", self.id.as_str()];
+        let session = match self.api.get(&path, &[]).await {
+            Err(error) if error.is_missing() => return Ok(Standing::Gone),
+            session => session?,
+        };
+        let session: Session = known(&session)?;
+        let progress = match self.api.get(&["session", &self.id, "progress"], &[]).await {
+            Err(error) if error.is_missing() => return self.missing().await,
+            progress => known::<Progress>(&progress?)?,
+        };
+        let standing = match &progress.paused {
+            _ if session.completed => Standing::Done(progress.counts),
+            Some(paused) => Standing::Paused(paused.reason.clone()),
+            None => Standing::Working,
+        };
+        if let Some(screen) = &mut self.screen {
+            let query = [("state", IN_FLIGHT.to_owned()), ("limit", NODES.to_owned())];
+            let nodes = self.api.get(&["session", &self.id, "nodes"], &query).await?;
+            screen.picture.nodes = known::<Nodes>(&nodes)?.nodes;
+            (screen.picture.session, screen.picture.progress) = (session, progress);
+        }
+        Ok(standing)
+    }
+
+    /// What it means that a session has no progress: it was deleted just now, or the service has none of any.
+    async fn missing(&self) -> Result<Standing, CallError> {
+        match self.api.get(&["session", &self.id], &[]).await {
+            Err(error) if error.is_missing() => Ok(Standing::Gone),
+            Err(error) => Err(error),
+            Ok(_) => Err(CallError::lasting(format!(
+                "the service at {} does not tell progress and events: it is older than this crus ({}); look at the \
+                 session with crus session describe",
+                self.api.url(),
+                env!("CARGO_PKG_VERSION")
+            ))),
+        }
+    }
+
+    /// Shows the events that the stream has not told yet.
+    async fn catch_up(&mut self) -> Result<(), ClientError> {
+        let events = match pages(self.api, &self.id, "events", &[], self.last.to_string(), None).await {
+            Ok(events) => events,
+            // The outcome is known; the rest of the story can be asked for later.
+            Err(error) if error.passing || error.is_missing() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for raw in events {
+            let event = view(&raw)?;
+            self.show(&raw, event)?;
+        }
+        Ok(())
+    }
+
+    /// Says how it ended: below the picture, or beside the events.
+    fn end(&self, text: &str) -> Result<(), ClientError> {
+        let text = clean(text);
+        match &self.screen {
+            Some(screen) => {
+                screen.draw()?;
+                print(&format!("\n{text}\n"))
+            }
+            None => {
+                note(&text);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What an answer is known to hold.
+fn known<T: serde::de::DeserializeOwned>(answer: &Value) -> Result<T, CallError> {
+    view(answer).map_err(|error| CallError::lasting(error.to_string()))
+}
+
+/// The line of an event.
+pub(crate) fn line(format: Format, raw: &Value, event: &Event) -> Result<String, ClientError> {
+    match format {
+        Format::Table => {
+            let text = clean(&format!("{}  {}", seconds(&event.at), event.words()));
+            Ok(format!("{}\n", console::truncate_str(&text, LINE_MAX, "…")))
+        }
+        Format::Json => Ok(format!("{raw}\n")),
+        // Such pieces one after the other are one document.
+        Format::Toml => Ok(output::to_toml(&serde_json::json!({ "events": [raw] }))? + "\n"),
+    }
+}
+
+/// Waits until a session is gone.
+pub(crate) async fn until_gone(
+    api: &Arc<Api>,
+    session: Session,
+    give_up_s: u64,
+    output: Output,
+) -> Result<u8, ClientError> {
+    if output.is_live() {
+        let flags = FollowArgs { exit_on_pause: false, give_up_s };
+        return match watch(api, session, &flags, output).await? {
+            exit::DELETED => Ok(exit::OK),
+            other => Ok(other),
+        };
+    }
+    let id = session.upgrade_id;
+    let gone = async {
+        let mut away_since = None;
+        loop {
+            match api.get(&["session", &id], &[]).await {
+                Err(error) if error.is_missing() => return Ok(exit::OK),
+                Err(error) if error.passing => {
+                    let away = *away_since.get_or_insert_with(|| {
+                        note(&format!("{error}; trying again until the service is back"));
+                        Instant::now()
+                    });
+                    let give_up = Duration::from_secs(give_up_s);
+                    if away.elapsed() >= give_up {
+                        return Err(follow::gave_up(&error, give_up));
+                    }
+                }
+                Err(error) => return Err(error.into()),
+                Ok(_) => away_since = None,
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    tokio::select! {
+        gone = gone => gone,
+        _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
+    }
+}
+
+/// The terminal with a picture on it.
+struct Screen {
+    term: Term,
+    picture: Picture,
+    /// How many lines are drawn.
+    drawn: std::cell::Cell<usize>,
+}
+
+impl Screen {
+    fn new(session: Session) -> Self {
+        let picture = Picture { session, ..Picture::default() };
+        Screen { term: Term::stdout(), picture, drawn: std::cell::Cell::new(0) }
+    }
+
+    /// Draws the picture over the one before, in one write, so that it does not flicker.
+    fn draw(&self) -> Result<(), ClientError> {
+        if self.picture.progress.state.is_empty() {
+            return Ok(());
+        }
+        let (height, width) = self.term.size();
+        // The last line stays free: a line feed there would scroll, and what is drawn could not be reached.
+        let lines =
+            self.picture.lines(Timestamp::now(), usize::from(width), usize::from(height).saturating_sub(2));
+        let mut text = String::from("\x1b[?25l");
+        if self.drawn.get() > 0 {
+            text += &format!("\x1b[{}A", self.drawn.get());
+        }
+        text.push('\r');
+        for line in &lines {
+            text += line;
+            text += "\x1b[K\n";
+        }
+        text += "\x1b[J\x1b[?25h";
+        self.drawn.set(lines.len());
+        print(&text)
+    }
+
+    /// Leaves the picture where it is.
+    fn leave(&self) {
+        io::stdout().flush().unwrap_or_default();
+    }
+}
