@@ -293,7 +293,7 @@ impl World {
     pub fn crash(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "crash".to_owned());
         self.running.clear();
-        self.checks.inner().forget();
+        self.checks.inner().die();
         self.load_all()
     }
 
@@ -327,7 +327,7 @@ impl World {
     pub fn take_over(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "stopped past its lease".to_owned());
         self.stopped.extend(std::mem::take(&mut self.running).into_values());
-        self.checks.inner().forget();
+        self.checks.inner().die();
         self.store.expire();
         self.store = Arc::new(self.store.another_replica());
         self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
