@@ -82,7 +82,7 @@ impl Picture {
         lines.extend(expected.map(|end| format!("expected end {}", clean(&end))));
         let yellow = Style::new().yellow();
         if let Some(paused) = &progress.paused {
-            lines.push(yellow.apply_to(clean(&format!("paused: {}", paused.reason))).to_string());
+            lines.push(yellow.apply_to(clean(&paused.reason)).to_string());
         }
         lines.extend(progress.waits_for.as_ref().map(|what| clean(&format!("waits for {what}"))));
         if let Some(why) = &self.lost {

@@ -79,9 +79,9 @@ Messages
     assert_eq!(
         words(&table(&["session", "nodes", ID]))[1..],
         words(
-            "nid000001 x1000c0s0b0n0 upgraded 1 0 2026-11-24 10:00:00
-             nid000002 x1000c0s0b0n1 draining 1 0 2026-11-24 10:00:00 17 alice 2026-11-24 12:00:00
-             nid000003 x1000c0s1b0n0 pending 1 0 2026-11-24 10:00:00"
+            "nid000001 x1000c0s0b0n0 upgraded 1 0 2020-01-02 10:00:00
+             nid000002 x1000c0s0b0n1 draining 1 0 2020-01-02 10:00:00 17 alice 2020-01-02 12:00:00
+             nid000003 x1000c0s1b0n0 pending 1 0 2020-01-02 10:00:00"
         )
     );
     assert_eq!(
