@@ -12,6 +12,8 @@ mod errors;
 mod following;
 #[path = "client/manual.rs"]
 mod manual;
+#[path = "client/secure.rs"]
+mod secure;
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;

@@ -124,11 +124,10 @@ impl Picture {
 
 /// What a session does, with its step.
 pub(crate) fn standing(progress: &Progress) -> String {
-    let step = progress.step.filter(|step| *step > 0).map(|step| format!(", step {step}"));
-    let stage = progress.stage.as_ref().map(|stage| format!(" {stage}"));
-    match step {
-        Some(step) if progress.state != "READY" => {
-            format!("{}{step}{}", progress.state, stage.unwrap_or_default())
+    match (progress.step, &progress.stage) {
+        // Before its nodes are known and after its end it is in no step.
+        (Some(step), Some(stage)) if progress.total > 0 && progress.state != "READY" => {
+            format!("{}, step {step} {stage}", progress.state)
         }
         _ => progress.state.clone(),
     }

@@ -147,10 +147,6 @@ fn an_upgrade_is_asked_for_as_the_options_say() {
         "window": { "time_zone": "Europe/Zurich", "open": [{ "days": ["mon", "tue"], "from": "22:00", "to": "06:00" }] },
     });
     assert_eq!(fake.asked("POST /plan")[0].body, asked);
-    let contradiction = ask(&fake, &[&["plan"], UPGRADE.as_slice(), &["--soak-s", "5"]].concat());
-    assert_eq!(contradiction.code, Some(2));
-    assert_eq!(contradiction.err, "crus: --soak-s needs canary: only canary steps are soaked\n");
-    assert_eq!(fake.asked("POST /plan").len(), 1, "what contradicts is not sent");
 }
 
 #[test]
