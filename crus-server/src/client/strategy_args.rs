@@ -137,7 +137,7 @@ where
 
 fn sizes(text: &str) -> Result<Value, String> {
     if text == NONE {
-        return Ok(Value::Null);
+        return Ok(json!([]));
     }
     text.split(',').map(|size| one::<NonZeroU32>(size.trim())).collect()
 }
@@ -161,7 +161,7 @@ fn floors(given: &[Option<(PartitionName, Amount)>]) -> Result<Option<Value>, Cl
             )));
         }
     }
-    together("--min-in-service", given, || Value::Object(floors))
+    together("--min-in-service", given, json!({}), || Value::Object(floors))
 }
 
 fn windows(given: &[Option<Window>]) -> Result<Option<Value>, ClientError> {
@@ -178,18 +178,19 @@ fn windows(given: &[Option<Window>]) -> Result<Option<Value>, ClientError> {
             }
         }
     }
-    together("--window", given, || json!(all))
+    together("--window", given, Value::Null, || json!(all))
 }
 
 /// What was given several times as one value; `none` stands alone.
 fn together<T>(
     option: &str,
     given: &[Option<T>],
+    none: Value,
     value: impl FnOnce() -> Value,
 ) -> Result<Option<Value>, ClientError> {
     match given {
         [] => Ok(None),
-        [None] => Ok(Some(Value::Null)),
+        [None] => Ok(Some(none)),
         given if given.iter().all(Option::is_some) => Ok(Some(value())),
         _ => Err(ClientError::usage(format!("{option} is {NONE} and something else; give one of them"))),
     }
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(read(&plain).unwrap(), sent);
         let none =
             ["--max-failed", "none", "--canary", "none", "--min-in-service", "none", "--window", "none"];
-        let off = json!({ "max_failed": null, "canary": null, "min_in_service": null, "window": null });
+        let off = json!({ "max_failed": null, "canary": [], "min_in_service": {}, "window": null });
         assert_eq!(read(&none).unwrap(), off);
     }
 
