@@ -462,6 +462,7 @@ impl Machine<'_> {
             });
         }
         self.s.forget_other_nodes(&chosen);
+        self.s.head.outlook = self.s.known.outlook.take().or(self.s.head.outlook);
         self.s.head.batch = chosen;
         self.say(messages::quiesce_requested(step));
         self.enter(Stage::Quiescing);
@@ -730,6 +731,9 @@ impl Machine<'_> {
             self.s.head.canaries += 1;
         }
         self.s.head.soak_until = None;
+        if let (Some(outlook), Some(boot)) = (&mut self.s.head.outlook, &self.s.head.boot) {
+            outlook.note_wait(boot.intended);
+        }
         self.pause_when_step_failed(failed - skipped);
     }
 

@@ -21,3 +21,4 @@ pub mod peers;
 pub mod serve;
 pub mod settings;
 pub mod store;
+mod zones;

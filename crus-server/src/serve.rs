@@ -79,6 +79,7 @@ pub(crate) struct Service {
     controller: Controller,
     store: Store,
     site: Site,
+    api_limits: ApiLimits,
     limits: HttpLimits,
     patience: Duration,
 }
@@ -109,7 +110,8 @@ impl Service {
             drain_timeout: DRAIN_TIMEOUT,
         };
         let patience = Duration::from_millis(config.shutdown_timeout_ms);
-        Ok(Service { listener, address, controller, store, site, limits, patience })
+        let api_limits = ApiLimits { max_streams: config.max_streams, ..ApiLimits::default() };
+        Ok(Service { listener, address, controller, store, site, api_limits, limits, patience })
     }
 
     /// The address in use.
@@ -124,8 +126,8 @@ impl Service {
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, store, site, limits, patience, .. } = self;
-        let router = crus_api::router(Arc::new(controller.clone()), site, ApiLimits::default());
+        let Service { listener, controller, store, site, api_limits, limits, patience, .. } = self;
+        let router = crus_api::router(Arc::new(controller.clone()), site, api_limits);
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;

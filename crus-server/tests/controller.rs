@@ -187,6 +187,12 @@ impl SessionStore for Moody {
     async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
         self.inner.history(id, after, count).await
     }
+    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
+        self.inner.delivered(id).await
+    }
+    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
+        self.inner.set_delivered(id, number).await
+    }
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         self.inner.claim(id, nodes).await
     }

@@ -23,6 +23,7 @@ use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
+use crate::checks::SimChecks;
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
 use crate::crash::Points;
@@ -30,6 +31,7 @@ use crate::faults::{Faulty, Plan};
 use crate::journal::{Counts, Kind};
 use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
 use crate::store::MemoryStore;
+use crate::zones;
 
 /// Rounds in a row without time passing after which a session is taken to spin.
 const ROUNDS_MAX: u32 = 100_000;
@@ -78,8 +80,8 @@ impl Clock for OwnClock {
         Time(now.0.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed)))
     }
 
-    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
-        (name == "UTC").then_some(ZoneOffset::UTC)
+    fn zone(&self, name: &str, at: Time) -> Option<ZoneOffset> {
+        zones::zone(name, at)
     }
 }
 
@@ -120,6 +122,8 @@ pub struct World {
     pub bos: Faulty<SimBos>,
     /// The service's way to Slurm.
     pub wlm: Faulty<SimWlm>,
+    /// Its check commands.
+    pub checks: Faulty<SimChecks>,
     ports: Ports,
     ahead_ms: Arc<AtomicI64>,
     clock_set: bool,
@@ -133,7 +137,7 @@ pub struct World {
     facts: Option<Vec<Fact>>,
     created: u64,
     rounds: u64,
-    checks: u64,
+    checked: u64,
     points: Option<Points>,
     tamper: Option<Tamper>,
 }
@@ -149,6 +153,7 @@ impl World {
         let hsm = Faulty::new(sim.hsm.clone(), &cluster, Plan::none());
         let bos = Faulty::new(sim.bos.clone(), &cluster, Plan::none());
         let wlm = Faulty::new(sim.wlm.clone(), &cluster, Plan::none());
+        let checks = Faulty::new(SimChecks::new(&cluster), &cluster, Plan::none());
         let ahead_ms = Arc::default();
         let ports = Ports {
             hsm: Arc::new(hsm.clone()),
@@ -156,7 +161,7 @@ impl World {
             wlm: Arc::new(wlm.clone()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
             clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
-            checks: Arc::new(()),
+            checks: Arc::new(checks.clone()),
             observer: Arc::new(Told(Arc::clone(&cluster))),
         };
         World {
@@ -166,6 +171,7 @@ impl World {
             hsm,
             bos,
             wlm,
+            checks,
             ports,
             ahead_ms,
             clock_set: false,
@@ -177,7 +183,7 @@ impl World {
             facts: Some(Vec::new()),
             created: 0,
             rounds: 0,
-            checks: 0,
+            checked: 0,
             points: None,
             tamper: None,
         }
@@ -295,6 +301,7 @@ impl World {
     pub fn crash(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "crash".to_owned());
         self.running.clear();
+        self.checks.inner().forget();
         self.load_all()
     }
 
@@ -328,6 +335,7 @@ impl World {
     pub fn take_over(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "stopped past its lease".to_owned());
         self.stopped.extend(std::mem::take(&mut self.running).into_values());
+        self.checks.inner().forget();
         self.store.expire();
         self.store = Arc::new(self.store.another_replica());
         self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
@@ -591,7 +599,7 @@ impl World {
             && self.ended.insert(id)
             && let Some(runner) = self.running.get(&id)
         {
-            self.checks += 1;
+            self.checked += 1;
             self.check_end(id, runner.driver.session())?;
         }
         if self.points.as_ref().is_some_and(Points::round_ended) {
@@ -613,7 +621,7 @@ impl World {
         };
         for fact in &facts {
             for audit in self.audits.values_mut() {
-                self.checks += 1;
+                self.checked += 1;
                 if let Some(violation) = audit.witness(fact).into_iter().next() {
                     return Err(Stuck::Broken { at: fact.at, violation });
                 }
@@ -629,7 +637,7 @@ impl World {
     fn check_session(&mut self, id: UpgradeId) -> Result<(), Stuck> {
         let Some(runner) = self.running.get(&id) else { return Ok(()) };
         let session = runner.driver.session();
-        self.checks += 1;
+        self.checked += 1;
         if let Some(violation) = crus_core::check::session(session).into_iter().next() {
             return Err(Stuck::Broken { at: self.now(), violation });
         }
@@ -711,7 +719,7 @@ impl World {
 
     /// How many rounds the sessions did, and how many times something was checked.
     pub fn rounds_and_checks(&self) -> (u64, u64) {
-        (self.rounds, self.checks)
+        (self.rounds, self.checked)
     }
 
     /// From now on facts are forgotten once they were checked: a long run saves memory.

@@ -107,6 +107,8 @@ impl Machine<'_> {
                     holding.retain(|name, _| names.contains(name));
                     self.s.known.holding = holding;
                     self.s.known.jobs_noted = Some(self.now);
+                    self.s.known.outlook =
+                        (!chosen.is_empty()).then(|| self.s.outlook(&jobs, &chosen, self.now));
                     self.s.known.chosen = Some((self.now, chosen));
                 }
             }

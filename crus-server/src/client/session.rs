@@ -124,6 +124,8 @@ pub(crate) async fn run_plan(args: PlanArgs) -> Result<u8, ClientError> {
 
 fn connect(connection: &Connection) -> Result<(Arc<Api>, Output), ClientError> {
     let profile = Profile::read(connection, |name| std::env::var_os(name))?;
+    // Read anew for each request; what is wrong with it now is a matter of the configuration.
+    profile.token.header()?;
     let api = Api::new(profile, Duration::from_secs(connection.timeout_s))?;
     Ok((Arc::new(api), Output::new(connection.format)))
 }
