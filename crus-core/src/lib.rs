@@ -12,6 +12,7 @@
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
 //! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
 //! - [`history`]: what happened, as a list that can be followed.
+//! - [`estimate`]: how long the rest takes.
 //! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
 //! - [`stored`]: how a session is kept.
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
@@ -36,6 +37,7 @@ pub mod check;
 pub mod claims;
 pub mod commands;
 pub mod driver;
+pub mod estimate;
 pub mod history;
 pub mod hostlist;
 pub mod machine;

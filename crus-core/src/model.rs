@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::batch;
+use crate::estimate::Outlook;
 use crate::messages;
 use crate::names::{BootSessionName, GroupLabel, NodeName, NodeNameFormat, TemplateName, Xname};
 use crate::ports::{BootSession, NodeFacts, Rejected, Verdict};
@@ -73,6 +74,12 @@ pub struct Limits {
     pub boot_timeout_ms: u64,
     /// How long a node may be watched on its way back into service once BOS is done; counted likewise.
     pub return_timeout_ms: u64,
+    /// How long a node takes at least from the request of its reboot to its return, as long as no session tells.
+    pub boot_low_ms: u64,
+    /// How long it takes at most.
+    pub boot_high_ms: u64,
+    /// What part of its time limit a job runs, in percent, as long as no session tells.
+    pub job_used_percent: u32,
     /// How long a request without an answer may still take effect at the peer, and how long a boot session
     /// must be gone before it is believed to be.
     pub settle_ms: u64,
@@ -97,6 +104,9 @@ impl Default for Limits {
             drain_timeout_ms: None,
             boot_timeout_ms: 90 * 60_000,
             return_timeout_ms: 10 * 60_000,
+            boot_low_ms: 5 * 60_000,
+            boot_high_ms: 15 * 60_000,
+            job_used_percent: 60,
             settle_ms: 60_000,
             last_look_ms: 20_000,
             boot_margin_s: 3,
@@ -363,6 +373,9 @@ pub struct Node {
     /// Which attempt at it this is, from 0: how often it was tried again after it failed. Each is one reboot at most (P3).
     #[serde(default, skip_serializing_if = "is_default")]
     pub attempt: u32,
+    /// Why it failed in the attempt before, while it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_before: Option<Failure>,
     /// Whether it was given back with its jobs before, to be tried again at the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deferred: bool,
@@ -403,6 +416,7 @@ impl Node {
             rebooted: false,
             owed: Owed::default(),
             attempt: 0,
+            failure_before: None,
             deferred: false,
             checked: false,
             job: None,
@@ -490,6 +504,9 @@ pub struct Head {
     /// How long steps took from the request of their reboot to their end.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pace: Pace,
+    /// What was expected when the nodes of the latest step were chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlook: Option<Outlook>,
 }
 
 /// Why and since when a session starts no other step.
@@ -767,6 +784,7 @@ impl Session {
                 canaries: 0,
                 soak_until: None,
                 pace: Pace::default(),
+                outlook: None,
             },
             nodes: Vec::new(),
             messages: Vec::new(),
@@ -879,6 +897,8 @@ pub struct Known {
     pub jobs: Option<SeenJobs>,
     /// The nodes that the next step takes, by the jobs on all pending ones, and when these were seen.
     pub chosen: Option<(Time, Vec<usize>)>,
+    /// What is expected of that step and of those after it.
+    pub outlook: Option<Outlook>,
     /// Of the jobs on each of these nodes, the one that is expected to end last.
     pub holding: HashMap<NodeName, HoldingJob>,
     /// The partitions of which some nodes must stay in service, and when they were looked at.

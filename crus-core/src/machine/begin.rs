@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Event, Machine};
 use crate::batch::{self, Candidate, DomainCap, FreeAt, Rule, ServiceFloor};
+use crate::estimate::{self, Boots, Course, Outlook};
 use crate::history::Happening;
 use crate::model::{Counts, Failure, Node, NodeState, Phase, Session, Stage};
 use crate::names::{NodeName, NodeNameFormat, Xname};
 use crate::ports::NodeFacts;
+use crate::strategy::OnDrainTimeout;
+use crate::time::Time;
 use crate::wlm::Job;
 
 /// The most nodes of one step, whatever was asked for: so many of the longest xnames fit into one request to BOS.
@@ -152,6 +155,50 @@ impl Session {
         let mut chosen: Vec<usize> = chosen.iter().filter_map(position).collect();
         chosen.sort_unstable();
         chosen
+    }
+
+    /// What is expected of the step that takes these nodes, and of those after it, by these jobs.
+    pub(crate) fn outlook(&self, jobs: &[Job], chosen: &[usize], now: Time) -> Outlook {
+        let strategy = &self.head.spec.strategy;
+        let order = strategy.order.unwrap_or(self.limits.order);
+        let left: Vec<(Xname, FreeAt)> = candidates(self, jobs).iter().map(|c| (c.xname, c.free)).collect();
+        let full =
+            usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
+        let sizes = estimate::sizes(&left, chosen.len(), strategy, order, full, self.head.canaries);
+        let passed = self.head.outlook.unwrap_or_default();
+        let idle = passed.idle_per_mille.unwrap_or_else(|| estimate::idle_per_mille(&left));
+        let course = Course {
+            order,
+            domain: strategy.domain,
+            now,
+            boot_ms: Boots::new(self.head.pace, &self.limits).step_ms(full),
+            cap_ms: self.drain_cap_ms(),
+            used: passed.used(f64::from(self.limits.job_used_percent) / 100.0),
+            idle: f64::from(idle) / 1000.0,
+            drained: full as f64 / self.nodes.len().max(1) as f64,
+        };
+        let waits = estimate::waits(&left, &sizes, &course);
+        let taken = chosen.iter().filter_map(|&i| {
+            let xname = self.nodes.get(i)?.xname;
+            left.binary_search_by_key(&xname, |(xname, _)| *xname).ok().map(|place| left[place].1)
+        });
+        Outlook {
+            step: self.head.step,
+            at: now,
+            limit_ms: estimate::longest_ms(taken, now),
+            wait_ms: waits.first().copied().unwrap_or_default(),
+            steps: u32::try_from(waits.len().saturating_sub(1)).unwrap_or(u32::MAX),
+            later_ms: waits.iter().skip(1).sum(),
+            idle_per_mille: Some(idle),
+            ..passed
+        }
+    }
+
+    /// After which time a drain ends one way or the other, where it does.
+    fn drain_cap_ms(&self) -> Option<u64> {
+        let own = self.head.spec.strategy.drain_timeout_s.map(|seconds| seconds.get().saturating_mul(1000));
+        let timeout = own.or(self.limits.drain_timeout_ms);
+        timeout.filter(|_| self.on_drain_timeout() != OnDrainTimeout::Wait)
     }
 
     /// How many nodes the next step may take: those of a canary, while there is one.
