@@ -369,8 +369,10 @@ impl Wlm for SimWlm {
     async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
         self.calls.count("wlm.partitions", 1);
         let partitions = lock(&self.cluster).partitions();
-        let partitions = partitions.map_err(|error| self.error(error))?;
-        Ok(partitions.into_iter().filter(|partition| names.contains(&partition.name)).collect())
+        let mut partitions = partitions.map_err(|error| self.error(error))?;
+        partitions.retain(|partition| names.contains(&partition.name));
+        lock(&self.cluster).told_partitions(&partitions);
+        Ok(partitions)
     }
 
     async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {

@@ -126,6 +126,7 @@ pub struct World {
     pub checks: Faulty<SimChecks>,
     ports: Ports,
     ahead_ms: Arc<AtomicI64>,
+    clock_set: bool,
     limits: Limits,
     running: BTreeMap<UpgradeId, Runner>,
     /// What replicas held that were stopped for too long.
@@ -173,6 +174,7 @@ impl World {
             checks,
             ports,
             ahead_ms,
+            clock_set: false,
             limits,
             running: BTreeMap::new(),
             stopped: Vec::new(),
@@ -219,6 +221,9 @@ impl World {
         let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
         for fact in self.cluster().told_nodes() {
             audit.witness(&fact);
+        }
+        if self.clock_set {
+            audit.clock_set();
         }
         self.audits.insert(id, audit);
         let Some(result) = poll(self.ports.store.create(&session)) else {
@@ -276,6 +281,9 @@ impl World {
             return self.command(id, command);
         };
         let Some(number) = result.map_err(failed)? else { return Ok(()) };
+        if let Some(audit) = self.audits.get_mut(&id) {
+            audit.ordered(number, command);
+        }
         if !self.running.contains_key(&id) {
             return self.load(id);
         }
@@ -359,6 +367,8 @@ impl World {
     pub fn set_clock(&mut self, ahead_ms: i64) {
         self.note(Kind::Clock, || format!("the service's clock is {ahead_ms} ms ahead"));
         self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+        self.audits.values_mut().for_each(Audit::clock_set);
+        self.clock_set = true;
     }
 
     /// A call never returned: the service died in it, and is started again.
@@ -659,7 +669,13 @@ impl World {
             upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
             failed: self.members(&session.head.spec.failed),
         };
-        match audit.at_end(session, &truth).into_iter().next() {
+        let mut violations = audit.at_end(session, &truth);
+        // One that was deleted is gone, and its history with it.
+        let entries = self.history(id)?;
+        if !entries.is_empty() {
+            violations.extend(check::history(session, &entries));
+        }
+        match violations.into_iter().next() {
             Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
             None => Ok(()),
         }

@@ -306,7 +306,7 @@ impl Api {
             }
             _ if problem.is_none() => return self.foreign(status, &kind),
             StatusCode::NOT_FOUND => format!("{url} does not have it (404){said}"),
-            StatusCode::CONFLICT => format!("not done{said}"),
+            StatusCode::CONFLICT => format!("refused (409){said}"),
             _ => format!("{url} failed to do it ({code}){said}"),
         };
         // What an HTML page of a gateway says is not here is no session.
