@@ -125,6 +125,7 @@ impl Site {
             wlm: Arc::new(self.ports.wlm.clone()),
             store: store.clone(),
             clock: Arc::new(SteadyClock::new()),
+            checks: Arc::new(()),
         };
         let limits = Limits { poll_ms, retry_max_ms: poll_ms, settle_ms: 100, ..Limits::default() };
         let retention = Retention { max_sessions: 10, count: 9, max_age_ms: None };
