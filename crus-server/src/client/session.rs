@@ -18,7 +18,7 @@ use super::wire::{Api, CallError, view};
 use super::{plan, time, watch};
 
 /// How many nodes or events are asked for at a time.
-const PAGE: u64 = 500;
+const PAGE: u64 = 1000;
 /// How many characters of an id there must be: fewer are a slip of the hand.
 const PREFIX_MIN: usize = 4;
 /// How many characters an id has.

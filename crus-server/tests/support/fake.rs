@@ -63,7 +63,7 @@ impl Held {
     fn order(&mut self, order: &str) {
         match order {
             "pause" => {
-                self.progress["paused"] = json!({ "reason": "Paused", "since": "2020-01-02T10:00:00.000Z" })
+                self.progress["paused"] = json!({ "reason": "Paused", "since": "2020-01-02T10:00:00.000Z" });
             }
             "resume" => self.progress["paused"] = json!(null),
             _ => self.set_state("UPDATING", false),
