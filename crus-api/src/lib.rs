@@ -1,7 +1,7 @@
 //! The REST contract of CRUS, to the letter: paths, properties, codes, enumerations, words.
 //!
 //! - [`service`]: what stands behind the routes; the server implements it.
-//! - [`status`]: a session as the contract shows it.
+//! - [`status`]: a session as the contract shows it. [`views`], [`events`]: what operators look at besides.
 //! - [`request`]: what a request must hold to become a session; [`strategy`]: how it may say to go about it; [`site`]:
 //!   what the site says to that.
 //! - [`problem`]: errors as the contract shows them (RFC 7807).
@@ -11,14 +11,17 @@
 //! This crate opens no socket, reads no clock and keeps nothing: it turns requests into calls of
 //! [`Sessions`] and their results into answers.
 
+pub mod events;
 mod json;
 pub mod problem;
+mod query;
 pub mod request;
 pub mod routes;
 pub mod service;
 pub mod site;
 pub mod status;
 pub mod strategy;
+pub mod views;
 
 pub use problem::Problem;
 pub use routes::{ApiLimits, router};

@@ -86,6 +86,15 @@ impl Problem {
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
     }
 
+    /// 503: as many follow sessions as may.
+    pub(crate) fn too_many_streams(limit: usize) -> Self {
+        let detail = format!(
+            "{limit} clients follow the events of sessions, as many as may (max_streams). Ask for them as a list, or try \
+             again later."
+        );
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
     /// 400: the connection broke while the body was sent.
     pub(crate) fn cut_short() -> Self {
         Problem::new(StatusCode::BAD_REQUEST, "The body ended early. Send the request again.")

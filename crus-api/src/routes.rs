@@ -3,14 +3,17 @@
 //! As in the original a path with a slash at its end is another path, and not there: otherwise a request to
 //! delete a session whose id was left out could mean something.
 
+mod views;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get};
+use axum::routing::{MethodRouter, delete, get, post};
 use crus_core::UpgradeId;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -18,6 +21,7 @@ use serde::Serialize;
 use serde_json::json;
 use tracing::{error, warn};
 
+use crate::events::Places;
 use crate::problem::Problem;
 use crate::request;
 use crate::service::{ServiceError, Sessions};
@@ -29,12 +33,17 @@ use crate::status::SessionStatus;
 pub struct ApiLimits {
     /// The longest body, in bytes.
     pub max_body_bytes: usize,
+    /// How many clients may follow the events of sessions at a time.
+    pub max_streams: usize,
+    /// How long nothing is said to one who follows a session in which nothing happens.
+    pub heartbeat: Duration,
 }
 
 impl Default for ApiLimits {
-    /// 64 KiB: a request for a session takes less than two.
+    /// 64 KiB: a request for a session takes less than two. 15 s: what watches connections cuts them off after 30 at the
+    /// soonest.
     fn default() -> Self {
-        ApiLimits { max_body_bytes: 64 * 1024 }
+        ApiLimits { max_body_bytes: 64 * 1024, max_streams: 64, heartbeat: Duration::from_secs(15) }
     }
 }
 
@@ -52,25 +61,31 @@ pub fn router(sessions: Arc<dyn Sessions>, site: Site, limits: ApiLimits) -> Rou
             "/session/{upgrade_id}",
             path("DELETE, GET, HEAD, OPTIONS", get(describe).merge(delete(remove))),
         )
-        .route("/session/{upgrade_id}/strategy", path("GET, HEAD, OPTIONS", get(strategy)))
+        .route("/session/{upgrade_id}/pause", path("OPTIONS, POST", post(views::pause)))
+        .route("/session/{upgrade_id}/resume", path("OPTIONS, POST", post(views::resume)))
+        .route("/session/{upgrade_id}/retry", path("OPTIONS, POST", post(views::retry)))
+        .route("/session/{upgrade_id}/strategy", path("GET, HEAD, OPTIONS", get(views::strategy)))
+        .route("/session/{upgrade_id}/progress", path("GET, HEAD, OPTIONS", get(views::progress)))
+        .route("/session/{upgrade_id}/nodes", path("GET, HEAD, OPTIONS", get(views::nodes)))
+        .route("/session/{upgrade_id}/events", path("GET, HEAD, OPTIONS", get(views::events)))
         .route("/openapi.json", path("GET, HEAD, OPTIONS", get(openapi)))
         .route("/healthz", path("GET, HEAD, OPTIONS", get(healthz)));
     Router::new()
         .merge(paths.clone())
         .nest("/apis/crus", paths)
         .fallback(async || Problem::no_such_path())
-        .with_state(Api { sessions, site: Arc::new(site), limits })
+        .with_state(Arc::new(Api { sessions, site, streams: Places::new(limits.max_streams), limits }))
 }
 
-#[derive(Clone)]
 struct Api {
     sessions: Arc<dyn Sessions>,
-    site: Arc<Site>,
+    site: Site,
+    streams: Places,
     limits: ApiLimits,
 }
 
 /// The methods of a path, and what every path says to the others.
-fn path(allow: &'static str, methods: MethodRouter<Api>) -> MethodRouter<Api> {
+fn path(allow: &'static str, methods: MethodRouter<Arc<Api>>) -> MethodRouter<Arc<Api>> {
     methods
         .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
         .fallback(async move || ([(header::ALLOW, allow)], Problem::method_not_allowed(allow)))
@@ -78,7 +93,7 @@ fn path(allow: &'static str, methods: MethodRouter<Api>) -> MethodRouter<Api> {
 
 // ---- the operations ---------------------------------------------------------------------------------------
 
-async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
@@ -87,14 +102,14 @@ async fn create(State(api): State<Api>, request: Request) -> Result<Response, Pr
     Ok(answer(StatusCode::CREATED, JSON, &*status))
 }
 
-async fn list(State(api): State<Api>) -> Result<Response, Problem> {
+async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let sessions = api.sessions.list().await.map_err(|error| failed("list the sessions", error))?;
     let sessions: Vec<&SessionStatus> = sessions.iter().map(|status| &**status).collect();
     Ok(answer(StatusCode::OK, JSON, &sessions))
 }
 
 async fn describe(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let found = api.sessions.get(upgrade_id(id)?).await.map_err(|error| failed("read a session", error))?;
@@ -102,23 +117,12 @@ async fn describe(
 }
 
 async fn remove(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let found =
         api.sessions.delete(upgrade_id(id)?).await.map_err(|error| failed("delete a session", error))?;
     one(found)
-}
-
-async fn strategy(
-    State(api): State<Api>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, Problem> {
-    let found = api.sessions.strategy(upgrade_id(id)?).await;
-    let strategy =
-        found.map_err(|error| failed("read a session", error))?.ok_or_else(Problem::no_such_session)?;
-    // As a value it has its properties in alphabetical order, as all answers do.
-    Ok(answer(StatusCode::OK, JSON, &json!(strategy)))
 }
 
 async fn openapi() -> Response {

@@ -1,14 +1,17 @@
 //! What stands behind the routes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use crus_core::commands::NotNow;
-use crus_core::model::Command;
+use crus_core::history::Entry;
+use crus_core::model::{Command, Head, Node};
 use crus_core::ports::StoreError;
-use crus_core::{Spec, Strategy, UpgradeId};
+use crus_core::{Spec, UpgradeId};
 
 use crate::status::SessionStatus;
+use crate::views::Progress;
 
 /// The service behind the routes.
 ///
@@ -43,8 +46,51 @@ pub trait Sessions: Send + Sync + 'static {
         command: Command,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
 
-    /// How a session goes about its nodes; `None` when there is none of this id.
-    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError>;
+    /// Everything of a session but its nodes and messages; `None` when there is none of this id.
+    async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError>;
+
+    /// So many nodes of a session from this position on, in the order of their xnames; fewer at their end, and none of a
+    /// session that is not there.
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError>;
+
+    /// How far a session is; `None` when there is none of this id.
+    async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError>;
+
+    /// So many entries of a session's history after the one of this number, the oldest first; `None` when there is no
+    /// session of this id.
+    async fn events(
+        &self,
+        id: UpgradeId,
+        after: u64,
+        count: usize,
+    ) -> Result<Option<Vec<Entry>>, ServiceError>;
+
+    /// Follows a session's history from the entry after the one of this number on; `None` when there is no session of this
+    /// id.
+    async fn follow(&self, id: UpgradeId, after: u64) -> Result<Option<Box<dyn Follow>>, ServiceError>;
+}
+
+/// One who follows the history of a session, on behalf of a client.
+#[async_trait]
+pub trait Follow: Send + 'static {
+    /// What is new. Waits for it, as long as this patience lasts.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    async fn next(&mut self, patience: Duration) -> Result<News, ServiceError>;
+}
+
+/// What is new of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// These entries, in order, none of them told before.
+    Entries(Vec<Entry>),
+    /// Nothing so far.
+    Nothing,
+    /// The session is gone.
+    Deleted,
+    /// The service ends.
+    Stopping,
 }
 
 /// Why the service did not do it. The texts are for the log; what the caller is told is the business of

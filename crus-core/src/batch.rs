@@ -229,10 +229,8 @@ pub fn choose(
             break;
         }
         rest = later;
-        if batcher.fills_up() {
-            // Rules may turn down very many: they are gone through in few passes.
-            looked_at = looked_at.saturating_mul(2);
-        }
+        // Rules may turn down very many: they are gone through in few passes.
+        looked_at = looked_at.saturating_mul(2);
     }
     chosen
 }
@@ -309,6 +307,83 @@ mod tests {
                 batcher.first(&mut some, size);
                 assert_eq!(some[..size], all[..size], "{size} by {order:?}");
             }
+        }
+    }
+
+    /// Nodes of chassis of eight slots, named by their number, all idle but those of `busy`.
+    fn chassis(nodes: u32, busy: &[u32]) -> Vec<(Xname, NodeName, FreeAt)> {
+        let node = |n: u32| {
+            let xname = format!("x{}c{}s{}b0n0", 1 + n / 64, n / 8 % 8, n % 8).parse().unwrap();
+            let free = if busy.contains(&n) { FreeAt::By(WlmTime(9)) } else { FreeAt::Now };
+            (xname, NodeName::new(&format!("nid{n:06}")).unwrap(), free)
+        };
+        (0..nodes).map(node).collect()
+    }
+
+    fn candidates(nodes: &[(Xname, NodeName, FreeAt)]) -> Vec<Candidate<'_>> {
+        nodes.iter().map(|(xname, name, free)| Candidate { xname: *xname, name, free: *free }).collect()
+    }
+
+    /// How many nodes of each chassis, in order.
+    fn by_chassis(chosen: &[Xname]) -> Vec<usize> {
+        let mut counts: BTreeMap<Xname, usize> = BTreeMap::new();
+        for xname in chosen {
+            *counts.entry(xname.domain(Domain::Chassis)).or_default() += 1;
+        }
+        counts.into_values().collect()
+    }
+
+    #[test]
+    fn packing_takes_whole_domains_and_divides_only_one_that_is_larger_than_a_step() {
+        let nodes = chassis(32, &[3]);
+        for (size, taken) in [(20, vec![8, 8]), (8, vec![8]), (5, vec![5]), (100, vec![8, 8, 8, 8])] {
+            let chosen = choose(&Pack(Domain::Chassis), &mut candidates(&nodes), size, &mut []);
+            assert_eq!(by_chassis(&chosen), taken, "{size}");
+        }
+        let chosen = choose(&Pack(Domain::Chassis), &mut candidates(&nodes), 24, &mut []);
+        assert!(!chosen.contains(&nodes[3].0) && chosen.len() == 24, "the one with a job goes last");
+    }
+
+    fn partition(nodes: &[(Xname, NodeName, FreeAt)], of: impl Fn(usize) -> bool) -> Partition {
+        let named = nodes.iter().enumerate().filter(|(n, _)| of(*n)).map(|(_, node)| node.1.clone());
+        let in_service: std::collections::BTreeSet<NodeName> = named.collect();
+        Partition { name: "batch".parse().unwrap(), total: in_service.len(), in_service }
+    }
+
+    #[test]
+    fn packing_goes_on_behind_domains_that_a_floor_keeps() {
+        let nodes = chassis(32, &[]);
+        let kept = partition(&nodes, |n| n < 24);
+        let floor = ServiceFloor::new(&kept, Amount::Percent(100));
+        let chosen = choose(&Pack(Domain::Chassis), &mut candidates(&nodes), 8, &mut [Box::new(floor)]);
+        let last: Vec<Xname> = nodes[24..].iter().map(|node| node.0).collect();
+        assert_eq!(chosen, last);
+    }
+
+    struct Counted<'a>(&'a dyn Batcher, std::cell::Cell<u32>);
+
+    impl Batcher for Counted<'_> {
+        fn first(&self, candidates: &mut [Candidate<'_>], size: usize) -> usize {
+            self.1.set(self.1.get() + 1);
+            self.0.first(candidates, size)
+        }
+
+        fn fills_up(&self) -> bool {
+            self.0.fills_up()
+        }
+    }
+
+    #[test]
+    fn very_many_nodes_that_no_step_may_take_are_gone_through_in_few_passes() {
+        let nodes = chassis(20_000, &[]);
+        let all = partition(&nodes, |_| true);
+        for order in [Order::SoonestFree, Order::Pack] {
+            let batcher = order.batcher(Domain::Chassis);
+            let batcher = Counted(&*batcher, std::cell::Cell::new(0));
+            let floor = ServiceFloor::new(&all, Amount::Percent(100));
+            let chosen = choose(&batcher, &mut candidates(&nodes), 8, &mut [Box::new(floor)]);
+            assert_eq!(chosen, []);
+            assert!(batcher.1.get() <= 16, "{order:?}: {} passes", batcher.1.get());
         }
     }
 }

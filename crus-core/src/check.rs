@@ -4,13 +4,20 @@
 //! well. An [`Audit`] checks what really happened, as a witness tells it: the simulator, or a test that
 //! watches a real cluster. P9 (fix and go on) is about what must happen in the end: whoever knows that nothing
 //! is in the way any more waits for a bounded time, and then calls it broken with [`no_end`].
+//!
+//! Beside them stand the promises of a [strategy](crate::strategy), by their names: `max_failed`, `max_failed_step`,
+//! `canary`, `max_per_domain`, `min_in_service` and `window`; `paused`; and `history` and `counts`, of what is told.
+
+mod strategy;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::strategy::Keeper;
+pub use self::strategy::history;
 use crate::claims;
 use crate::messages;
-use crate::model::{Failure, Holder, NodeState, Owed, Phase, Session, UpgradeId};
-use crate::names::{GroupLabel, Xname};
+use crate::model::{Command, Counts, Failure, Holder, NodeState, Owed, Phase, Session, UpgradeId};
+use crate::names::{GroupLabel, PartitionName, Xname};
 use crate::strategy::{OnDrainTimeout, Strategy};
 use crate::time::Time;
 
@@ -97,6 +104,15 @@ pub enum What {
         /// tell.
         looked: Option<Time>,
     },
+    /// A session was told the truth about a partition.
+    PartitionLooked {
+        /// Which partition.
+        partition: PartitionName,
+        /// How many nodes it has.
+        total: usize,
+        /// Those that take jobs.
+        in_service: BTreeSet<Xname>,
+    },
     /// A group's members changed.
     GroupChanged {
         /// Which group.
@@ -111,7 +127,7 @@ pub enum What {
 /// A promise that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise: `"P1"` to `"P9"`.
+    /// Which promise: `"P1"` to `"P9"`, or one of a strategy by its name.
     pub promise: &'static str,
     /// What is wrong.
     pub what: String,
@@ -148,7 +164,15 @@ pub fn session(session: &Session) -> Vec<Violation> {
             _ => {}
         }
     }
+    if head.counts.total() != session.nodes.len() {
+        let (counts, nodes) = (head.counts.total(), session.nodes.len());
+        violations.push(broken("counts", format!("{counts} of {nodes} nodes are counted")));
+    }
     if head.phase == Phase::Done {
+        if head.counts != Counts::of(&session.nodes) {
+            let (told, are) = (head.counts, Counts::of(&session.nodes));
+            violations.push(broken("counts", format!("it ended with {told}, of nodes that are {are}")));
+        }
         for node in &session.nodes {
             let released = node.state == NodeState::Released && head.deletion.is_some();
             let decided = released || matches!(node.state, NodeState::Upgraded | NodeState::Failed(_));
@@ -229,8 +253,8 @@ pub struct Audit {
     starting: GroupLabel,
     upgrading: GroupLabel,
     failed: GroupLabel,
-    /// The nodes that carry our drain.
-    drained: BTreeSet<Xname>,
+    /// The nodes that carry our drain, and since when.
+    drained: BTreeMap<Xname, Time>,
     /// The nodes that carry a reason of somebody else, and since when.
     theirs: BTreeMap<Xname, (Time, String)>,
     nodes: BTreeMap<Xname, Story>,
@@ -242,6 +266,9 @@ pub struct Audit {
     deletion: Option<Time>,
     /// The members of its groups that an operator put in or took out last.
     by_hand: BTreeSet<(GroupLabel, Xname)>,
+    keeper: Keeper,
+    /// Whether the service's clock was set: what it takes for late may not be.
+    clock_set: bool,
 }
 
 /// What a session of this strategy may do to jobs: each only when it was asked for by name.
@@ -293,14 +320,26 @@ impl Audit {
             starting: spec.starting.clone(),
             upgrading: spec.upgrading.clone(),
             failed: spec.failed.clone(),
-            drained: BTreeSet::new(),
+            drained: BTreeMap::new(),
             theirs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             own,
             frozen: false,
             deletion: None,
             by_hand: BTreeSet::new(),
+            keeper: Keeper::new(session),
+            clock_set: false,
         }
+    }
+
+    /// Takes note of an order, and that it was answered for with this number.
+    pub fn ordered(&mut self, number: u64, command: Command) {
+        self.keeper.ordered(number, command);
+    }
+
+    /// Takes note that the service's clock was set.
+    pub fn clock_set(&mut self) {
+        self.clock_set = true;
     }
 
     /// Takes note that the session's deletion was ordered, and the order answered for.
@@ -313,20 +352,22 @@ impl Audit {
         self.deletion.is_some()
     }
 
-    /// Takes note of the nodes that the session froze, once it has, and of the attempts at them.
+    /// Takes note of how the session stands, after each of its rounds.
     pub fn follow(&mut self, session: &Session) -> Vec<Violation> {
-        for node in session.nodes.iter().filter(|node| node.attempt > 0) {
+        for node in session.batch().filter(|node| node.attempt > 0) {
             self.nodes.entry(node.xname).or_default().attempt = node.attempt;
         }
+        let mut violations = self.keeper.follow(session);
         if self.frozen || session.head.phase == Phase::Created {
-            return Vec::new();
+            return violations;
         }
         self.frozen = true;
         let frozen: BTreeSet<Xname> = session.nodes.iter().map(|node| node.xname).collect();
         let others = frozen.difference(&self.own);
-        let violations = others
-            .map(|xname| broken("P8", format!("{xname} was never in '{}', and is taken", self.starting)))
-            .collect();
+        violations
+            .extend(others.map(|xname| {
+                broken("P8", format!("{xname} was never in '{}', and is taken", self.starting))
+            }));
         self.own = frozen;
         violations
     }
@@ -382,8 +423,8 @@ impl Audit {
                 }
             }
             What::JobEnded { job, nodes, requeued } => {
-                let holds_ours = nodes.iter().any(|xname| self.own.contains(xname));
-                if fact.by == By::Session(self.id) && (self.may_end_jobs != Some(*requeued) || !holds_ours) {
+                let holds_late = nodes.iter().any(|xname| self.is_late(*xname, fact.at));
+                if fact.by == By::Session(self.id) && (self.may_end_jobs != Some(*requeued) || !holds_late) {
                     let done = if *requeued { "requeued" } else { "cancelled" };
                     violations.push(broken("P2", format!("job {job} on {nodes:?} was {done}")));
                 }
@@ -406,8 +447,13 @@ impl Audit {
                     story.wish = reason.map(|reason| messages::owners_words(reason).to_owned());
                 }
                 let reason = reason.filter(|_| *held).unwrap_or_default();
-                violations.extend(self.drain_changed(*xname, reason));
+                violations.extend(self.drain_changed(fact.at, *xname, reason));
                 violations.extend(self.reason_changed(fact, *xname, reason, *looked));
+            }
+            What::PartitionLooked { partition, total, in_service } => {
+                if fact.by == By::Session(self.id) {
+                    self.keeper.looked(partition, *total, in_service);
+                }
             }
             What::GroupChanged { label, added, removed } => {
                 if *label == self.starting {
@@ -438,8 +484,15 @@ impl Audit {
         violations
     }
 
+    /// Whether a node of ours is out of service for so long that its jobs may be ended.
+    fn is_late(&self, xname: Xname, now: Time) -> bool {
+        let since = self.drained.get(&xname).or(self.theirs.get(&xname).map(|(since, _)| since));
+        let late = since.is_some_and(|since| self.keeper.is_late(*since, now));
+        self.own.contains(&xname) && (late || self.clock_set)
+    }
+
     /// A node is held for this reason now; the empty one: is not, or nobody says why.
-    fn drain_changed(&mut self, xname: Xname, reason: &str) -> Vec<Violation> {
+    fn drain_changed(&mut self, at: Time, xname: Xname, reason: &str) -> Vec<Violation> {
         let mut violations = Vec::new();
         if reason != self.own_drain {
             self.drained.remove(&xname);
@@ -448,7 +501,11 @@ impl Audit {
         if !self.own.contains(&xname) {
             violations.push(broken("P6", format!("{xname} is not of this session, and drained")));
         }
-        let is_new = self.drained.insert(xname);
+        let is_new = !self.drained.contains_key(&xname);
+        self.drained.entry(xname).or_insert(at);
+        if is_new {
+            violations.extend(self.keeper.drained(xname, self.drained.keys()));
+        }
         if is_new && self.deletion.is_some() {
             violations.push(broken("P7", format!("{xname} was drained after deletion was ordered")));
         }
@@ -495,7 +552,7 @@ impl Audit {
         if session.head.deletion.is_none() && self.deletion.is_some_and(ended_after) {
             violations.push(broken("P7", "it went on to its end though deletion was ordered".to_owned()));
         }
-        for xname in self.drained.iter().filter(|xname| !world.nodes.contains_key(xname)) {
+        for xname in self.drained.keys().filter(|xname| !world.nodes.contains_key(xname)) {
             violations.push(broken(accounted, format!("{xname} is left drained by us")));
         }
         for node in &session.nodes {
@@ -713,12 +770,16 @@ mod tests {
             (strategy.drain_timeout_s, strategy.on_drain_timeout) =
                 (asked.and_then(|_| std::num::NonZero::new(60)), asked.unwrap_or_default());
             let mut audit = Audit::new(&session, (1..=3).map(xname).collect());
+            let drain = messages::drain_reason(session.head.id);
+            audit.witness(&held(ours(), 0, 1, Some(&drain)));
             let what = What::JobEnded { job: "7".into(), nodes: [xname(on)].into(), requeued };
             for (by, counts) in [(ours(), true), (By::Operator, false), (another(), false)] {
-                let fact = Fact { at: Time(0), by, what: what.clone() };
+                let fact = Fact { at: Time(60_000), by, what: what.clone() };
                 let expected = usize::from(broken && counts);
                 assert_eq!(promises(audit.witness(&fact)), ["P2"][..expected], "{asked:?} {what:?} {by:?}");
             }
+            let early = Fact { at: Time(59_999), by: ours(), what };
+            assert_eq!(promises(audit.witness(&early)), ["P2"], "no drain is late yet");
         }
     }
 

@@ -358,6 +358,12 @@ mod tests {
         async fn history(&self, _: UpgradeId, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
             Ok(Vec::new())
         }
+        async fn delivered(&self, _: UpgradeId) -> Result<Option<u64>, StoreError> {
+            Ok(None)
+        }
+        async fn set_delivered(&self, _: UpgradeId, _: u64) -> Result<(), StoreError> {
+            Ok(())
+        }
         async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Result<(), String>, StoreError> {
             Ok(Ok(()))
         }

@@ -52,6 +52,7 @@ mod tell;
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU64;
 
 use crate::history::{Entry, Happening};
 use crate::messages;
@@ -383,6 +384,12 @@ impl Machine<'_> {
             boot.unanswered = Some(now);
             self.events.push(Event::Head);
         }
+        let soak_s = head.spec.strategy.soak_s.map_or(0, NonZeroU64::get);
+        let latest = now + soak_s.saturating_mul(1000);
+        if head.soak_until.is_some_and(|until| until > latest) {
+            head.soak_until = Some(latest);
+            self.events.push(Event::Head);
+        }
         for position in 0..self.s.head.batch.len() {
             let i = self.s.head.batch[position];
             if self.s.nodes.get(i).is_some_and(|node| node.since > now) {
@@ -632,7 +639,10 @@ impl Machine<'_> {
                 self.change_quietly(i, |node| node.rebooted = true);
             }
             if self.s.nodes[i].rebooted && way == Way::Arrived && self.s.is_checked(i) {
-                self.change(i, |node| node.state = NodeState::Upgraded);
+                self.change(i, |node| {
+                    node.state = NodeState::Upgraded;
+                    node.failure_before = None;
+                });
             }
         }
     }
@@ -762,6 +772,7 @@ impl Machine<'_> {
                     _ => node.owed.marking = true,
                 }
                 node.job = None;
+                node.failure_before = None;
                 node.state = NodeState::Failed(failure.bounded());
             });
         }
@@ -836,18 +847,35 @@ impl Machine<'_> {
     }
 }
 
-/// Given back before their reboot was asked for: nodes that nobody else holds are put back to work (P7).
+/// Given back before their reboot was asked for: nodes that nobody else holds are put back to work (P7). One that was
+/// tried again has failed as before.
 fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
+    let begun = machine.s.head.phase == Phase::Rolling;
     for &i in nodes {
-        machine.change(i, |node| {
-            let drained =
-                matches!(node.state, NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting);
-            // One that was put off may still be on its way back.
-            node.owed.resuming |= drained && node.holder == Holder::Us;
-            node.job = None;
-            node.state = NodeState::Released;
-        });
+        let Some(node) = machine.s.nodes.get(i) else { continue };
+        let drained = matches!(node.state, NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting);
+        match node.failure_before.clone() {
+            Some(failure) if drained => machine.fail_each(vec![(i, failure)]),
+            Some(failure) => machine.change(i, |node| {
+                // Its mark stands, but it may have left its group.
+                node.owed.listing = begun;
+                node.job = None;
+                node.failure_before = None;
+                node.state = NodeState::Failed(failure);
+            }),
+            None => machine.change(i, |node| {
+                // One that was put off may still be on its way back.
+                node.owed.resuming |= drained && node.holder == Holder::Us;
+                node.job = None;
+                node.state = NodeState::Released;
+            }),
+        }
     }
+    let owed = nodes.iter().copied().filter(|&i| machine.s.nodes[i].owed.listing);
+    machine.s.head.batch.extend(owed);
+    machine.s.head.batch.sort_unstable();
+    machine.s.head.batch.dedup();
+    machine.events.push(Event::Head);
 }
 
 /// When a request of this kind may be made again.

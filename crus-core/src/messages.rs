@@ -102,7 +102,8 @@ pub(crate) fn failed(step: u32, nodes: &[Xname], failure: &Failure) -> String {
     format!("Step {step}: failed {}: {failure}", list(nodes.iter().copied()))
 }
 
-pub(crate) fn paused(why: &PauseReason) -> String {
+/// Why a session starts no other step.
+pub fn paused(why: &PauseReason) -> String {
     match why {
         PauseReason::Command => {
             "Paused by an operator: no other step is started until the session is resumed".into()

@@ -373,6 +373,9 @@ pub struct Node {
     /// Which attempt at it this is, from 0: how often it was tried again after it failed. Each is one reboot at most (P3).
     #[serde(default, skip_serializing_if = "is_default")]
     pub attempt: u32,
+    /// Why it failed in the attempt before, while it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_before: Option<Failure>,
     /// Whether it was given back with its jobs before, to be tried again at the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deferred: bool,
@@ -413,6 +416,7 @@ impl Node {
             rebooted: false,
             owed: Owed::default(),
             attempt: 0,
+            failure_before: None,
             deferred: false,
             checked: false,
             job: None,

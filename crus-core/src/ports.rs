@@ -297,6 +297,12 @@ pub trait Checks: Send + Sync + 'static {
     /// # Errors
     /// When there is no command of this name, or it cannot be run.
     async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError>;
+
+    /// Nothing more is asked for this session here, or not before it is taken up anew: what runs for it may be ended, and
+    /// what is known of it forgotten.
+    fn forget(&self, session: UpgradeId) {
+        _ = session;
+    }
 }
 
 /// Knows no command.
@@ -392,6 +398,16 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// So many entries of a session's [history](crate::history) after the one of this number, the oldest first.
     async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// Up to which entry of its [history](crate::history) a session's events were delivered to who wants to be told of
+    /// them, by its number; `None` while nobody was.
+    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError>;
+
+    /// Notes that. It does not change the session's revision, and is not told as a change.
+    ///
+    /// # Errors
+    /// [`StoreError::NotOwner`] when another replica may own the session, or it is gone.
+    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError>;
 
     /// Asks for a session's turn to work on these nodes, as [`claims::claim`](crate::claims::claim) decides it among
     /// all sessions that are not done. Whatever comes of it is stored.

@@ -56,7 +56,7 @@ enum Verb {
     /// Takes what `crus session create` takes. Says what is missing, which steps there would be and how long each would
     /// take, and which nodes would not make it.
     #[command(after_help = exit::HELP)]
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Print what a shell needs to complete this command line.
     #[command(
         after_help = "For bash: crus completions bash > ~/.local/share/bash-completion/completions/crus\n\
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
             }
         }
         Verb::Session(args) => client_ended(client::session(args)),
-        Verb::Plan(args) => client_ended(client::plan(args)),
+        Verb::Plan(args) => client_ended(client::plan(*args)),
         Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
         Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
         Verb::SlurmStandIn { arguments } => {

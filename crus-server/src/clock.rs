@@ -6,12 +6,15 @@ use crus_core::Time;
 use crus_core::ports::Clock;
 use crus_core::window::ZoneOffset;
 
+use crate::zones::Zones;
+
 /// The system's time at the start, and from then on a clock that nobody can set: a step of the system's time
 /// neither ends a time-out early nor puts it off.
 #[derive(Debug)]
 pub struct SteadyClock {
     start: Time,
     since: Instant,
+    zones: Zones,
 }
 
 impl SteadyClock {
@@ -19,7 +22,7 @@ impl SteadyClock {
     pub fn new() -> Self {
         // A system that thinks it is before 1970 has no time to tell.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        SteadyClock { start: Time(milliseconds(since_1970)), since: Instant::now() }
+        SteadyClock { start: Time(milliseconds(since_1970)), since: Instant::now(), zones: Zones::new() }
     }
 }
 
@@ -34,8 +37,8 @@ impl Clock for SteadyClock {
         self.start + milliseconds(self.since.elapsed())
     }
 
-    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
-        (name == "UTC").then_some(ZoneOffset::UTC)
+    fn zone(&self, name: &str, at: Time) -> Option<ZoneOffset> {
+        self.zones.at(name, at)
     }
 }
 

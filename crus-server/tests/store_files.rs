@@ -11,7 +11,9 @@ use std::process::Command;
 
 use chance::{draw, seed};
 use crus_core::machine::Event;
-use crus_core::model::{Failure, Message, NodeState, Phase, Session, Stage, UpgradeId};
+use crus_core::model::{
+    Command as Order, Counts, Failure, Message, NodeState, Phase, Session, Stage, UpgradeId,
+};
 use crus_core::ports::SessionStore;
 use crus_core::{Time, Xname};
 use crus_server::store::{OpenError, RedbStore};
@@ -20,6 +22,8 @@ use uuid::Uuid;
 
 /// Written by the version before: one session that waits and is to be deleted, one at work, one that is done.
 const OLD: &str = "tests/stored/format-1.redb";
+/// Likewise by the version after that.
+const SECOND: &str = "tests/stored/format-2.redb";
 const WAITING: UpgradeId = UpgradeId(Uuid::from_u128(1));
 const ROLLING: UpgradeId = UpgradeId(Uuid::from_u128(2));
 const DONE: UpgradeId = UpgradeId(Uuid::from_u128(3));
@@ -109,6 +113,49 @@ async fn sessions_of_the_first_format_take_their_turns_in_the_order_of_their_cre
     assert_eq!(store.claim(WAITING, &[other]).await, Ok(Ok(())));
     store.remove(WAITING).await.unwrap();
     assert_eq!(store.claim(id, &[other]).await, Ok(Ok(())));
+}
+
+/// Written by the version before: one session that waits and is to be deleted, one at work, created before it, one that
+/// is done. Its heads do not count their nodes.
+#[tokio::test]
+async fn a_store_of_the_second_format_is_taken_over_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("crus.redb");
+    fs::copy(SECOND, &path).unwrap();
+    let store = RedbStore::open(&path).unwrap();
+    let all = all_of(&store).await;
+    assert_eq!(all.iter().map(|(session, _)| session.head.id).collect::<Vec<_>>(), [WAITING, ROLLING, DONE]);
+    assert_eq!(all.iter().map(|(_, ordered)| *ordered).collect::<Vec<_>>(), [true, false, false]);
+    let phases = [Phase::Created, Phase::Rolling, Phase::Done];
+    assert_eq!(all.iter().map(|(session, _)| session.head.phase).collect::<Vec<_>>(), phases);
+    let [rolling, done] = [1, 2].map(|i| &all[i].0);
+    let failures = [Failure::Boot("no power".to_owned()), Failure::DrainTimedOut].map(NodeState::Failed);
+    assert_eq!(done.nodes[2..].iter().map(|node| node.state.clone()).collect::<Vec<_>>(), failures);
+    assert_eq!((rolling.messages[1].times, rolling.messages[1].last), (12, Time(1_795_000_200_000)));
+
+    for (session, ordered) in &all {
+        let id = session.head.id;
+        let summary = store.summary(id).await.unwrap().unwrap();
+        assert_eq!(summary.head.counts, Counts::of(&session.nodes), "counted, also without its nodes");
+        assert_eq!((summary.head, summary.deletion_ordered), (session.head.clone(), *ordered));
+        assert_eq!(store.history(id, 0, 10).await, Ok(Vec::new()));
+        assert_eq!(store.nodes(id, 0, 10).await.unwrap(), session.nodes);
+        assert_eq!((store.commands(id).await, store.delivered(id).await), (Ok(Vec::new()), Ok(None)));
+    }
+    assert_eq!(done.head.counts, Counts { upgraded: 2, failed: 1, skipped: 1, ..Counts::default() });
+
+    // What it takes to try the failed nodes of an old session again.
+    let number = store.command(DONE, Order::Retry).await.unwrap().unwrap();
+    drop(store);
+    let store = RedbStore::open(&path).unwrap();
+    assert_eq!(store.commands(DONE).await, Ok(vec![(number, Order::Retry)]));
+    assert_eq!(all_of(&store).await, all, "a second start changes nothing");
+    let other: Xname = "x9000c0s0b0n0".parse().unwrap();
+    let waits = store.claim(WAITING, &[other]).await.unwrap().unwrap_err();
+    assert!(
+        waits.contains(&ROLLING.to_string()) && waits.contains("'up'"),
+        "turns are as they were: {waits}"
+    );
 }
 
 fn refused(path: &Path) -> OpenError {

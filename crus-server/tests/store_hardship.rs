@@ -294,7 +294,7 @@ fn contents(path: &Path) -> Contents {
                     contents.insert(key, value.value().to_string().into_bytes());
                 }
             }
-            "revisions" => {
+            "revisions" | "delivered" => {
                 let table = reading.open_table(TableDefinition::<u128, u64>::new(name)).unwrap();
                 for row in table.iter().unwrap() {
                     let (key, value) = row.unwrap();
@@ -310,12 +310,21 @@ fn contents(path: &Path) -> Contents {
                     contents.insert(key, value.value().to_owned());
                 }
             }
-            "nodes" | "messages_2" => {
+            "nodes" | "messages_2" | "history" => {
                 let table = reading.open_table(TableDefinition::<(u128, u32), &[u8]>::new(name)).unwrap();
                 for row in table.iter().unwrap() {
                     let (key, value) = row.unwrap();
                     let (id, i) = key.value();
                     contents.insert((name.to_owned(), format!("{id:032x} {i:06}")), value.value().to_owned());
+                }
+            }
+            "commands" => {
+                let table = reading.open_table(TableDefinition::<(u128, u64), &[u8]>::new(name)).unwrap();
+                for row in table.iter().unwrap() {
+                    let (key, value) = row.unwrap();
+                    let (id, number) = key.value();
+                    let key = (name.to_owned(), format!("{id:032x} {number:06}"));
+                    contents.insert(key, value.value().to_owned());
                 }
             }
             // Of the first format.
@@ -459,13 +468,19 @@ fn kills_in_creation() {
 }
 
 fn kills_in_migration() {
+    for format in [1, 2] {
+        kills_in_migration_from(format);
+    }
+}
+
+fn kills_in_migration_from(format: u32) {
     const KILLS: u32 = 60;
     let writes = Writes { seed: seed(), sessions: FEW };
     let mut random = writes.seed;
     let folder = tempfile::tempdir().unwrap();
     let copy = |name: &str| {
         let path = folder.path().join(name);
-        fs::copy("tests/stored/format-1.redb", &path).unwrap();
+        fs::copy(format!("tests/stored/format-{format}.redb"), &path).unwrap();
         path
     };
     let old = contents(&copy("old.redb"));
@@ -491,7 +506,7 @@ fn kills_in_migration() {
         let found = contents(&path);
         assert!(found == new, "migrated otherwise: {:#?}", difference(&found, &new));
     }
-    println!("killed {KILLS} times; {olds} times it was still old, {news} times new");
+    println!("killed {KILLS} times; {olds} times it was still of format {format}, {news} times new");
 }
 
 // ---- no room -----------------------------------------------------------------------------------------------

@@ -446,6 +446,14 @@ impl SessionStore for Passing<dyn SessionStore> {
         self.inner.history(id, after, count).await
     }
 
+    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
+        self.inner.delivered(id).await
+    }
+
+    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
+        self.write("store.set_delivered", self.inner.set_delivered(id, number)).await
+    }
+
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         self.write("store.claim", self.inner.claim(id, nodes)).await
     }

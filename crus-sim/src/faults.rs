@@ -11,9 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use crus_core::names::BootSessionName;
-use crus_core::ports::{BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Wlm};
+use crus_core::ports::{
+    BootSession, Bos, CheckRequest, Checks, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
+    Verdict, Wlm,
+};
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, Xname};
+use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, UpgradeId, Xname};
 
 use crate::cluster::{SharedCluster, lock};
 use crate::journal::Kind;
@@ -158,6 +161,7 @@ struct Seen {
     sessions: BTreeMap<BootSessionName, Option<BootSession>>,
     nodes: BTreeMap<NodeName, Option<WlmNode>>,
     jobs: BTreeMap<NodeName, Vec<Job>>,
+    partitions: BTreeMap<PartitionName, Option<Partition>>,
 }
 
 impl<P> Faulty<P> {
@@ -172,6 +176,11 @@ impl<P> Faulty<P> {
         let mut state = self.state();
         state.remembers = plan.may_be_stale();
         state.plan = plan;
+    }
+
+    /// The port behind the faults.
+    pub fn inner(&self) -> &P {
+        &self.inner
     }
 
     /// What was made to happen so far.
@@ -265,10 +274,11 @@ impl<P> Faulty<P> {
         }
     }
 
-    /// What was said of these nodes of Slurm is not said again.
+    /// What was said of these nodes of Slurm, and of their partitions, is not said again.
     fn changes(&self, names: &[NodeName]) {
         if let Some(mut state) = self.memory() {
             state.seen.nodes.retain(|name, _| !names.contains(name));
+            state.seen.partitions.clear();
         }
     }
 
@@ -425,8 +435,19 @@ impl<P: Wlm> Wlm for Faulty<P> {
     }
 
     async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
+        let stale = |seen: &Seen| {
+            let last: Option<Vec<_>> = names.iter().map(|name| seen.partitions.get(name).cloned()).collect();
+            last.map(|partitions| partitions.into_iter().flatten().collect())
+        };
         let call = self.inner.partitions(names);
-        self.call(Peer::Wlm, "partitions", &names, never, call).await.map(Answer::said)
+        let partitions = self.call(Peer::Wlm, "partitions", &names, stale, call).await?.value;
+        if let Some(mut state) = self.memory() {
+            let found: BTreeMap<_, _> = partitions.iter().map(|one| (&one.name, one)).collect();
+            for name in names {
+                state.seen.partitions.insert(name.clone(), found.get(name).map(|one| (*one).clone()));
+            }
+        }
+        Ok(partitions)
     }
 
     async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
@@ -437,5 +458,17 @@ impl<P: Wlm> Wlm for Faulty<P> {
     async fn cancel(&self, jobs: &[String]) -> Result<(), PortError> {
         let call = self.inner.cancel(jobs);
         self.call(Peer::Wlm, "cancel", &jobs, never, call).await.map(Answer::said)
+    }
+}
+
+#[async_trait]
+impl<P: Checks> Checks for Faulty<P> {
+    async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError> {
+        let call = self.inner.judge(request);
+        self.call(Peer::Check, "check", request, never, call).await.map(Answer::said)
+    }
+
+    fn forget(&self, session: UpgradeId) {
+        self.inner.forget(session);
     }
 }

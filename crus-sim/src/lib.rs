@@ -6,6 +6,7 @@
 //!   give the same trace.
 //! - [`config`]: what the cluster is made of, and how its parts behave. [`workload`]: the jobs on it.
 //! - [`ports`]: the model behind the ports of `crus-core`, in-process, with every call counted.
+//! - [`checks`]: check commands that do as a test wrote. [`zones`]: the time zones that are known.
 //! - [`store`]: sessions in memory, as serialised parts.
 //! - [`faults`]: decorators that make any port fail as real ones do.
 //! - [`world`]: sessions on such a cluster in virtual time, every promise checked after every step.
@@ -18,6 +19,7 @@
 //!
 //! What the real peers were seen to do is the specification; the tests beside each part hold it.
 
+pub mod checks;
 pub mod cluster;
 pub mod config;
 pub mod crash;
@@ -33,6 +35,7 @@ pub mod store;
 pub mod workload;
 pub mod world;
 pub mod worlds;
+pub mod zones;
 
 pub use cluster::{Cluster, SharedCluster};
 pub use config::ClusterConfig;

@@ -323,6 +323,14 @@ impl SessionStore for Bent {
         self.inner.store.history(id, after, count).await
     }
 
+    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
+        self.inner.store.delivered(id).await
+    }
+
+    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
+        self.inner.store.set_delivered(id, number).await
+    }
+
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
         let answer = self.inner.store.claim(id, nodes).await?;
         Ok(if self.is(Mutant::GrantsAlways) { Ok(()) } else { answer })

@@ -21,6 +21,7 @@ use crate::cluster::bos::{BootComponent, BosError, NewSession, Operation, Sessio
 use crate::cluster::hsm::HsmError;
 use crate::cluster::slurm::{JobState, SlurmError, Update};
 use crate::cluster::{Cluster, SharedCluster, lock};
+use crate::zones;
 
 /// How often each method of a port was called, under names such as `wlm.drain`.
 ///
@@ -102,8 +103,8 @@ impl Clock for SimClock {
         lock(&self.cluster).now()
     }
 
-    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
-        (name == "UTC").then_some(ZoneOffset::UTC)
+    fn zone(&self, name: &str, at: Time) -> Option<ZoneOffset> {
+        zones::zone(name, at)
     }
 }
 
@@ -368,8 +369,10 @@ impl Wlm for SimWlm {
     async fn partitions(&self, names: &[PartitionName]) -> Result<Vec<Partition>, PortError> {
         self.calls.count("wlm.partitions", 1);
         let partitions = lock(&self.cluster).partitions();
-        let partitions = partitions.map_err(|error| self.error(error))?;
-        Ok(partitions.into_iter().filter(|partition| names.contains(&partition.name)).collect())
+        let mut partitions = partitions.map_err(|error| self.error(error))?;
+        partitions.retain(|partition| names.contains(&partition.name));
+        lock(&self.cluster).told_partitions(&partitions);
+        Ok(partitions)
     }
 
     async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {

@@ -50,6 +50,7 @@ struct Stored {
     history: BTreeMap<u32, Vec<u8>>,
     deletion_ordered: bool,
     commands: BTreeMap<u64, Command>,
+    delivered: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -316,6 +317,19 @@ impl SessionStore for MemoryStore {
         let Some(stored) = inner.sessions.get(&id) else { return Ok(Vec::new()) };
         let latest = stored::head(id, &stored.head)?.entries;
         stored::history(id, latest, after, count, |place| Ok(stored.history.get(&place)))
+    }
+
+    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
+        Ok(self.open()?.sessions.get(&id).and_then(|stored| stored.delivered))
+    }
+
+    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
+        let mut inner = self.open()?;
+        let is_ours = inner.owners.get(&id) == Some(&self.replica);
+        let stored = inner.sessions.get_mut(&id).filter(|_| is_ours);
+        stored.ok_or(StoreError::NotOwner(id))?.delivered = Some(number);
+        inner.written.writes += 1;
+        Ok(())
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {

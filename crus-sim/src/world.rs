@@ -24,6 +24,7 @@ use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
+use crate::checks::SimChecks;
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
 use crate::crash::Points;
@@ -31,6 +32,7 @@ use crate::faults::{Faulty, Plan};
 use crate::journal::{Counts, Kind};
 use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
 use crate::store::MemoryStore;
+use crate::zones;
 
 /// Rounds in a row without time passing after which a session is taken to spin.
 const ROUNDS_MAX: u32 = 100_000;
@@ -79,8 +81,8 @@ impl Clock for OwnClock {
         Time(now.0.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed)))
     }
 
-    fn zone(&self, name: &str, _: Time) -> Option<ZoneOffset> {
-        (name == "UTC").then_some(ZoneOffset::UTC)
+    fn zone(&self, name: &str, at: Time) -> Option<ZoneOffset> {
+        zones::zone(name, at)
     }
 }
 
@@ -121,8 +123,11 @@ pub struct World {
     pub bos: Faulty<SimBos>,
     /// The service's way to Slurm.
     pub wlm: Faulty<SimWlm>,
+    /// Its check commands.
+    pub checks: Faulty<SimChecks>,
     ports: Ports,
     ahead_ms: Arc<AtomicI64>,
+    clock_set: bool,
     limits: Limits,
     running: BTreeMap<UpgradeId, Runner>,
     /// What replicas held that were stopped for too long.
@@ -133,7 +138,7 @@ pub struct World {
     facts: Option<Vec<Fact>>,
     created: u64,
     rounds: u64,
-    checks: u64,
+    checked: u64,
     points: Option<Points>,
     tamper: Option<Tamper>,
 }
@@ -149,6 +154,7 @@ impl World {
         let hsm = Faulty::new(sim.hsm.clone(), &cluster, Plan::none());
         let bos = Faulty::new(sim.bos.clone(), &cluster, Plan::none());
         let wlm = Faulty::new(sim.wlm.clone(), &cluster, Plan::none());
+        let checks = Faulty::new(SimChecks::new(&cluster), &cluster, Plan::none());
         let ahead_ms = Arc::default();
         let ports = Ports {
             hsm: Arc::new(hsm.clone()),
@@ -156,7 +162,7 @@ impl World {
             wlm: Arc::new(wlm.clone()),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
             clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
-            checks: Arc::new(()),
+            checks: Arc::new(checks.clone()),
             observer: Arc::new(Told(Arc::clone(&cluster))),
         };
         World {
@@ -166,8 +172,10 @@ impl World {
             hsm,
             bos,
             wlm,
+            checks,
             ports,
             ahead_ms,
+            clock_set: false,
             limits,
             running: BTreeMap::new(),
             stopped: Vec::new(),
@@ -176,7 +184,7 @@ impl World {
             facts: Some(Vec::new()),
             created: 0,
             rounds: 0,
-            checks: 0,
+            checked: 0,
             points: None,
             tamper: None,
         }
@@ -214,6 +222,9 @@ impl World {
         let mut audit = Audit::new(&session, self.members(&session.head.spec.starting));
         for fact in self.cluster().told_nodes() {
             audit.witness(&fact);
+        }
+        if self.clock_set {
+            audit.clock_set();
         }
         self.audits.insert(id, audit);
         let Some(result) = poll(self.ports.store.create(&session)) else {
@@ -281,6 +292,9 @@ impl World {
             return self.command(id, command);
         };
         let Some(number) = result.map_err(failed)? else { return Ok(()) };
+        if let Some(audit) = self.audits.get_mut(&id) {
+            audit.ordered(number, command);
+        }
         if !self.running.contains_key(&id) {
             return self.load(id);
         }
@@ -298,6 +312,7 @@ impl World {
     pub fn crash(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "crash".to_owned());
         self.running.clear();
+        self.checks.inner().die();
         self.load_all()
     }
 
@@ -331,6 +346,7 @@ impl World {
     pub fn take_over(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "stopped past its lease".to_owned());
         self.stopped.extend(std::mem::take(&mut self.running).into_values());
+        self.checks.inner().die();
         self.store.expire();
         self.store = Arc::new(self.store.another_replica());
         self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
@@ -362,6 +378,8 @@ impl World {
     pub fn set_clock(&mut self, ahead_ms: i64) {
         self.note(Kind::Clock, || format!("the service's clock is {ahead_ms} ms ahead"));
         self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+        self.audits.values_mut().for_each(Audit::clock_set);
+        self.clock_set = true;
     }
 
     /// A call never returned: the service died in it, and is started again.
@@ -592,7 +610,7 @@ impl World {
             && self.ended.insert(id)
             && let Some(runner) = self.running.get(&id)
         {
-            self.checks += 1;
+            self.checked += 1;
             self.check_end(id, runner.driver.session())?;
         }
         if self.points.as_ref().is_some_and(Points::round_ended) {
@@ -614,7 +632,7 @@ impl World {
         };
         for fact in &facts {
             for audit in self.audits.values_mut() {
-                self.checks += 1;
+                self.checked += 1;
                 if let Some(violation) = audit.witness(fact).into_iter().next() {
                     return Err(Stuck::Broken { at: fact.at, violation });
                 }
@@ -630,7 +648,7 @@ impl World {
     fn check_session(&mut self, id: UpgradeId) -> Result<(), Stuck> {
         let Some(runner) = self.running.get(&id) else { return Ok(()) };
         let session = runner.driver.session();
-        self.checks += 1;
+        self.checked += 1;
         if let Some(violation) = crus_core::check::session(session).into_iter().next() {
             return Err(Stuck::Broken { at: self.now(), violation });
         }
@@ -662,7 +680,13 @@ impl World {
             upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
             failed: self.members(&session.head.spec.failed),
         };
-        match audit.at_end(session, &truth).into_iter().next() {
+        let mut violations = audit.at_end(session, &truth);
+        // One that was deleted is gone, and its history with it.
+        let entries = self.history(id)?;
+        if !entries.is_empty() {
+            violations.extend(check::history(session, &entries));
+        }
+        match violations.into_iter().next() {
             Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
             None => Ok(()),
         }
@@ -706,7 +730,7 @@ impl World {
 
     /// How many rounds the sessions did, and how many times something was checked.
     pub fn rounds_and_checks(&self) -> (u64, u64) {
-        (self.rounds, self.checks)
+        (self.rounds, self.checked)
     }
 
     /// From now on facts are forgotten once they were checked: a long run saves memory.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::document::{DOCUMENT, allowed, documented_answer, documented_path};
 use crate::schema;
-use crate::service::{Api, example, example_with, request};
+use crate::service::{Api, example, example_with, request, session_of_examples};
 
 /// Every operation of the document with the statuses that it has there.
 fn operations() -> Vec<(&'static str, Method, u16)> {
@@ -30,12 +30,25 @@ fn operations() -> Vec<(&'static str, Method, u16)> {
 }
 
 /// The request that the example of this answer is about, and the service that it meets.
-fn provoke(path: &str, method: &Method, status: u16) -> (Api, Request<Body>) {
+fn provoke(path: &str, method: &Method, status: u16, content_type: &str) -> (Api, Request<Body>) {
     let api = Api::new();
-    let strategy = documented_answer("/session/{upgrade_id}/strategy", &Method::GET, 200).unwrap();
-    let strategy = strategy["content"]["application/json"]["example"].clone();
-    let created = api.post_json(&example_with("strategy", strategy)).expect(201).json();
-    let id = if status == 404 { "unknown" } else { created["upgrade_id"].as_str().unwrap() };
+    let is_view = ["/nodes", "/progress", "/events"].iter().any(|view| path.ends_with(view));
+    let id = match status {
+        404 => "unknown".to_owned(),
+        _ if is_view => api.add_example(),
+        _ => {
+            let strategy = documented_answer("/session/{upgrade_id}/strategy", &Method::GET, 200).unwrap();
+            let strategy = strategy["content"]["application/json"]["example"].clone();
+            let created = api.post_json(&example_with("strategy", strategy)).expect(201).json();
+            created["upgrade_id"].as_str().unwrap().to_owned()
+        }
+    };
+    if path.ends_with("/retry") && status == 200 {
+        api.change(|session| session.head.pause = session_of_examples().0.head.pause);
+    }
+    if status == 409 {
+        api.send("DELETE", &format!("/session/{id}"));
+    }
     let body = match status {
         400 => "starting_label=nodes-that-failed".to_owned(),
         413 => " ".repeat(65537),
@@ -54,28 +67,86 @@ fn provoke(path: &str, method: &Method, status: u16) -> (Api, Request<Body>) {
         503 => api.fail(ServiceError::Store(StoreError::Failed("x".into()))),
         _ => {}
     }
-    let content_type = if status == 415 { "application/x-www-form-urlencoded" } else { "application/json" };
-    let request =
-        request(method.as_str(), &path.replace("{upgrade_id}", id)).header("content-type", content_type);
+    let query = match (status, content_type) {
+        (400, _) if path.ends_with("/events") => "?limit=0&colour=red".to_owned(),
+        (400, _) => "?limit=0".to_owned(),
+        (_, "text/event-stream") => String::new(),
+        _ => query_of_examples(path, method),
+    };
+    let sent_as = if status == 415 { "application/x-www-form-urlencoded" } else { "application/json" };
+    let request = request(method.as_str(), &(path.replace("{upgrade_id}", &id) + &query))
+        .header("content-type", sent_as)
+        .header("accept", content_type);
     let body = if method == Method::POST { body.into() } else { Body::empty() };
     (api, request.body(body).unwrap())
+}
+
+/// The parameters of an operation's query.
+fn parameters(path: &str, method: &Method) -> Vec<&'static Value> {
+    let operation = &DOCUMENT["paths"][path][method.as_str().to_lowercase()];
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    parameters.map(|given| schema::follow(&DOCUMENT, given)).filter(|given| given["in"] == "query").collect()
+}
+
+/// A query of the examples of all parameters.
+fn query_of_examples(path: &str, method: &Method) -> String {
+    let pairs = parameters(path, method).into_iter().map(|parameter| {
+        let example = &parameter["example"];
+        assert_eq!(schema::check(&DOCUMENT, &parameter["schema"], example), Ok(()), "{parameter}");
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let value = match example.as_array() {
+            Some(values) => values.iter().map(text).collect::<Vec<_>>().join("%2C"),
+            None => text(example),
+        };
+        format!("{}={value}", parameter["name"].as_str().unwrap())
+    });
+    let query = pairs.collect::<Vec<_>>().join("&");
+    if query.is_empty() { query } else { format!("?{query}") }
 }
 
 #[test]
 fn every_documented_answer_is_given_and_its_example_is_true() {
     for (path, method, status) in operations() {
-        let (api, request) = provoke(path, &method, status);
-        let answer = api.call(request).expect(status);
         let documented = documented_answer(path, &method, status).unwrap();
         assert!(documented["description"].is_string(), "{method} {path} {status}");
-        let content = documented["content"].as_object().unwrap();
-        assert_eq!(content.len(), 1, "{method} {path} {status}");
-        let content = content.values().next().unwrap();
-        let Some(example) = content.get("example") else { continue };
-        assert_eq!(schema::check(&DOCUMENT, &content["schema"], example), Ok(()), "{method} {path} {status}");
-        if example.get("upgrade_id").is_none() {
-            assert_eq!(&answer.json(), example, "{method} {path} {status}");
+        let contents = documented["content"].as_object().unwrap();
+        assert_eq!(contents.len(), 1 + usize::from(path.ends_with("/events") && status == 200));
+        for (content_type, content) in contents {
+            let (api, request) = provoke(path, &method, status, content_type);
+            let answer = api.call(request).expect(status);
+            let what = format!("{method} {path} {status} {content_type}");
+            assert_eq!(answer.header("content-type"), content_type, "{what}");
+            let Some(example) = content.get("example") else { continue };
+            assert_eq!(schema::check(&DOCUMENT, &content["schema"], example), Ok(()), "{what}");
+            if content_type == "text/event-stream" {
+                let told = answer.text().replace(": still here\n\n", "");
+                assert_eq!(told, example.as_str().unwrap(), "{what}");
+            } else if content["schema"]["$ref"] != "#/components/schemas/SessionStatus"
+                && (status != 400 || path.ends_with("/events") || path == "/session")
+            {
+                assert_eq!(&answer.json(), example, "{what}");
+            }
         }
+    }
+}
+
+/// What a query may hold is what the document says.
+#[test]
+fn every_parameter_of_a_query_is_documented() {
+    let api = Api::new();
+    let id = api.add_example();
+    for path in ["/session/{upgrade_id}/nodes", "/session/{upgrade_id}/events"] {
+        let known: Vec<&str> = parameters(path, &Method::GET)
+            .iter()
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        let problem = api.get(&format!("{}?colour=red", path.replace("{upgrade_id}", &id))).expect(400);
+        let told = problem.detail();
+        let (_, has) = told.split_once("it has ").unwrap();
+        let mut accepted: Vec<&str> = has.trim_end_matches('.').split([',', ' ']).collect();
+        accepted.retain(|word| !word.is_empty() && *word != "and");
+        let sorted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(sorted(&known), sorted(&accepted), "{path}");
     }
 }
 

@@ -102,16 +102,20 @@ proptest! {
         path in prop_oneof![
             Just("/session".to_owned()),
             "/session/(x|%[0-9a-f]{2}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})",
+            "/session/(c926acf6-b5c6-411e-ba6c-ea0448cab2ee|x)/(pause|resume|retry|strategy|progress|nodes|events)",
             "(/[-a-z0-9%._~{}*:]{0,9}){1,4}",
         ],
-        query in "(\\?[a-z=&%]{0,9})?",
+        query in prop_oneof!["(\\?[a-z=&%]{0,9})?", "\\?(limit|after|state)=[a-z0-9,%]{0,9}"],
+        accept in "(text/event-stream|application/json)",
         content_type in prop_oneof!["application/json", "[ -~]{0,40}"],
         body in prop_oneof![Just(example().to_string()), any::<String>()],
     ) {
         let uri = format!("{prefix}{path}{query}");
         prop_assume!(uri.parse::<http::Uri>().is_ok());
-        let request = request(&method, &uri).header("content-type", content_type);
-        let status = Api::new().call(request.body(Body::from(body)).unwrap()).status.as_u16();
+        let request = request(&method, &uri).header("content-type", content_type).header("accept", accept);
+        let api = Api::new();
+        api.add_example();
+        let status = api.call(request.body(Body::from(body)).unwrap()).status.as_u16();
         prop_assert!(status < 500, "{}", status);
     }
 }

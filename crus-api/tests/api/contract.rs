@@ -127,6 +127,9 @@ fn options_tells_the_methods_of_a_path() {
     let paths = [
         ("/session", "GET, HEAD, OPTIONS, POST"),
         (&*format!("/session/{UNKNOWN}"), "DELETE, GET, HEAD, OPTIONS"),
+        (&*format!("/session/{UNKNOWN}/nodes"), "GET, HEAD, OPTIONS"),
+        (&*format!("/session/{UNKNOWN}/events"), "GET, HEAD, OPTIONS"),
+        (&*format!("/session/{UNKNOWN}/pause"), "OPTIONS, POST"),
         ("/healthz", "GET, HEAD, OPTIONS"),
         ("/openapi.json", "GET, HEAD, OPTIONS"),
     ];
@@ -339,8 +342,13 @@ fn a_service_that_cannot_says_what_to_do_and_keeps_its_secrets() {
         let api = Api::new();
         api.fail(error);
         let path = format!("/session/{id}");
-        let answers =
-            [api.post_json(&example()), api.get("/session"), api.get(&path), api.send("DELETE", &path)];
+        let mut answers =
+            vec![api.post_json(&example()), api.get("/session"), api.get(&path), api.send("DELETE", &path)];
+        answers.extend(
+            ["nodes", "progress", "events", "strategy"].map(|view| api.get(&format!("{path}/{view}"))),
+        );
+        answers
+            .extend(["pause", "resume", "retry"].map(|order| api.send("POST", &format!("{path}/{order}"))));
         for answer in answers {
             let detail = answer.expect(status).detail();
             assert!(detail.contains(hint) && !detail.contains(&secret), "{detail}");

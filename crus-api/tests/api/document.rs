@@ -62,8 +62,13 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
         assert_eq!((status, answer.header("allow")), (204, &*allowed(known)), "{what}");
         assert!(answer.body.is_empty(), "{what}");
     } else if let Some(documented) = documented_answer(known, method, status) {
-        let (content_type, content) = documented["content"].as_object().unwrap().iter().next().unwrap();
-        check_body(method, answer, content_type, &content["schema"], &what);
+        let content = documented["content"].as_object().unwrap();
+        let content_type = answer.header("content-type");
+        let documented = content.get(content_type).unwrap_or_else(|| panic!("{what} is {content_type}"));
+        if content_type == "text/event-stream" {
+            return check_stream(method, answer, &what);
+        }
+        check_body(method, answer, content_type, &documented["schema"], &what);
     } else {
         assert_eq!((status, answer.header("allow")), (405, &*allowed(known)), "{what}");
         let has_it = allowed(known).split(", ").any(|allowed| allowed == method.as_str());
@@ -97,6 +102,35 @@ fn check_body(method: &Method, answer: &Answer, content_type: &str, schema: &Val
         assert_eq!(body["title"], status.canonical_reason().unwrap(), "{what}");
         let detail = body["detail"].as_str().unwrap();
         assert!(detail.ends_with('.') && !detail.chars().any(char::is_control), "{what}");
+    }
+}
+
+/// The events of a stream: each of its kind, with its number and an object as in the list.
+#[track_caller]
+fn check_stream(method: &Method, answer: &Answer, what: &str) {
+    if method == Method::HEAD {
+        assert!(answer.body.is_empty(), "{what}");
+        return;
+    }
+    let blocks = answer.text().strip_suffix("\n\n").unwrap_or_else(|| panic!("{what}")).split("\n\n");
+    for block in blocks.filter(|block| !block.starts_with(':')) {
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let Some(kind) = field("event") else {
+            assert!(block.starts_with("retry: "), "{block}");
+            continue;
+        };
+        let data: Value = serde_json::from_str(field("data").unwrap()).unwrap();
+        assert_eq!(field("data"), Some(&*data.to_string()), "the order of properties");
+        match kind {
+            "deleted" => assert!(data["upgrade_id"].is_string() && field("id").is_none(), "{block}"),
+            "gap" => assert_eq!(field("id"), Some(&*data["to"].to_string()), "{block}"),
+            kind => {
+                assert_eq!((field("id"), &data["kind"]), (Some(&*data["number"].to_string()), &kind.into()));
+                if let Err(why) = schema::check(&DOCUMENT, &schema_named("Event"), &data) {
+                    panic!("{block}: {why}");
+                }
+            }
+        }
     }
 }
 

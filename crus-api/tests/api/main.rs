@@ -11,3 +11,4 @@ mod schema;
 mod service;
 mod strategy;
 mod validation;
+mod views;

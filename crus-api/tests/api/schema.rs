@@ -15,7 +15,7 @@ pub(crate) fn check(document: &Value, schema: &Value, value: &Value) -> Result<(
     }
     for (word, rule) in words {
         let fits = match word.as_str() {
-            "description" | "readOnly" | "nullable" => true,
+            "description" | "readOnly" | "nullable" | "default" => true,
             "$ref" => {
                 check(document, resolve(document, rule), value)?;
                 true
@@ -89,6 +89,7 @@ fn is_of_type(value: &Value, kind: &str) -> Result<bool, String> {
         "array" => value.is_array(),
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
+        "number" => value.is_number(),
         "integer" => value.as_f64().is_some_and(|number| number.fract() == 0.0),
         other => return Err(format!("the schema has a type that is not checked: {other}")),
     })

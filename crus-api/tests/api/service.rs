@@ -1,15 +1,24 @@
 //! A service behind the routes that keeps its sessions in memory, and a way to call the routes.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
+use crus_api::service::{Follow, News};
+use crus_api::views::{Beside, Progress};
 use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, Site, router};
 use crus_core::commands;
+use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
-use crus_core::model::{Command, Summary};
-use crus_core::{Limits, Session, Spec, Strategy, Time, UpgradeId};
+use crus_core::model::{
+    Command, Counts, Failure, Head, HoldingJob, Node, NodeState, Pace, Pause, PauseReason, Phase, Stage,
+    Summary,
+};
+use crus_core::time::WlmTime;
+use crus_core::{Limits, Session, Spec, Time, UpgradeId, progress};
 use http::request::Builder;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -44,10 +53,64 @@ pub(crate) fn example_without(name: &str) -> Value {
     body
 }
 
+/// When the session of the document's examples is looked at: 2026-11-24T10:31:07.123Z.
+const NOW: Time = Time(1_795_516_267_123);
+
+/// So many minutes after 10:00 on the day of the examples.
+fn at(minutes: i64) -> Time {
+    Time(1_795_514_400_000u64.checked_add_signed(minutes * 60_000).unwrap())
+}
+
+/// The session that the document's examples are about.
+pub(crate) fn session_of_examples() -> (Session, Vec<Entry>) {
+    let id: UpgradeId = "c926acf6-b5c6-411e-ba6c-ea0448cab2ee".parse().unwrap();
+    let spec = crus_api::request::spec(example().to_string().as_bytes(), &Site::default()).unwrap();
+    let mut session = Session::new(id, spec, API_VERSION, Limits::default(), NOW - 4_267_123);
+    session.nodes = (0..6)
+        .map(|n| {
+            let xname = format!("x1000c0s0b0n{n}").parse().unwrap();
+            Node::new(xname, Some(format!("nid{:06}", n + 1).parse().unwrap()), at(-40))
+        })
+        .collect();
+    for i in 0..2 {
+        session.nodes[i].state = NodeState::Upgraded;
+        session.nodes[i].step = Some(0);
+    }
+    let failed = &mut session.nodes[2];
+    (failed.state, failed.since) = (NodeState::Failed(Failure::Boot("no link".into())), at(20));
+    (failed.attempt, failed.step) = (1, Some(1));
+    let draining = &mut session.nodes[3];
+    (draining.state, draining.since, draining.step) = (NodeState::Draining, at(25), Some(2));
+    let end = Some(WlmTime(i64::try_from(at(120).0 / 1000).unwrap()));
+    draining.job = Some(HoldingJob { id: "17".into(), user: "alice".into(), end });
+    let why = PauseReason::Command;
+    let happened = [
+        (25, Happening::Stage { stage: Stage::Quiescing }),
+        (
+            25,
+            Happening::Nodes { state: "draining".into(), failure: None, nodes: vec![session.nodes[3].xname] },
+        ),
+        (30, Happening::Paused { why: why.clone() }),
+    ];
+    let entries =
+        (16..).zip(happened).map(|(number, (minute, what))| Entry { number, at: at(minute), step: 2, what });
+    let head = &mut session.head;
+    (head.phase, head.step, head.stage, head.batch) = (Phase::Rolling, 2, Stage::Quiescing, vec![3]);
+    head.counts = Counts::of(&session.nodes);
+    head.entries = 18;
+    head.pause = Some(Pause { since: at(30), why });
+    head.pace = Pace { boots: 2, total_ms: 501_000, least_ms: 241_000, most_ms: 260_000 };
+    (session, entries.collect())
+}
+
 /// Sessions that nobody works on.
 #[derive(Default)]
 pub(crate) struct Memory {
     sessions: Mutex<Vec<Session>>,
+    /// Of whichever session.
+    entries: Mutex<Vec<Entry>>,
+    /// How streams end.
+    end: Mutex<Option<News>>,
     error: Mutex<Option<ServiceError>>,
 }
 
@@ -110,8 +173,56 @@ impl Sessions for Memory {
         taken?.transpose()
     }
 
-    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError> {
-        self.with(|sessions| Some(found(sessions, id)?.head.spec.strategy.clone()))
+    async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
+        self.with(|sessions| Some(Arc::new(found(sessions, id)?.head.clone())))
+    }
+
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError> {
+        self.with(|sessions| {
+            let nodes = found(sessions, id).map(|session| session.nodes.iter().skip(from).take(count));
+            nodes.into_iter().flatten().cloned().collect()
+        })
+    }
+
+    async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {
+        self.with(|sessions| {
+            let session = found(sessions, id)?;
+            let waits_for = progress::waits_for(&session.head, session.batch());
+            let beside = Beside { deletion_ordered: false, waits_for, expected_end: None, now: NOW };
+            Some(Progress::of(&session.head, beside))
+        })
+    }
+
+    async fn events(
+        &self,
+        id: UpgradeId,
+        after: u64,
+        count: usize,
+    ) -> Result<Option<Vec<Entry>>, ServiceError> {
+        let entries = self.entries.lock().unwrap().clone();
+        self.with(|sessions| {
+            found(sessions, id)?;
+            Some(entries.into_iter().filter(|entry| entry.number > after).take(count).collect())
+        })
+    }
+
+    async fn follow(&self, id: UpgradeId, after: u64) -> Result<Option<Box<dyn Follow>>, ServiceError> {
+        let Some(entries) = self.events(id, after, usize::MAX).await? else { return Ok(None) };
+        // One at a time, with a pause in between.
+        let mut news: VecDeque<News> =
+            entries.into_iter().flat_map(|entry| [News::Entries(vec![entry]), News::Nothing]).collect();
+        news.pop_back();
+        news.push_back(self.end.lock().unwrap().clone().unwrap_or(News::Stopping));
+        Ok(Some(Box::new(Told(news))))
+    }
+}
+
+struct Told(VecDeque<News>);
+
+#[async_trait]
+impl Follow for Told {
+    async fn next(&mut self, _: Duration) -> Result<News, ServiceError> {
+        Ok(self.0.pop_front().unwrap())
     }
 }
 
@@ -132,9 +243,39 @@ impl Api {
 
     /// The same at a site of its own.
     pub(crate) fn of(site: Site) -> Self {
+        Api::with(site, ApiLimits::default())
+    }
+
+    /// The same with limits of its own.
+    pub(crate) fn with(site: Site, limits: ApiLimits) -> Self {
         let memory = Arc::new(Memory::default());
         let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
-        Api { router: router(sessions, site, ApiLimits::default()), memory }
+        Api { router: router(sessions, site, limits), memory }
+    }
+
+    /// Sends a request, and reads nothing of the answer's body.
+    pub(crate) fn open(&self, request: Request<Body>) -> axum::response::Response {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.router.clone().oneshot(request)).unwrap()
+    }
+
+    /// Adds the session of the examples; its id.
+    pub(crate) fn add_example(&self) -> String {
+        let (session, entries) = session_of_examples();
+        let id = session.head.id.to_string();
+        self.memory.sessions.lock().unwrap().push(session);
+        *self.memory.entries.lock().unwrap() = entries;
+        id
+    }
+
+    /// Changes the session that was added last.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Session)) {
+        change(self.memory.sessions.lock().unwrap().last_mut().unwrap());
+    }
+
+    /// How streams end.
+    pub(crate) fn end_streams(&self, end: News) {
+        *self.memory.end.lock().unwrap() = Some(end);
     }
 
     /// From now on the service fails.

@@ -68,6 +68,9 @@ impl Machine<'_> {
     fn begin_again(&mut self, nodes: &[usize], change: impl Fn(&mut Node)) {
         for &i in nodes {
             self.change(i, |node| {
+                if let NodeState::Failed(failure) = &node.state {
+                    node.failure_before = Some(failure.clone());
+                }
                 node.state = NodeState::Pending;
                 node.step = None;
                 node.holder = crate::model::Holder::Us;
@@ -90,7 +93,7 @@ impl Machine<'_> {
 
 fn is_retried(node: &Node, retries: u32) -> bool {
     let of_boot = matches!(&node.state, NodeState::Failed(failure) if failure.is_of_boot());
-    of_boot && node.attempt < retries && node.is_settled()
+    of_boot && node.attempt < retries
 }
 
 impl Session {

@@ -65,12 +65,15 @@ impl Machine<'_> {
 
     /// Pauses when more nodes failed than may, before another one is touched.
     pub(super) fn pause_when_too_many_failed(&mut self) {
-        let head = &self.s.head;
+        let head = &mut self.s.head;
+        // What was tried again and failed again counts anew.
+        if head.accepted > head.counts.failed {
+            head.accepted = head.counts.failed;
+            self.events.push(Event::Head);
+        }
         let Some(limit) = head.spec.strategy.max_failed else { return };
         let max = limit.at_most(self.s.nodes.len());
-        // What was tried again and failed again counts anew.
-        let accepted = head.accepted.min(head.counts.failed);
-        let failed = head.counts.failed - accepted;
+        let failed = head.counts.failed - head.accepted;
         if head.pause.is_none() && failed > max {
             self.pause(PauseReason::MaxFailed { failed, max });
         }
@@ -81,7 +84,9 @@ impl Machine<'_> {
         let head = &self.s.head;
         let Some(limit) = head.spec.strategy.max_failed_step else { return };
         let max = limit.at_most(head.batch.len());
-        if head.pause.is_none() && head.deletion.is_none() && failed > max {
+        // With no node left there is nothing to keep from being touched.
+        let keeps = head.pause.is_none() && head.deletion.is_none() && self.s.has_more_to_do();
+        if failed > max && keeps {
             self.pause(PauseReason::MaxFailedStep { failed, max });
         }
     }

@@ -77,11 +77,13 @@ impl Machine<'_> {
                     known.jobs = None;
                 }
                 self.note_drained();
-                // A node that we are not allowed to resume does not come back, and is not to blame.
+                // A node that we are not allowed to resume does not come back, and is not to blame. Nor is one that
+                // cannot be checked; but nobody waits for ever for a check of a session that is to go.
                 let troubles = &self.s.known.troubles;
+                let unchecked = troubles.contains_key(&Kind::Check) && self.s.head.deletion.is_none();
                 if self.s.head.stage == Stage::WlmWaiting
                     && !troubles.contains_key(&Kind::Resume)
-                    && !troubles.contains_key(&Kind::Check)
+                    && !unchecked
                     && !self.s.head.batch.iter().any(|&i| self.s.is_being_checked(i))
                 {
                     self.note_waited(at);

@@ -1,5 +1,7 @@
 //! Draining nodes whose jobs take longer than they may.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{Machine, messages};
 use crate::model::{Failure, Holder, HoldingJob, NodeState, Session};
 use crate::names::NodeName;
@@ -43,6 +45,7 @@ impl Machine<'_> {
                 for &i in &first {
                     self.change(i, |node| {
                         node.owed.resuming = node.holder == Holder::Us;
+                        node.job = None;
                         node.state = NodeState::Deferred;
                         node.deferred = true;
                     });
@@ -64,6 +67,7 @@ impl Machine<'_> {
     /// Takes note of which jobs these nodes wait for.
     pub(super) fn note_jobs(&mut self, asked: &[NodeName], jobs: &[Job]) {
         let holding = holding(jobs);
+        let asked: HashSet<&NodeName> = asked.iter().collect();
         for i in self.s.batch_in(|state| *state == NodeState::Draining) {
             let node = &self.s.nodes[i];
             let Some(name) = node.name.as_ref().filter(|name| asked.contains(name)) else { continue };
@@ -77,8 +81,8 @@ impl Machine<'_> {
 }
 
 /// Of the jobs on each node, the one that is expected to end last.
-pub(crate) fn holding(jobs: &[Job]) -> std::collections::HashMap<NodeName, HoldingJob> {
-    let mut holding: std::collections::HashMap<NodeName, HoldingJob> = std::collections::HashMap::new();
+pub(crate) fn holding(jobs: &[Job]) -> HashMap<NodeName, HoldingJob> {
+    let mut holding: HashMap<NodeName, HoldingJob> = HashMap::new();
     // One without an end ends last.
     let key = |job: &HoldingJob| (job.end.is_none(), job.end);
     for job in jobs {
@@ -126,7 +130,7 @@ impl Session {
 
     /// The jobs to be ended so that late nodes become quiet; `None` until they were looked at lately.
     pub(super) fn jobs_to_end(&self, late: &[usize], now: Time) -> Option<Vec<String>> {
-        let names: Vec<&NodeName> = late.iter().filter_map(|&i| self.nodes[i].name.as_ref()).collect();
+        let names: HashSet<&NodeName> = late.iter().filter_map(|&i| self.nodes[i].name.as_ref()).collect();
         let jobs = self.known.jobs.as_ref()?;
         let fresh = jobs.at >= now - self.limits.last_look_ms;
         if !fresh || !names.iter().all(|name| jobs.asked.contains(*name)) {
@@ -135,7 +139,7 @@ impl Session {
         // One that is ending holds its nodes for a while yet.
         let pause = self.limits.poll_ms.saturating_mul(ENDING_POLLS);
         let asked = |job: &Job| self.known.ended_jobs.get(&job.id).is_some_and(|at| now.since(*at) < pause);
-        let holds = |job: &&Job| job.nodes.iter().any(|name| names.contains(&name)) && !asked(job);
+        let holds = |job: &&Job| job.nodes.iter().any(|name| names.contains(name)) && !asked(job);
         Some(jobs.jobs.iter().filter(holds).map(|job| job.id.clone()).collect())
     }
 }

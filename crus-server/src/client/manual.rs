@@ -7,7 +7,7 @@ use clap::{Args, Command, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use super::error::ClientError;
-use super::output::print;
+use super::output::print_all;
 
 /// The shells that can complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,7 +44,7 @@ pub(crate) fn completions(shell: Completes, command: &Command) -> Result<u8, Cli
     let mut command = Command::new("crus").version(version).disable_help_subcommand(true).subcommands(shown);
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "crus", &mut script);
-    print(&String::from_utf8_lossy(&script)).map(|()| super::exit::OK)
+    print_all(&String::from_utf8_lossy(&script)).map(|()| super::exit::OK)
 }
 
 /// Prints a manual page, or writes all of them.
@@ -68,7 +68,7 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> Result<u8, ClientError> {
         })?;
     }
     let text = render(page).map_err(|error| ClientError::output(&error))?;
-    print(&text).map(|()| super::exit::OK)
+    print_all(&text).map(|()| super::exit::OK)
 }
 
 fn write(command: &Command, folder: &Path) -> io::Result<()> {

@@ -47,7 +47,7 @@ impl Output {
             Format::Json => pretty(answer)?,
             Format::Toml => to_toml(answer)?,
         };
-        print(&text)
+        print_all(&text)
     }
 
     /// A table, as wide as it must be, or as the terminal is.
@@ -79,6 +79,11 @@ pub(crate) fn print(text: &str) -> Result<(), ClientError> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| ClientError::output(&error))
+}
+
+/// The same where what was asked for is done by now: that nobody reads on (`… | head`) is no failure.
+pub(crate) fn print_all(text: &str) -> Result<(), ClientError> {
+    print(text).or_else(|error| if error.is_quiet() { Ok(()) } else { Err(error) })
 }
 
 /// Says something beside the output. When nobody listens, nothing is lost.

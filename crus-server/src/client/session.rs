@@ -124,6 +124,8 @@ pub(crate) async fn run_plan(args: PlanArgs) -> Result<u8, ClientError> {
 
 fn connect(connection: &Connection) -> Result<(Arc<Api>, Output), ClientError> {
     let profile = Profile::read(connection, |name| std::env::var_os(name))?;
+    // Read anew for each request; what is wrong with it now is a matter of the configuration.
+    profile.token.header()?;
     let api = Api::new(profile, Duration::from_secs(connection.timeout_s))?;
     Ok((Arc::new(api), Output::new(connection.format)))
 }
@@ -139,9 +141,8 @@ fn body(upgrade: &UpgradeArgs) -> Result<Value, ClientError> {
         "workload_manager_type": upgrade.workload_manager_type,
     });
     let strategy = upgrade.strategy.read()?;
-    if !strategy.is_default() {
-        body["strategy"] = serde_json::to_value(strategy)
-            .map_err(|error| ClientError::failed(format!("failed to write the strategy: {error}")))?;
+    if !strategy.is_empty() {
+        body["strategy"] = Value::Object(strategy);
     }
     Ok(body)
 }
@@ -311,7 +312,9 @@ fn description(
         None => lines.push(("State", session.state.clone())),
         Some(progress) => {
             lines.push(("State", standing(progress)));
-            lines.push(("Nodes", format!("{} ({:.0} % done)", progress.counts, progress.percent)));
+            let counts = format!("{} ({:.0} % done)", progress.counts, progress.percent);
+            let counts = if progress.total == 0 { "not known yet".to_owned() } else { counts };
+            lines.push(("Nodes", counts));
             lines.push(("Elapsed", time::duration(progress.elapsed_s)));
             let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
             lines.push(("Expected end", expected.unwrap_or_default()));

@@ -19,6 +19,8 @@ use super::profile::{Profile, TokenSource};
 use super::sse::{Parser, SentEvent};
 use super::strategy_args::flag;
 
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may be, in bytes: a page of nodes or all sessions take far less.
@@ -119,11 +121,11 @@ impl Api {
     }
 
     pub(crate) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, CallError> {
-        self.call(self.request(Method::GET, path)?.query(query)).await
+        self.call(self.request(Method::GET, path, JSON)?.query(query)).await
     }
 
     pub(crate) async fn post(&self, path: &[&str], body: Option<&Value>) -> Result<Value, CallError> {
-        let request = self.request(Method::POST, path)?;
+        let request = self.request(Method::POST, path, JSON)?;
         self.call(match body {
             Some(body) => request.json(body),
             None => request,
@@ -132,13 +134,12 @@ impl Api {
     }
 
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<Value, CallError> {
-        self.call(self.request(Method::DELETE, path)?).await
+        self.call(self.request(Method::DELETE, path, JSON)?).await
     }
 
     /// The events of a session that come after the one of this number, as they happen.
     pub(crate) async fn events(&self, id: &str, after: u64) -> Result<Events, CallError> {
-        let mut request =
-            self.request(Method::GET, &["session", id, "events"])?.header(ACCEPT, "text/event-stream");
+        let mut request = self.request(Method::GET, &["session", id, "events"], EVENTS)?;
         if after > 0 {
             request = request.header(HeaderName::from_static("last-event-id"), after.to_string());
         }
@@ -146,7 +147,7 @@ impl Api {
         let response = tokio::time::timeout(self.timeout, request.send()).await;
         let response = response.map_err(|_| self.slow())?.map_err(|error| self.failed(&error))?;
         let kind = content_type(&response);
-        if response.status().is_success() && kind != "text/event-stream" {
+        if response.status().is_success() && kind != EVENTS {
             return Err(self.foreign(response.status(), &kind));
         }
         if !response.status().is_success() {
@@ -156,13 +157,13 @@ impl Api {
     }
 
     /// A request for what is at these segments below the root.
-    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, CallError> {
+    fn request(&self, method: Method, path: &[&str], accept: &str) -> Result<RequestBuilder, CallError> {
         let mut url = self.profile.url.clone();
         // Fails only for URLs that are no base, and http ones always are.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let request = self.client.request(method, url).header(ACCEPT, "application/json");
+        let request = self.client.request(method, url).header(ACCEPT, accept);
         let token = self.profile.token.header().map_err(|error| CallError::lasting(error.to_string()))?;
         Ok(match token {
             Some(token) => request.header(AUTHORIZATION, token),
@@ -305,7 +306,7 @@ impl Api {
             }
             _ if problem.is_none() => return self.foreign(status, &kind),
             StatusCode::NOT_FOUND => format!("{url} does not have it (404){said}"),
-            StatusCode::CONFLICT => format!("not done{said}"),
+            StatusCode::CONFLICT => format!("refused (409){said}"),
             _ => format!("{url} failed to do it ({code}){said}"),
         };
         // What an HTML page of a gateway says is not here is no session.

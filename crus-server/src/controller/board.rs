@@ -4,15 +4,15 @@
 //! A session that is run here tells of itself; of one that another replica runs, or that is done, the store tells.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crus_api::{SessionState, SessionStatus};
-use crus_core::Time;
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
 use crus_core::model::{Head, Message, Session, Summary, UpgradeId};
-use tokio::sync::Notify;
+use crus_core::{Time, history, progress};
+use tokio::sync::{Notify, watch};
 
 use super::Retention;
 
@@ -22,7 +22,44 @@ pub(super) struct Turn(u64);
 
 /// All sessions of the service.
 #[derive(Debug, Default)]
-pub(super) struct Board(Mutex<BTreeMap<UpgradeId, Entry>>);
+pub(super) struct Board {
+    entries: Mutex<BTreeMap<UpgradeId, Entry>>,
+    /// Told whenever something is otherwise for one who follows a session, of whichever.
+    changed: watch::Sender<()>,
+}
+
+/// How many entries of a history are kept of a session that is about to be removed.
+const TAIL: usize = 32;
+
+/// What happened last in a session whose deletion was ordered: the store forgets it with the session, and who follows it may
+/// not have read it by then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tail(Arc<Mutex<VecDeque<history::Entry>>>);
+
+impl Tail {
+    fn add(&self, entry: &history::Entry) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() == TAIL {
+            entries.pop_front();
+        }
+        entries.push_back(entry.clone());
+    }
+
+    /// The entries after the one of this number.
+    pub(super) fn after(&self, number: u64) -> Vec<history::Entry> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().filter(|entry| entry.number > number).cloned().collect()
+    }
+}
+
+/// How a session stands.
+#[derive(Debug)]
+pub(super) struct Outlook {
+    pub(super) head: Arc<Head>,
+    pub(super) deletion_ordered: bool,
+    /// What it waits for, in words; `None` when that is not known here.
+    pub(super) waits_for: Option<Option<String>>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -41,6 +78,9 @@ struct Entry {
     /// How often it began to run here. What was read before that is old.
     turns: u64,
     wake: Arc<Notify>,
+    /// What it waits for, in words, while it runs here.
+    waits_for: Option<Option<String>>,
+    tail: Tail,
 }
 
 impl Entry {
@@ -55,6 +95,8 @@ impl Entry {
             again: false,
             turns: 0,
             wake: Arc::default(),
+            waits_for: None,
+            tail: Tail::default(),
         }
     }
 
@@ -105,7 +147,33 @@ impl Board {
         entry.command(latest_of(summary));
         if !entry.running && Turn(entry.turns) == turn {
             entry.tell(&summary.head, &summary.messages);
+            entry.waits_for = None;
         }
+        self.tell_changed();
+    }
+
+    /// To be told whenever something may be otherwise for one who follows a session.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Something may be.
+    pub(super) fn tell_changed(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// How one session stands.
+    pub(super) fn outlook(&self, id: UpgradeId) -> Option<Outlook> {
+        self.lock().get(&id).map(|entry| Outlook {
+            head: Arc::clone(&entry.head),
+            deletion_ordered: entry.deletion_ordered,
+            waits_for: entry.waits_for.clone(),
+        })
+    }
+
+    /// What happens at the end of a session, as far as it runs here.
+    pub(super) fn tail(&self, id: UpgradeId) -> Option<Tail> {
+        self.lock().get(&id).map(|entry| entry.tail.clone())
     }
 
     /// To be asked before the store is asked about a session. `None` while it runs here: nothing need be asked.
@@ -119,6 +187,7 @@ impl Board {
     /// Forgets the sessions that the store does not hold any more, but for those that run here.
     pub(super) fn keep(&self, stored: &BTreeSet<UpgradeId>) {
         self.lock().retain(|id, entry| entry.running || stored.contains(id));
+        self.tell_changed();
     }
 
     /// All answers, in the order of creation.
@@ -221,6 +290,7 @@ impl Board {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(&id) else { return true };
         entry.running = std::mem::take(&mut entry.again);
+        entry.waits_for = None;
         !entry.running
     }
 
@@ -232,6 +302,7 @@ impl Board {
     /// Takes in that the session is gone.
     pub(super) fn remove(&self, id: UpgradeId) {
         self.lock().remove(&id);
+        self.tell_changed();
     }
 
     /// Takes in that the session is gone, unless it runs here: then it finds out by itself.
@@ -240,6 +311,7 @@ impl Board {
         if entries.get(&id).is_some_and(|entry| !entry.running) {
             entries.remove(&id);
         }
+        self.tell_changed();
     }
 
     /// The finished sessions that are not to be kept any longer.
@@ -259,12 +331,32 @@ impl Board {
     pub(super) fn update(&self, session: &Session) {
         if let Some(entry) = self.lock().get_mut(&session.head.id) {
             entry.tell(&session.head, &session.messages);
+            entry.waits_for = Some(progress::waits_for(&session.head, session.batch()));
+        }
+        self.tell_changed();
+    }
+
+    /// Takes in how single nodes of a session that runs here changed.
+    fn update_nodes(&self, session: &Session) {
+        if let Some(entry) = self.lock().get_mut(&session.head.id) {
+            entry.waits_for = Some(progress::waits_for(&session.head, session.batch()));
+        }
+    }
+
+    /// Keeps what happens in a session that is about to be removed.
+    fn keep_tail(&self, id: UpgradeId, events: &[Event]) {
+        let tail =
+            self.lock().get(&id).filter(|entry| entry.deletion_ordered).map(|entry| entry.tail.clone());
+        for event in events {
+            if let (Event::Entry(entry), Some(tail)) = (event, &tail) {
+                tail.add(entry);
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<UpgradeId, Entry>> {
         // Every change leaves the map whole, whoever panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -284,9 +376,12 @@ fn status(head: &Head, messages: &[Message], deletion_ordered: bool) -> SessionS
 
 impl Observer for Board {
     fn changed(&self, session: &Session, events: &[Event]) {
+        self.keep_tail(session.head.id, events);
         // The answer does not show single nodes.
         if events.iter().any(|event| !matches!(event, Event::Node(_))) {
             self.update(session);
+        } else {
+            self.update_nodes(session);
         }
     }
 }

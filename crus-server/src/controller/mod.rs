@@ -15,21 +15,25 @@
 mod board;
 mod follower;
 mod runner;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crus_api::service::Follow;
+use crus_api::views::Progress;
 use crus_api::{ServiceError, SessionStatus, Sessions};
-use crus_core::Strategy;
 use crus_core::commands;
 use crus_core::driver::Ports;
-use crus_core::model::{Command, Head, Limits, Session, Spec, Summary, UpgradeId};
-use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
+use crus_core::history::Entry;
+use crus_core::model::{Command, Head, Limits, Node, Session, Spec, Summary, UpgradeId};
+use crus_core::ports::{Bos, Checks, Clock, Hsm, SessionStore, StoreError, Wlm};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
 
 use board::Board;
+use views::Following;
 
 /// What sessions need of the outside.
 #[derive(Clone)]
@@ -44,6 +48,8 @@ pub struct Outside {
     pub store: Arc<dyn SessionStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Programs that judge a node before it returns to service.
+    pub checks: Arc<dyn Checks>,
 }
 
 /// How many sessions there may be, and for how long those that are done are kept.
@@ -104,8 +110,8 @@ impl Controller {
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
         let board = Arc::<Board>::default();
-        let Outside { hsm, bos, wlm, store, clock } = outside;
-        let ports = Ports { hsm, bos, wlm, store, clock, checks: Arc::new(()), observer: board.clone() };
+        let Outside { hsm, bos, wlm, store, clock, checks } = outside;
+        let ports = Ports { hsm, bos, wlm, store, clock, checks, observer: board.clone() };
         let (to_follower, asked) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let shared = Arc::new(Shared { ports, limits, retention, board, stop, to_follower });
@@ -116,6 +122,8 @@ impl Controller {
     /// Stops every task after the call it is in, waiting at most `patience`. Returns whether all have ended.
     pub async fn shutdown(&self, patience: Duration) -> bool {
         self.shared.stop.send_replace(true);
+        // Who follows a session for a client looks whether to stop.
+        self.shared.board.tell_changed();
         tokio::time::timeout(patience, self.shared.stop.closed()).await.is_ok()
     }
 
@@ -202,14 +210,6 @@ impl Shared {
     async fn stored(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         Ok(self.ports.store.summary(id).await?.as_ref().map(board::status_of))
     }
-
-    /// The head of a session, as the board has it, or else the store.
-    async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
-        match self.board.head(id) {
-            Some(head) => Ok(Some(head)),
-            None => Ok(self.ports.store.summary(id).await?.map(|summary| Arc::new(summary.head))),
-        }
-    }
 }
 
 #[async_trait::async_trait]
@@ -241,7 +241,29 @@ impl Sessions for Controller {
         self.to_the_end(Arc::clone(&self.shared).command(id, command)).await
     }
 
-    async fn strategy(&self, id: UpgradeId) -> Result<Option<Strategy>, ServiceError> {
-        Ok(self.shared.head(id).await?.map(|head| head.spec.strategy.clone()))
+    async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
+        self.shared.head(id).await
+    }
+
+    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError> {
+        Ok(self.shared.ports.store.nodes(id, from, count).await?)
+    }
+
+    async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {
+        self.shared.progress(id).await
+    }
+
+    async fn events(
+        &self,
+        id: UpgradeId,
+        after: u64,
+        count: usize,
+    ) -> Result<Option<Vec<Entry>>, ServiceError> {
+        self.shared.events(id, after, count).await
+    }
+
+    async fn follow(&self, id: UpgradeId, after: u64) -> Result<Option<Box<dyn Follow>>, ServiceError> {
+        let following = Following::new(self.clone(), id, after).await?;
+        Ok(following.map(|following| Box::new(following) as Box<dyn Follow>))
     }
 }

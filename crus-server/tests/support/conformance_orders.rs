@@ -3,7 +3,7 @@
 use crus_core::history::{ENTRIES_MAX, Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command, Phase, Session, Stage, UpgradeId};
-use crus_core::ports::{Change, Revision, SessionStore};
+use crus_core::ports::{Change, Revision, SessionStore, StoreError};
 use crus_core::{Time, Xname};
 
 use super::{end, freeze, in_time, load, next, said, session, session_apart};
@@ -15,6 +15,7 @@ pub(crate) async fn conforms(store: &dyn SessionStore) {
     keeps_a_history(store).await;
     keeps_the_latest_entries_alone(store).await;
     gives_a_session_that_begins_anew_the_last_place(store).await;
+    notes_what_was_delivered(store).await;
     removes_orders_and_history_with_the_session(store).await;
 }
 
@@ -231,6 +232,26 @@ async fn gives_a_session_that_begins_anew_the_last_place(store: &dyn SessionStor
     }
 }
 
+async fn notes_what_was_delivered(store: &dyn SessionStore) {
+    let mut session = session();
+    let id = session.head.id;
+    assert_eq!(store.delivered(id).await, Ok(None), "there is no such session");
+    let created = store.create(&session).await.unwrap();
+    assert!(store.own(id).await.unwrap());
+    assert_eq!(store.delivered(id).await, Ok(None));
+    for number in [0, 17, 12_345] {
+        store.set_delivered(id, number).await.unwrap();
+        assert_eq!(store.delivered(id).await, Ok(Some(number)));
+    }
+    session.head.step = 1;
+    store.save(&session, &[Event::Head], created).await.expect("it does not disturb who runs the session");
+    assert_eq!(store.delivered(id).await, Ok(Some(12_345)));
+    store.remove(id).await.unwrap();
+    assert_eq!(store.delivered(id).await, Ok(None));
+    assert_eq!(store.set_delivered(id, 1).await, Err(StoreError::NotOwner(id)));
+    assert_eq!(store.delivered(id).await, Ok(None), "it does not come back");
+}
+
 async fn removes_orders_and_history_with_the_session(store: &dyn SessionStore) {
     let mut removed = session();
     freeze(&mut removed, 5);
@@ -324,8 +345,11 @@ async fn keeps_commands_when_another_takes_over(one: &dyn SessionStore, two: &dy
     let first = one.command(id, Command::Pause).await.unwrap().unwrap();
     let second = two.command(id, Command::Resume).await.unwrap().unwrap();
     let revision = take_in(one, &mut session, first, revision).await;
+    one.set_delivered(id, 7).await.unwrap();
+    assert_eq!(two.set_delivered(id, 8).await, Err(StoreError::NotOwner(id)), "the owner does that");
     one.disown(id).await.unwrap();
     assert!(two.own(id).await.unwrap());
+    assert_eq!(two.delivered(id).await, Ok(Some(7)));
     assert_eq!(load(two, id).await.0.head.commands, first);
     assert_eq!(two.commands(id).await, Ok(vec![(second, Command::Resume)]));
     take_in(two, &mut session, second, revision).await;

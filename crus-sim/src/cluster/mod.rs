@@ -37,6 +37,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crus_core::check::{By, Fact, What};
+use crus_core::wlm::Partition;
 use crus_core::{NodeName, Time, Xname};
 use serde::{Deserialize, Serialize};
 
@@ -256,6 +257,14 @@ impl Cluster {
             let Some(&ix) = self.by_name.get(name) else { continue };
             let looked = &mut self.node_mut(ix).looked;
             *(if of_jobs { &mut looked.jobs } else { &mut looked.node }) = Some(at);
+        }
+    }
+
+    /// Somebody was told the truth about these partitions.
+    pub(crate) fn told_partitions(&mut self, partitions: &[Partition]) {
+        for Partition { name, total, in_service } in partitions {
+            let in_service = in_service.iter().filter_map(|name| self.xname_of(name)).collect();
+            self.tell(What::PartitionLooked { partition: name.clone(), total: *total, in_service });
         }
     }
 

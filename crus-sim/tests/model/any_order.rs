@@ -132,6 +132,7 @@ fn check(cluster: &mut Cluster, told: &mut Told) {
             What::PowerCut { .. }
             | What::JobKilled { .. }
             | What::JobEnded { .. }
+            | What::PartitionLooked { .. }
             | What::RebootAsked { .. }
             | What::PowerLost { .. } => {}
         }

@@ -151,3 +151,16 @@ async fn chance_follows_the_seed() {
     assert_eq!(first, outcome(1).await);
     assert_ne!(first, outcome(2).await);
 }
+
+#[tokio::test]
+async fn partitions_may_be_told_as_they_were_but_for_what_one_did_oneself() {
+    let plan = Plan::none().at("partitions", 2, Fault::Stale).at("partitions", 3, Fault::Stale);
+    let (cluster, faulty, _) = wlm(plan);
+    let asked = ["batch".parse().unwrap(), "nope".parse().unwrap()];
+    let before = faulty.partitions(&asked).await.unwrap();
+    assert_eq!((before.len(), before[0].in_service.len()), (1, 8));
+    lock(&cluster).set(1, &Update::drain("r"));
+    assert_eq!(faulty.partitions(&asked).await.unwrap(), before);
+    faulty.drain(&[name(2)], "r").await.unwrap();
+    assert_eq!(faulty.partitions(&asked).await.unwrap()[0].in_service.len(), 6);
+}

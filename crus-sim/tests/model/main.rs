@@ -4,6 +4,7 @@
 
 mod any_order;
 mod bos;
+mod checks;
 mod determinism;
 mod faults;
 mod hsm;

@@ -7,5 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod checks;
 mod orders;
+mod soak;
 mod support;

@@ -172,8 +172,8 @@ fn p7_deletion_leaves_nodes_that_were_to_be_tried_again_as_they_had_failed() {
             "queued" => {
                 world.command(id, Command::Resume).unwrap();
                 end(&mut world, id);
-                world.create(spec(1)).unwrap();
-                world.run_for(1_000).unwrap();
+                let second = world.create(spec(1)).unwrap();
+                order(&mut world, second, Command::Pause);
                 world.command(id, Command::Retry).unwrap();
             }
             _ => {

@@ -88,6 +88,10 @@ impl Keys {
         format!("{}{}", self.parts(id, kind), padded(position))
     }
 
+    pub(super) fn delivered(&self, id: UpgradeId) -> String {
+        format!("{}delivered", self.session(id))
+    }
+
     pub(super) fn pending(&self, id: UpgradeId) -> String {
         format!("{}pending", self.session(id))
     }

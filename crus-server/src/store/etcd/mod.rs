@@ -12,6 +12,7 @@
 //! | `sessions/ID/revision` | the name of the last save. The revision of etcd in which it was written is the session's [`Revision`] |
 //! | `sessions/ID/node/POSITION`, `…/message/POSITION` | one node or message |
 //! | `sessions/ID/history/PLACE` | one entry of the history: a ring |
+//! | `sessions/ID/delivered` | the number of the latest entry that was delivered to who wants to be told of it |
 //! | `sessions/ID/staged/NAME/node/POSITION`, … | many of them, as lines: parts of a save that is too large for one transaction |
 //! | `sessions/ID/pending` | the name of the staged set that counts, and is to be laid over the parts |
 //! | `live/heads/ID` | the head; the session exists while this does |
@@ -43,6 +44,7 @@
 mod changes;
 mod commands;
 mod connection;
+mod inspect;
 mod keys;
 mod opening;
 mod ownership;
@@ -67,6 +69,7 @@ use uuid::Uuid;
 
 use crate::settings::EtcdOptions;
 
+pub(super) use inspect::EtcdView;
 pub use opening::EtcdError;
 
 use changes::Watching;
@@ -324,6 +327,28 @@ impl SessionStore for EtcdStore {
 
     async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
         while_compacted!(self.table().history(id, after, count))
+    }
+
+    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
+        let read = Txn::new().and_then([TxnOp::get(self.keys().delivered(id), None)]);
+        let answer = self.table().txn("read what was delivered", read).await?;
+        let number = found(&answer).into_iter().flatten().next();
+        number.map(|kv| stored::decode("what was delivered", id, kv.value())).transpose()
+    }
+
+    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
+        let keys = self.keys();
+        let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(StoreError::NotOwner(id)) };
+        let when = [
+            Compare::version(keys.revision(id), CompareOp::Greater, 0),
+            Compare::lease(keys.owner(id), CompareOp::Equal, lease),
+        ];
+        let put = TxnOp::put(keys.delivered(id), number.to_string(), None);
+        let txn = Txn::new().when(when).and_then([put]);
+        match self.table().txn("note what was delivered", txn).await?.succeeded() {
+            true => Ok(()),
+            false => Err(StoreError::NotOwner(id)),
+        }
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {

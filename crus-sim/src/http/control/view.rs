@@ -109,6 +109,9 @@ pub(super) fn fact(fact: &Fact) -> Value {
         What::NodeChanged { xname, held, reason, in_service, .. } => json!({
             "what": "node-changed", "xname": xname, "held": held, "reason": reason, "in_service": in_service,
         }),
+        What::PartitionLooked { partition, total, in_service } => json!({
+            "what": "partition-looked", "partition": partition, "total": total, "in_service": xnames(in_service),
+        }),
         What::GroupChanged { label, added, removed } => json!({
             "what": "group-changed", "label": label, "added": xnames(added), "removed": xnames(removed),
         }),

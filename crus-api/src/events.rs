@@ -1,0 +1,175 @@
+//! What happened in a session: as a list, and as a stream of server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use crus_core::history::{Entry, Happening};
+use crus_core::{UpgradeId, messages};
+use futures_util::stream;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::service::{Follow, News};
+use crate::views::{CountsView, Stamp};
+
+/// Some entries of a history.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EventPage {
+    /// The entries, the oldest first.
+    pub events: Vec<Value>,
+    /// The number of the last of them: what to ask for next.
+    pub next: u64,
+}
+
+impl EventPage {
+    /// The entries after the one of number `after`.
+    pub fn of(entries: &[Entry], after: u64) -> Self {
+        let next = entries.last().map_or(after, |entry| entry.number);
+        EventPage { events: entries.iter().map(event).collect(), next }
+    }
+}
+
+/// An entry as it is shown: its kind, and what belongs to that.
+pub fn event(entry: &Entry) -> Value {
+    let mut value = match &entry.what {
+        Happening::Started { nodes } | Happening::Retried { nodes } => json!({ "nodes": nodes }),
+        Happening::Stage { stage } => json!({ "stage": stage }),
+        Happening::Nodes { state, failure, nodes } => {
+            let mut value = json!({ "nodes": nodes, "state": state });
+            if let Some(failure) = failure {
+                value["reason"] = json!(failure.to_string());
+            }
+            value
+        }
+        Happening::Message { text } => json!({ "text": text }),
+        Happening::Paused { why } => json!({ "reason": messages::paused(why) }),
+        Happening::Resumed | Happening::DeletionOrdered => json!({}),
+        Happening::StepDone { upgraded, failed } => json!({ "failed": failed, "upgraded": upgraded }),
+        Happening::Finished { counts } => json!({ "counts": CountsView::of(counts) }),
+    };
+    value["at"] = json!(Stamp(entry.at));
+    value["kind"] = json!(kind(&entry.what));
+    value["number"] = json!(entry.number);
+    value["step"] = json!(entry.step);
+    value
+}
+
+fn kind(what: &Happening) -> &'static str {
+    match what {
+        Happening::Started { .. } => "started",
+        Happening::Stage { .. } => "stage",
+        Happening::Nodes { .. } => "nodes",
+        Happening::Message { .. } => "message",
+        Happening::Paused { .. } => "paused",
+        Happening::Resumed => "resumed",
+        Happening::Retried { .. } => "retried",
+        Happening::DeletionOrdered => "deletion_ordered",
+        Happening::StepDone { .. } => "step_done",
+        Happening::Finished { .. } => "finished",
+    }
+}
+
+// ---- the stream -------------------------------------------------------------------------------------------
+
+/// How soon a client that lost its connection comes again.
+const COME_AGAIN_MS: u32 = 1000;
+
+/// How many streams there may be. Each holds a [`Place`].
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    limit: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Places {
+    pub(crate) fn new(limit: usize) -> Self {
+        Places { limit, taken: Arc::default() }
+    }
+
+    /// One of them; `Err` with their number when all are taken.
+    pub(crate) fn take(&self) -> Result<Place, usize> {
+        let more = |taken| (taken < self.limit).then_some(taken + 1);
+        match self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Place(Arc::clone(&self.taken))),
+            Err(_) => Err(self.limit),
+        }
+    }
+}
+
+/// A place that is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream of the events of one session.
+struct Stream {
+    id: UpgradeId,
+    follow: Box<dyn Follow>,
+    heartbeat: Duration,
+    /// The number of the latest entry that was sent.
+    sent: u64,
+    begun: bool,
+    ended: bool,
+    _place: Place,
+}
+
+/// The entries after the one of number `after`, then those to come, as they are asked for: nothing is kept for a client
+/// that does not read.
+pub(crate) fn body(
+    id: UpgradeId,
+    follow: Box<dyn Follow>,
+    after: u64,
+    heartbeat: Duration,
+    place: Place,
+) -> Body {
+    let stream = Stream { id, follow, heartbeat, sent: after, begun: false, ended: false, _place: place };
+    Body::from_stream(stream::unfold(stream, async |mut stream| {
+        let text = stream.next().await?;
+        Some((Ok::<_, Infallible>(text), stream))
+    }))
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<String> {
+        if self.ended {
+            return None;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some(format!("retry: {COME_AGAIN_MS}\n\n"));
+        }
+        match self.follow.next(self.heartbeat).await {
+            Ok(News::Entries(entries)) => Some(entries.iter().map(|entry| self.tell(entry)).collect()),
+            Ok(News::Nothing) => Some(": still here\n\n".to_owned()),
+            Ok(News::Deleted) => {
+                self.ended = true;
+                Some(format!("event: deleted\ndata: {}\n\n", json!({ "upgrade_id": self.id })))
+            }
+            Ok(News::Stopping) => None,
+            Err(error) => {
+                // The client comes again.
+                warn!(upgrade_id = %self.id, %error, "failed to follow a session for a client");
+                None
+            }
+        }
+    }
+
+    fn tell(&mut self, entry: &Entry) -> String {
+        let mut text = String::new();
+        let before = entry.number.saturating_sub(1);
+        if before > self.sent {
+            let gap = json!({ "from": self.sent + 1, "to": before });
+            text = format!("id: {before}\nevent: gap\ndata: {gap}\n\n");
+        }
+        self.sent = entry.number;
+        text + &format!("id: {}\nevent: {}\ndata: {}\n\n", entry.number, kind(&entry.what), event(entry))
+    }
+}
