@@ -116,7 +116,15 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
 async fn look_at(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> {
     let Some(turn) = shared.board.turn(id) else { return Ok(()) };
     match shared.ports.store.summary(id).await? {
-        Some(summary) => shared.board.take_in(&summary, turn),
+        Some(summary) => {
+            shared.board.take_in(&summary, turn);
+            if shared.webhook.is_some() && summary.head.is_done() {
+                let delivered = shared.ports.store.delivered(id).await?;
+                // Of one that nobody was ever told of nobody wants to be told now.
+                let undelivered = delivered.is_some_and(|number| number < summary.head.entries);
+                shared.board.undelivered(id, undelivered);
+            }
+        }
         None => shared.board.forget(id),
     }
     Ok(())
@@ -184,7 +192,7 @@ async fn remove_outdated(shared: &Arc<Shared>) {
     for id in shared.board.outdated(&shared.retention, shared.ports.clock.now()) {
         match shared.ports.store.remove(id).await {
             Ok(()) => {
-                shared.board.forget(id);
+                shared.board.remove(id);
                 runner::span(id)
                     .in_scope(|| info!("finished session removed, as it is not to be kept longer"));
             }
