@@ -102,7 +102,8 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
             runner::take_up(shared, id);
         }
         Change::Unowned(id) => {
-            if shared.board.get(id).is_none() {
+            // Whoever ran it may have delivered the rest of it since this was last looked at.
+            if shared.board.get(id).is_none() || shared.webhook.is_some() {
                 look_at(shared, id).await?;
             }
             runner::take_up(shared, id);
