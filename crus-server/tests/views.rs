@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/simulated.rs"]
 mod simulated;
+#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::sync::{Arc, Mutex};
@@ -170,6 +171,8 @@ async fn nodes_show_the_job_that_they_wait_for_and_progress_says_so() {
     let waits = progress(&service, &path).await;
     assert_eq!(waits["waits_for"], "the jobs on nid000001 and 1 more", "{waits}");
     assert_eq!((&waits["stage"], &waits["total"]), (&json!("QUIESCING"), &json!(6)));
+    let [low, high] = ["low", "high"].map(|end| waits["expected_end"][end].as_str().unwrap());
+    assert!(low < high, "{waits}");
     assert!(site.live.with(|cluster| cluster.end_job(17)));
 
     let mut percent = 0;
@@ -183,6 +186,7 @@ async fn nodes_show_the_job_that_they_wait_for_and_progress_says_so() {
     assert_eq!(percent, 100);
     let done = progress(&service, &path).await;
     assert_eq!((&done["counts"]["upgraded"], &done["waits_for"]), (&json!(6), &Value::Null));
+    assert_eq!(done["expected_end"], Value::Null);
     let boots = &done["boot_s"];
     let [least, average, most] = ["least", "average", "most"].map(|of| boots[of].as_f64().unwrap());
     assert!(0.0 < least && least <= average && average <= most, "{boots}");
