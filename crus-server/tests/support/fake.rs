@@ -33,6 +33,8 @@ pub(crate) struct Held {
     pub(crate) instead: Option<Instead>,
     /// Knows the paths of the original alone.
     pub(crate) is_original: bool,
+    /// Sends all events anew to whoever comes again.
+    pub(crate) is_forgetful: bool,
     /// Answers nothing.
     pub(crate) is_silent: bool,
     /// What it was asked.
@@ -211,6 +213,7 @@ async fn answer(
                 }
                 ("GET", ["events"]) if header("accept").as_deref() == Some("text/event-stream") => {
                     let after = header("last-event-id").map_or(0, |id| id.parse().unwrap());
+                    let after = if now.is_forgetful { 0 } else { after };
                     drop(now);
                     stream(held, after)
                 }
