@@ -19,6 +19,7 @@ use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Stage};
+use crus_core::plan::{self, Experience, Sources};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
@@ -240,6 +241,16 @@ impl World {
         let driver = Driver::new(session, revision, self.ports.clone());
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(id)
+    }
+
+    /// Plans an upgrade, as `POST /plan` does.
+    ///
+    /// # Errors
+    /// When a port does not answer at once.
+    pub fn plan(&self, spec: Spec, experience: Experience) -> Result<plan::Plan, Stuck> {
+        let Ports { hsm, bos, wlm, clock, .. } = &self.ports;
+        let sources = Sources { hsm: &**hsm, bos: &**bos, wlm: &**wlm, clock: &**clock };
+        at_once(plan::plan(sources, spec, self.limits.clone(), experience))
     }
 
     /// Orders a session's deletion, as `DELETE /session/{id}` does.
