@@ -107,6 +107,7 @@ impl Service {
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
         let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;
+        controller.limit_plans(Duration::from_millis(config.request_timeout_ms) * 2 / 3);
         let limits = HttpLimits {
             max_connections: config.max_connections,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
