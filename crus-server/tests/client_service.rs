@@ -222,3 +222,38 @@ async fn what_the_service_finds_wrong_is_named_by_the_options() {
     }
     assert_eq!(answer(&service.url, &["session", "list"]).await, json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_looked_into_once_no_service_has_it_open() {
+    let cluster = Simulated::start(simulated::nodes(3), 6, SPEED).await;
+    let service = Service::start(cluster.serve());
+    let url = service.url.clone();
+    let created = answer(&url, &create(&["--upgrade-step-size", "3"])).await;
+    let store = cluster.store();
+    let look = async |verb: &str| ask(&url, &["store", verb, "--store", store.to_str().unwrap()]).await;
+    let (code, out, err) = look("dump").await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("a service has it open; stop the service first"), "{err}");
+    service.kill();
+    let (code, out, err) = look("dump").await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[1]["id"], created["upgrade_id"]);
+    assert_eq!(lines.last().unwrap(), &json!({ "type": "end", "lines": lines.len() - 1 }));
+    let sound = look("check").await;
+    assert_eq!((sound.0, sound.2.as_str()), (0, ""));
+    assert!(
+        sound.1.starts_with("1 sessions with ") && sound.1.ends_with(": nothing is wrong\n"),
+        "{}",
+        sound.1
+    );
+    std::fs::write(&store, "no store").unwrap();
+    let (code, out, err) = look("check").await;
+    assert_eq!(code, 3, "{out}{err}");
+    assert!(out.contains("is no store, or is damaged"), "{out}");
+    assert!(err.contains("1 things are wrong; keep a copy"), "{err}");
+    std::fs::remove_file(&store).unwrap();
+    let (code, _, err) = look("check").await;
+    assert_eq!(code, 1);
+    assert!(err.contains("there is no such file; name the right one with --store"), "{err}");
+}

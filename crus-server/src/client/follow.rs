@@ -63,7 +63,7 @@ impl Follower {
                 // A service that ends each stream at once is not asked without pause.
                 tokio::time::sleep(PAUSE_FIRST).await;
             }
-            Err(why) => self.lost(format!("the connection to {} broke ({why})", self.api.url())).await?,
+            Err(why) => self.lost(format!("the connection to {} broke{why}", self.api.url())).await?,
         }
         Some(())
     }
@@ -115,7 +115,7 @@ impl Follower {
                 Err(why) => return Some(Err(why)),
             };
             let Ok(mut raw) = serde_json::from_str::<Value>(&sent.data) else {
-                return Some(Err("an event is not JSON".to_owned()));
+                return Some(Err(": an event is not JSON".to_owned()));
             };
             // A gap, in place of events that are not kept any more, is no event itself.
             if let Some(fields) = raw.as_object_mut().filter(|fields| !fields.contains_key("kind")) {

@@ -77,7 +77,9 @@ impl Picture {
         )];
         let state = standing(progress);
         let of = format!("{:.0} % of {}", progress.percent, nodes(progress.total as u64));
-        lines.push(format!("{}, {of}, {} so far", clean(&state), time::duration(progress.elapsed_s)));
+        let elapsed = time::duration(progress.elapsed_s);
+        let so_far = if session.completed { "" } else { " so far" };
+        lines.push(format!("{}, {of}, {elapsed}{so_far}", clean(&state)));
         let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
         lines.extend(expected.map(|end| format!("expected end {}", clean(&end))));
         let yellow = Style::new().yellow();

@@ -195,3 +195,15 @@ fn nothing_is_deleted_unless_somebody_says_so() {
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["state"], "DELETING");
     assert_eq!(fake.asked(&format!("DELETE /session/{ID}")).len(), 1);
 }
+
+/// The service notes an order and takes it up later: whoever watches next must not see the session as it was.
+#[test]
+fn an_order_is_answered_once_it_has_its_effect() {
+    let mut held = at_work();
+    super::finish(&mut held, 2, 1, 0);
+    let fake = Fake::start(held);
+    let retried: Value = serde_json::from_str(&printed(&fake, &["session", "retry", ID])).unwrap();
+    assert_eq!(retried["completed"], false);
+    let paused = printed(&fake, &["session", "pause", ID, "-o", "table"]);
+    assert!(paused.contains("\nPaused           Paused, since"), "{paused}");
+}

@@ -59,6 +59,17 @@ impl Held {
         self.progress["state"] = json!(state);
     }
 
+    /// Takes up an order for the only session.
+    fn order(&mut self, order: &str) {
+        match order {
+            "pause" => {
+                self.progress["paused"] = json!({ "reason": "Paused", "since": "2020-01-02T10:00:00.000Z" });
+            }
+            "resume" => self.progress["paused"] = json!(null),
+            _ => self.set_state("UPDATING", false),
+        }
+    }
+
     /// Adds an event with the next number.
     pub(crate) fn happen(&mut self, kind: &str, fields: &Value) {
         let mut event = json!({ "at": "2026-11-24T10:31:07.123Z", "kind": kind, "number": self.events.len() + 1, "step": 1 });
@@ -171,7 +182,12 @@ async fn answer(
             };
             match (method.as_str(), rest) {
                 (_, [_, ..]) if now.is_original => problem(404, "Requested path does not exist."),
-                ("GET", []) | ("POST", ["pause" | "resume" | "retry"]) => json(200, &now.sessions[at]),
+                ("GET", []) => json(200, &now.sessions[at]),
+                ("POST", [order @ ("pause" | "resume" | "retry")]) => {
+                    let noted = json(200, &now.sessions[at]);
+                    now.order(order);
+                    noted
+                }
                 ("DELETE", []) => {
                     now.sessions[at]["state"] = json!("DELETING");
                     json(200, &now.sessions[at])

@@ -42,7 +42,8 @@ impl EtcdView {
         let mut ids = BTreeSet::new();
         let mut take = |key: &[u8]| {
             let key = String::from_utf8_lossy(key).into_owned();
-            ids.extend(key.split('/').filter_map(|part| part.parse::<UpgradeId>().ok()));
+            // Names of commands and of staged sets come behind.
+            ids.extend(key.split('/').find_map(|part| part.parse::<UpgradeId>().ok()));
         };
         let table = self.table();
         let read = table.range(self.keys.all(), 0, PAGE, true, |kv| {
