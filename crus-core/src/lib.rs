@@ -12,7 +12,7 @@
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
 //! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
 //! - [`history`]: what happened, as a list that can be followed.
-//! - [`estimate`]: how long the rest takes.
+//! - [`estimate`]: how long the rest takes. [`plan`]: what an upgrade would come to.
 //! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
 //! - [`stored`]: how a session is kept.
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
@@ -44,6 +44,7 @@ pub mod machine;
 pub mod messages;
 pub mod model;
 pub mod names;
+pub mod plan;
 pub mod ports;
 pub mod progress;
 pub mod stored;

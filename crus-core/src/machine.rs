@@ -67,6 +67,8 @@ use crate::window::ZoneOffset;
 use crate::wlm::{Job, Partition, WlmNode};
 
 pub use agenda::{next_wake, outstanding};
+pub(crate) use begin::candidates;
+pub(crate) use late::holding;
 use look::{LastLook, Mark, Way};
 pub use say::MESSAGES_MAX;
 
@@ -732,7 +734,7 @@ impl Machine<'_> {
         }
         self.s.head.soak_until = None;
         if let (Some(outlook), Some(boot)) = (&mut self.s.head.outlook, &self.s.head.boot) {
-            outlook.note_wait(boot.intended);
+            outlook.note_wait(boot.intended, &self.s.limits);
         }
         self.pause_when_step_failed(failed - skipped);
     }

@@ -297,6 +297,12 @@ pub trait Checks: Send + Sync + 'static {
     /// # Errors
     /// When there is no command of this name, or it cannot be run.
     async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError>;
+
+    /// Nothing more is asked for this session here, or not before it is taken up anew: what runs for it may be ended, and
+    /// what is known of it forgotten.
+    fn forget(&self, session: UpgradeId) {
+        _ = session;
+    }
 }
 
 /// Knows no command.

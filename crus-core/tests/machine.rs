@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use crus_core::check;
+use crus_core::history::Happening;
 use crus_core::machine::{self, Effect, Event, Input};
 use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
 use crus_core::names::{NodeName, PartitionName, Xname};
@@ -177,18 +178,19 @@ impl Paper {
         Input::Asked { effect, rejected: Vec::new(), result: Ok(()) }
     }
 
-    /// Runs the session until it is done.
-    fn run(&mut self, session: &mut Session) {
+    /// Runs the session until it is done; what happened.
+    fn run(&mut self, session: &mut Session) -> Vec<Event> {
+        let mut events = Vec::new();
         for _ in 0..10_000 {
-            machine::step(session, self.now, Input::Tick);
+            events.extend(machine::step(session, self.now, Input::Tick));
             assert_eq!(check::session(session), [], "{session:#?}");
             if session.is_done() {
-                return;
+                return events;
             }
             match machine::outstanding(session, self.now).into_iter().next() {
                 Some(effect) => {
                     let input = self.answer(effect);
-                    machine::step(session, self.now, input);
+                    events.extend(machine::step(session, self.now, input));
                 }
                 None => self.now = machine::next_wake(session, self.now).unwrap(),
             }
@@ -238,6 +240,27 @@ fn five_nodes_in_steps_of_three_say_what_the_original_said() {
     assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
     assert!(paper.nodes.values().all(WlmNode::is_in_service));
     assert_eq!(paper.groups[&Group::Upgrading], Some(BTreeSet::new()));
+}
+
+#[test]
+fn the_history_has_what_was_said_once_and_in_order() {
+    let mut paper = Paper::new(2);
+    let mut session = session(1);
+    let told: Vec<_> = (paper.run(&mut session).into_iter())
+        .filter_map(|event| match event {
+            Event::Entry(entry) => Some(entry),
+            _ => None,
+        })
+        .collect();
+    let said: Vec<&str> = (told.iter())
+        .filter_map(|entry| match &entry.what {
+            Happening::Message { text } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, texts(&session));
+    let numbers: Vec<u64> = told.iter().map(|entry| entry.number).collect();
+    assert_eq!(numbers, (1..=session.head.entries).collect::<Vec<_>>());
 }
 
 #[test]

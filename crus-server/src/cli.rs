@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::client::args::{PlanArgs, SessionArgs};
 use crate::client::error::ClientError;
 use crate::client::manual::{Completes, ManArgs};
+use crate::client::store::{self, StoreArgs};
 use crate::client::{self, exit, manual};
 use crate::config::{Flags, Loaded};
 use crate::demo::{self, DemoFlags};
@@ -36,7 +37,7 @@ enum Verb {
         /// Print the options in force as a configuration file, with the source of each, and exit.
         #[arg(long)]
         print_config: bool,
-        /// Run on a simulated cluster in this process, to be explored with curl: HSM groups slurm-nodes,
+        /// Run on a simulated cluster in this process, to be explored: HSM groups slurm-nodes,
         /// upgrading-nodes and failed-nodes, session template new-image. Whatever is set for HSM, BOS and Slurm
         /// does not count. With --store the cluster is kept beside the sessions.
         #[arg(long)]
@@ -57,6 +58,10 @@ enum Verb {
     /// take, and which nodes would not make it.
     #[command(after_help = exit::HELP)]
     Plan(Box<PlanArgs>),
+    /// Look into the store of a service, without changing it: into a file while no service has it open, into etcd at any
+    /// time.
+    #[command(after_help = store::HELP)]
+    Store(StoreArgs),
     /// Print what a shell needs to complete this command line.
     #[command(
         after_help = "For bash: crus completions bash > ~/.local/share/bash-completion/completions/crus\n\
@@ -106,6 +111,7 @@ pub fn main() -> ExitCode {
         }
         Verb::Session(args) => client_ended(client::session(args)),
         Verb::Plan(args) => client_ended(client::plan(*args)),
+        Verb::Store(args) => client_ended(store::run(&args)),
         Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
         Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
         Verb::SlurmStandIn { arguments } => {

@@ -20,31 +20,36 @@ pub struct Flags {
     values: BTreeMap<&'static str, String>,
 }
 
+impl Flags {
+    fn given(matches: &ArgMatches, has: impl Fn(&Setting) -> bool) -> Self {
+        let given = |setting: &Setting| Some((setting.key, matches.get_one::<String>(setting.key)?.clone()));
+        Flags {
+            config: matches.get_one("config").cloned(),
+            values: SETTINGS.iter().filter(|setting| has(setting)).filter_map(given).collect(),
+        }
+    }
+}
+
+fn config_flag() -> Arg {
+    Arg::new("config").long("config").value_name("PATH").value_parser(clap::value_parser!(PathBuf)).help(format!(
+        "TOML file with any of the options of `crus serve`, each under its name with _ for -\n[env: {CONFIG_VARIABLE}]"
+    ))
+}
+
+fn with_flag(command: Command, setting: &Setting) -> Command {
+    command.arg(
+        Arg::new(setting.key)
+            .long(setting.flag())
+            .value_name(setting.value)
+            .allow_hyphen_values(true)
+            .help_heading(setting.heading)
+            .help(format!("{}\n[default: {}] [env: {}]", setting.help, setting.default, setting.variable())),
+    )
+}
+
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        let config = Arg::new("config")
-            .long("config")
-            .value_name("PATH")
-            .value_parser(clap::value_parser!(PathBuf))
-            .help(format!(
-                "TOML file with any of the options below, each under its name with _ for -\n[env: \
-                 {CONFIG_VARIABLE}]"
-            ));
-        SETTINGS.iter().fold(command.arg(config), |command, setting| {
-            command.arg(
-                Arg::new(setting.key)
-                    .long(setting.flag())
-                    .value_name(setting.value)
-                    .allow_hyphen_values(true)
-                    .help_heading(setting.heading)
-                    .help(format!(
-                        "{}\n[default: {}] [env: {}]",
-                        setting.help,
-                        setting.default,
-                        setting.variable()
-                    )),
-            )
-        })
+        SETTINGS.iter().fold(command.arg(config_flag()), with_flag)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -54,15 +59,42 @@ impl Args for Flags {
 
 impl FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |setting: &Setting| Some((setting.key, matches.get_one::<String>(setting.key)?.clone()));
-        Ok(Flags {
-            config: matches.get_one("config").cloned(),
-            values: SETTINGS.iter().filter_map(given).collect(),
-        })
+        Ok(Flags::given(matches, |_| true))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Flags::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The same options, those alone that say where the store is.
+#[derive(Debug, Clone, Default)]
+pub struct StoreFlags(pub Flags);
+
+impl StoreFlags {
+    fn has(setting: &Setting) -> bool {
+        setting.key == "store" || setting.key.starts_with("etcd_")
+    }
+}
+
+impl Args for StoreFlags {
+    fn augment_args(command: Command) -> Command {
+        SETTINGS.iter().filter(|setting| StoreFlags::has(setting)).fold(command.arg(config_flag()), with_flag)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        StoreFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for StoreFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(StoreFlags(Flags::given(matches, StoreFlags::has)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = StoreFlags::from_arg_matches(matches)?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! - `client`: what can be asked of a running service on the command line.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
+pub mod checks;
 pub mod cli;
 mod client;
 pub mod clock;

@@ -1,6 +1,5 @@
 //! The service: puts the parts together, runs them, and ends them in order.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process;
@@ -15,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::controller::{Controller, Outside, Retention};
 use crate::http::{self, HttpLimits};
@@ -37,6 +37,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long answers under way may take at a shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long killed check commands may take to be gone.
+const CHECKS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long threads that wait for the system may hold up the end of the process.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -77,6 +80,7 @@ pub(crate) struct Service {
     listener: TcpListener,
     address: SocketAddr,
     controller: Controller,
+    checks: Arc<CommandChecks>,
     store: Store,
     site: Site,
     api_limits: ApiLimits,
@@ -100,7 +104,8 @@ impl Service {
         );
         let clock = Arc::new(SteadyClock::new());
         let site = site_of(config, clock.clone())?;
-        let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock };
+        let checks = Arc::new(CommandChecks::new(config.checks.clone()));
+        let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
         let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;
         let limits = HttpLimits {
             max_connections: config.max_connections,
@@ -111,7 +116,7 @@ impl Service {
         };
         let patience = Duration::from_millis(config.shutdown_timeout_ms);
         let api_limits = ApiLimits { max_streams: config.max_streams, ..ApiLimits::default() };
-        Ok(Service { listener, address, controller, store, site, api_limits, limits, patience })
+        Ok(Service { listener, address, controller, checks, store, site, api_limits, limits, patience })
     }
 
     /// The address in use.
@@ -126,7 +131,7 @@ impl Service {
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, store, site, api_limits, limits, patience, .. } = self;
+        let Service { listener, controller, checks, store, site, api_limits, limits, patience, .. } = self;
         let router = crus_api::router(Arc::new(controller.clone()), site, api_limits);
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
@@ -140,6 +145,9 @@ impl Service {
                      at the next start",
                     patience.as_secs_f32()
                 );
+            }
+            if !checks.stop(CHECKS_PATIENCE).await {
+                warn!("check commands that were killed are not gone yet");
             }
             store.close().await;
         };
@@ -155,7 +163,7 @@ fn site_of(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Site> {
     let site = Site {
         defaults: config.strategy.clone(),
         caps: config.caps.clone(),
-        check_commands: Some(BTreeSet::new()),
+        check_commands: Some(config.checks.commands.keys().cloned().collect()),
         knows_zone: Arc::new(move |zone| clock.zone(zone, clock.now()).is_some()),
     };
     for (table, window) in [("strategy", &site.defaults.window), ("strategy_caps", &site.caps.window)] {

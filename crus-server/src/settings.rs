@@ -4,6 +4,7 @@
 //! (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow from one name; the help
 //! text, the defaults and the messages about wrong values all come from here.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -12,9 +13,11 @@ use std::str::FromStr;
 use crus_api::Caps;
 use crus_clients::http::BaseUrl;
 use crus_core::batch::Order;
+use crus_core::names::CheckName;
 use crus_core::{Limits, NodeNameFormat, Strategy};
 use toml::Value;
 
+use crate::checks::CheckOptions;
 use crate::controller::Retention;
 use crate::logging::{LogFilter, LogFormat};
 
@@ -59,6 +62,8 @@ pub struct Config {
     pub max_calls_bos: usize,
     /// How many of Slurm's programs may run at a time.
     pub max_calls_slurm: usize,
+    /// The check commands, and how they are run.
+    pub checks: CheckOptions,
     /// Paces and patience of the sessions.
     pub limits: Limits,
     /// What holds for options of a strategy that a request leaves out.
@@ -130,6 +135,7 @@ impl Default for Config {
             max_calls_hsm: 16,
             max_calls_bos: 16,
             max_calls_slurm: 4,
+            checks: CheckOptions::default(),
             limits: Limits::default(),
             strategy: Strategy::default(),
             caps: Caps::default(),
@@ -540,6 +546,33 @@ pub const SETTINGS: &[Setting] = &[
         set: |c, v| put(&mut c.limits.node_name_format, node_name_format(v)),
     },
     Setting {
+        key: "check_commands",
+        value: "TABLE",
+        default: NONE,
+        heading: STRATEGY,
+        help: "Programs that may judge a node before it returns to service: a table of names, each with a program and its \
+               leading arguments, in the file [check_commands], elsewhere such as '{ smoke = [\"/opt/site/smoke\", \
+               \"--quick\"] }'. Behind these come the node's xname and its name in Slurm. Sessions choose one by its name \
+               (check_command)",
+        set: |c, v| put(&mut c.checks.commands, optional(v, check_commands).map(Option::unwrap_or_default)),
+    },
+    Setting {
+        key: "check_timeout_s",
+        value: "SECONDS",
+        default: "300",
+        heading: STRATEGY,
+        help: "How long the check of one node may take; then it is killed, and the node fails",
+        set: |c, v| put(&mut c.checks.timeout_ms, seconds(v, 0.1..=LONGEST_S)),
+    },
+    Setting {
+        key: "max_checks",
+        value: "COUNT",
+        default: "8",
+        heading: STRATEGY,
+        help: "Check commands that run at a time; more wait",
+        set: |c, v| put(&mut c.checks.max_checks, integer(v, 1..=1000)),
+    },
+    Setting {
         key: "strategy",
         value: "TABLE",
         default: NONE,
@@ -683,6 +716,17 @@ fn command(value: &Value) -> Result<Vec<String>, String> {
     )
 }
 
+fn check_commands(value: &Value) -> Result<BTreeMap<CheckName, Vec<String>>, String> {
+    let right = "a table of names, each with a program and its leading arguments, such as { smoke = [\"/opt/site/smoke\"] }";
+    let table = table(value).ok_or_else(|| must_be(right))?;
+    let entry = |(name, value): (String, Value)| {
+        let name = CheckName::new(&name).map_err(|error| must_be(&format!("{right}: {error}")))?;
+        let words = command(&value).map_err(|rule| must_be(&format!("{right}: {name} {rule}")))?;
+        Ok((name, words))
+    };
+    table.into_iter().map(entry).collect()
+}
+
 fn order(value: &Value) -> Result<Order, String> {
     match text(value) {
         Some("soonest_free") => Ok(Order::SoonestFree),
@@ -808,6 +852,11 @@ mod tests {
             max_calls_hsm: 1,
             max_calls_bos: 1,
             max_calls_slurm: 1,
+            checks: CheckOptions {
+                commands: BTreeMap::from([("other".parse().unwrap(), vec![other()])]),
+                timeout_ms: 1,
+                max_checks: 1,
+            },
             limits: Limits {
                 poll_ms: 1,
                 retry_max_ms: 1,
@@ -872,6 +921,23 @@ mod tests {
         );
         for bad in ["", "  ", "[]", "[1]", "['a'"] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn check_commands_are_a_table_of_names_and_programs() {
+        let expected: BTreeMap<CheckName, Vec<String>> = [
+            ("quick".parse().unwrap(), vec!["/a b".into()]),
+            ("smoke".parse().unwrap(), vec!["x".into(), "-y".into()]),
+        ]
+        .into();
+        let line = Value::String("{ smoke = [\"x\", \"-y\"], quick = [\"/a b\"] }".into());
+        assert_eq!(check_commands(&line), Ok(expected.clone()));
+        let file: toml::Table = toml::from_str("quick = [\"/a b\"]\nsmoke = \"x -y\"").unwrap();
+        assert_eq!(check_commands(&Value::Table(file)), Ok(expected));
+        for bad in ["x", "[]", "{ smoke = [] }", "{ smoke = 7 }", "{ \"a b\" = [\"x\"] }", "{ smoke = \"\" }"]
+        {
+            assert!(check_commands(&Value::String(bad.into())).is_err(), "{bad}");
         }
     }
 

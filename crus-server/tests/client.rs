@@ -12,6 +12,8 @@ mod errors;
 mod following;
 #[path = "client/manual.rs"]
 mod manual;
+#[path = "client/secure.rs"]
+mod secure;
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -80,7 +82,7 @@ fn at_work() -> Held {
     let counts = json!({ "pending": 1, "draining": 1, "quiesced": 0, "rebooting": 0, "returning": 0, "upgraded": 1,
         "failed": 0, "skipped": 0, "deferred": 0, "released": 0 });
     let node = |name: &str, xname: &str, state: &str, job: Value| {
-        json!({ "attempt": 0, "job": job, "name": name, "reason": null, "since": "2026-11-24T10:00:00.000Z",
+        json!({ "attempt": 0, "job": job, "name": name, "reason": null, "since": "2020-01-02T10:00:00.000Z",
             "state": state, "step": 1, "xname": xname })
     };
     let mut held = Held {
@@ -95,7 +97,7 @@ fn at_work() -> Held {
                 "nid000002",
                 "x1000c0s0b0n1",
                 "draining",
-                json!({ "end": "2026-11-24T12:00:00.000Z", "id": "17", "user": "alice" }),
+                json!({ "end": "2020-01-02T12:00:00.000Z", "id": "17", "user": "alice" }),
             ),
             node("nid000003", "x1000c0s1b0n0", "pending", json!(null)),
         ],

@@ -252,6 +252,7 @@ async fn controller(
         wlm: peers.clone(),
         store: store.clone(),
         clock: Arc::new(SteadyClock::new()),
+        checks: Arc::new(()),
     };
     let retention = Retention { max_sessions, count: 100, max_age_ms: None };
     Controller::start(outside, limits(), retention).await
@@ -468,6 +469,7 @@ impl Replicas {
                 wlm: peers,
                 store: stores[i].clone(),
                 clock: Arc::new(SteadyClock::new()),
+                checks: Arc::new(()),
             };
             Controller::start(outside, limits(), retention.clone()).await.unwrap()
         };
@@ -578,6 +580,7 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
         wlm: peers.clone(),
         store: store.clone(),
         clock: Arc::new(SteadyClock::new()),
+        checks: Arc::new(()),
     };
     let retention = Retention { max_sessions: 100, count: 3, max_age_ms: Some(3_600_000) };
     let controller = Controller::start(outside.clone(), limits(), retention).await.unwrap();

@@ -20,7 +20,8 @@ use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
 use crus_core::ports::{Change, SessionStore as _, StoreError};
-use crus_server::settings::EtcdOptions;
+use crus_server::settings::{Config, EtcdOptions};
+use crus_server::store::inspect::{self, InspectError, Report};
 use crus_server::store::{EtcdError, EtcdStore};
 use etcd::{Etcd, Tls, left_out};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType, PutOptions};
@@ -152,6 +153,61 @@ async fn a_store_of_the_second_format_is_taken_over_once_nobody_works_with_it() 
     }
     assert!(one.command(large.head.id, Order::Pause).await.unwrap().is_some());
     assert_eq!(client.get("/crus/format", None).await.unwrap().kvs()[0].value(), b"3");
+}
+
+/// It may be looked into while a service works with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_is_dumped_and_checked_and_stays_as_it_is() {
+    if left_out() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let config = Config { etcd: etcd.options(LONG), ..Config::default() };
+    let (mut waiting, mut rolling) = (session(), session());
+    rolling.head.spec.starting = "others".parse().unwrap();
+    waiting.head.spec.upgrading = "others-too".parse().unwrap();
+    waiting.head.spec.failed = "others-failed".parse().unwrap();
+    let id = rolling.head.id;
+    let store = open(&config.etcd).await;
+    store.create(&waiting).await.unwrap();
+    let created = store.create(&rolling).await.unwrap();
+    assert!(store.own(id).await.unwrap());
+    let mut events = freeze(&mut rolling, 700);
+    rolling.head.counts = Counts::of(&rolling.nodes);
+    rolling.head.entries = 1;
+    let what = Happening::Started { nodes: 700 };
+    events.push(Event::Entry(Entry { number: 1, at: Time(1), step: 0, what }));
+    let names: Vec<_> = rolling.nodes.iter().map(|node| node.xname).collect();
+    assert_eq!(store.claim(id, &names).await, Ok(Ok(())));
+    store.save(&rolling, &events, created).await.unwrap();
+    store.command(id, Order::Pause).await.unwrap().unwrap();
+    store.order_deletion(waiting.head.id).await.unwrap();
+
+    let mut client = etcd.client().await;
+    let mut revision = async || client.get("/crus/x", None).await.unwrap().header().unwrap().revision();
+    let before = revision().await;
+    let report = inspect::check(&config).await.unwrap();
+    assert_eq!(report, Report { sessions: 2, nodes: 700, wrong: Vec::new() });
+    let mut text = Vec::new();
+    inspect::dump(&config, &mut text).await.unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let count =
+        |kind: &str| text.lines().filter(|line| line.contains(&format!("\"type\":\"{kind}\""))).count();
+    assert_eq!(["session", "node", "entry", "command", "claim"].map(count), [2, 700, 1, 1, 2]);
+    assert_eq!(revision().await, before, "nothing was written");
+
+    let mut client = etcd.client().await;
+    client.delete(format!("/crus/sessions/{id}/node/0000000007"), None).await.unwrap();
+    client.put(format!("/crus/live/heads/{}", waiting.head.id), "{}", None).await.unwrap();
+    let report = inspect::check(&config).await.unwrap();
+    let told = |id: UpgradeId, what: &str| {
+        report.wrong.iter().any(|wrong| wrong.session == Some(id) && wrong.what.contains(what))
+    };
+    assert!(told(id, "node 7 is missing") && told(waiting.head.id, "the head of session"), "{report:#?}");
+
+    client.put("/crus/format", "4", None).await.unwrap();
+    let error = inspect::check(&config).await.unwrap_err();
+    assert!(matches!(error, InspectError::Etcd(EtcdError::Newer { found: 4, .. })), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

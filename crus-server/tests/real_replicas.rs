@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
 use crus_core::check::Audit;
-use crus_core::model::NodeState;
+use crus_core::history::Happening;
+use crus_core::model::{Command as Order, NodeState};
 use crus_core::ports::SessionStore as _;
 use crus_core::{Session, UpgradeId, Xname};
 use crus_server::store::EtcdStore;
@@ -396,6 +397,38 @@ async fn p3_an_owner_that_was_stopped_past_its_lease_notices_before_it_acts() {
     site.ways[stopped].mend();
     site.ends_right().await;
     assert_eq!(site.faces[stopped].calls(), before, "{}: it acted for a session of another", site.told);
+}
+
+/// Whoever notes a command in etcd, the owner hears of it; one that is noted while nobody runs the session is taken in by
+/// the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_commands_that_are_noted_anywhere_reach_the_owner_and_survive_it() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), SHORT, 0).await;
+    let id = site.id();
+    let store = EtcdStore::open(&site.etcd.options(LONG)).await.unwrap();
+    let head = async || store.summary(id).await.unwrap().unwrap().head;
+    store.command(id, Order::Pause).await.unwrap().unwrap();
+    until("the owner has paused it", async || head().await.pause.is_some()).await;
+    assert!(store.commands(id).await.unwrap().is_empty(), "{}: it was taken in", site.told);
+
+    let owner = site.some_owner().await;
+    site.asleep(owner).await;
+    site.replica(owner).signal("STOP");
+    let number = store.command(id, Order::Resume).await.unwrap().unwrap();
+    assert_eq!(store.command(id, Order::Resume).await, Ok(Some(number)), "asked again");
+    site.replicas[owner].take().unwrap().kill();
+    until("another one has resumed it", async || head().await.pause.is_none()).await;
+    site.replicas[owner] = Some(site.start(owner));
+    site.known().await;
+    let history = store.history(id, 0, usize::MAX).await.unwrap();
+    let times = |what: fn(&Happening) -> bool| history.iter().filter(|entry| what(&entry.what)).count();
+    assert_eq!(times(|what| matches!(what, Happening::Paused { .. })), 1, "{}", site.told);
+    assert_eq!(times(|what| *what == Happening::Resumed), 1, "{}", site.told);
+    store.close().await;
+    site.ends_right().await;
 }
 
 /// It runs, and etcd does not hear of it.

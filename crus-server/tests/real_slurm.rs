@@ -2,264 +2,28 @@
 //! that BOS ends the node's real slurmd and starts it anew.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/slurm_site.rs"]
+mod slurm_site;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crus_core::check::What;
+use crus_core::UpgradeId;
 use crus_core::model::Stage;
 use crus_core::ports::SessionStore as _;
-use crus_core::{NodeName, UpgradeId, Xname};
 use crus_server::store::RedbStore;
-use crus_sim::cluster::PowerEvent;
-use crus_sim::config::{BootBehaviour, BootEnd, BosConfig, GroupSpec, Span, TemplateSpec};
-use crus_sim::http::{LiveCluster, Server};
-use crus_sim::slurm_lab::{LabConfig, SlurmLab, left_out};
-use crus_sim::{Cluster, ClusterConfig};
+use crus_sim::http::LiveCluster;
+use crus_sim::slurm_lab::{SlurmLab, left_out};
+use slurm_site::{Record, Site, lock, members, nid};
 use support::{Service, path_of, spec, until};
-use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.
 const SAMPLE: Duration = Duration::from_millis(150);
-
-/// Nothing is drawn that matters: every span of the simulated BOS is exact.
-const SEED: u64 = 1;
-
-// ---- what Slurm prints -----------------------------------------------------------------------------------
-
-/// One line of `scontrol show … -o`: what stands behind each key.
-struct Record(String);
-
-impl Record {
-    fn all(text: &str) -> Vec<Record> {
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| Record(line.to_owned())).collect()
-    }
-
-    fn field(&self, key: &str) -> &str {
-        let begin = format!(" {key}=");
-        let line = &self.0;
-        let at =
-            if line.starts_with(&begin[1..]) { 0 } else { line.find(&begin).map_or(line.len(), |at| at + 1) };
-        let value = line[at..].split_once('=').map_or("", |(_, value)| value);
-        if key == "Reason" { value } else { value.split(' ').next().unwrap() }
-    }
-
-    fn is(&self, flag: &str) -> bool {
-        self.field("State").split('+').any(|state| state == flag)
-    }
-
-    fn is_held(&self) -> bool {
-        ["DRAIN", "DOWN", "FAIL"].iter().any(|flag| self.is(flag))
-    }
-
-    fn is_in_service(&self) -> bool {
-        ["IDLE", "MIXED", "ALLOCATED"].iter().any(|base| self.is(base))
-            && !self.is_held()
-            && !self.is("NOT_RESPONDING")
-    }
-}
-
-// ---- the site --------------------------------------------------------------------------------------------
-
-/// A real Slurm, with the simulator's HSM and BOS for the same nodes.
-struct Site {
-    lab: Arc<SlurmLab>,
-    live: LiveCluster,
-    bos: Server,
-    folder: tempfile::TempDir,
-    /// Whether operating systems come up now; while not, a boot waits.
-    boots: watch::Sender<bool>,
-    /// What was wrong at the moment of a power cut.
-    wrongs: Arc<Mutex<Vec<String>>>,
-    hands: JoinSet<()>,
-}
-
-fn nid(n: usize) -> String {
-    format!("nid{n:06}")
-}
-
-impl Site {
-    /// `failing`: the node that will not boot.
-    async fn start(nodes: usize, failing: Option<usize>) -> Site {
-        // Slurm starts what waits as soon as it can, so that the test need not wait for its scheduler.
-        let extra = vec!["SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1".to_owned()];
-        let lab =
-            block_in_place(|| SlurmLab::start(LabConfig { nodes, extra, ..LabConfig::default() }).unwrap());
-        let cluster = Cluster::new(cluster(nodes, failing), SEED).shared();
-        let live = LiveCluster::paced(cluster, 1.0);
-        let events = live.power_events();
-        let bos = crus_sim::http::serve(live.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let mut site = Site {
-            lab: Arc::new(lab),
-            live,
-            bos,
-            folder: tempfile::tempdir().unwrap(),
-            boots: watch::Sender::new(true),
-            wrongs: Arc::default(),
-            hands: JoinSet::new(),
-        };
-        let (lab, live, wrongs) = (site.lab.clone(), site.live.clone(), site.wrongs.clone());
-        site.hands.spawn(hands(lab, live, events, site.boots.subscribe(), wrongs));
-        site
-    }
-
-    fn store(&self) -> PathBuf {
-        self.folder.path().join("crus.redb")
-    }
-
-    fn service(&self) -> Service {
-        let url = self.bos.url();
-        let (hsm, bos) = (format!("{url}/hsm/v2"), format!("{url}/v2"));
-        let mut command = support::serve(&self.store(), &hsm, &bos, "0.3");
-        command.args(["--settle-s", "2", "--call-timeout-s", "20"]).envs(self.lab.env());
-        Service::start(command)
-    }
-
-    fn nodes(&self) -> Vec<Record> {
-        block_in_place(|| Record::all(&self.lab.scontrol(&["show", "node", "-o"]).unwrap()))
-    }
-
-    fn node(&self, name: &str) -> Record {
-        self.nodes().into_iter().find(|node| node.field("NodeName") == name).unwrap()
-    }
-
-    fn members(&self, label: &str) -> BTreeSet<String> {
-        members(&self.live, label)
-    }
-
-    /// Submits a job that has its nodes for itself. `wants`: what else it asks for, such as `--nodes=2`.
-    fn submit(&self, wants: &str, script: &str) -> String {
-        let id = block_in_place(|| {
-            let wrap = format!("--wrap={script}");
-            let common = ["--parsable", "--output=/dev/null", "--chdir=/", "--exclusive", "--time=3"];
-            self.lab.run("sbatch", &[&common[..], &[wants, &wrap]].concat()).unwrap()
-        });
-        id.trim().to_owned()
-    }
-
-    /// All jobs, those that ended included. None of them was requeued (P2).
-    fn jobs(&self) -> Vec<Record> {
-        let jobs = block_in_place(|| Record::all(&self.lab.scontrol(&["show", "job", "-o"]).unwrap()));
-        for job in &jobs {
-            assert_eq!(job.field("Restarts"), "0", "{}", job.0);
-        }
-        jobs
-    }
-
-    /// P2: no job was killed, requeued or cut short. Waits for those that still run.
-    async fn assert_no_job_harmed(&self, submitted: &BTreeSet<String>) -> Vec<Record> {
-        assert_eq!(*lock(&self.wrongs), [""; 0], "at power cuts");
-        until("all jobs ended", async || {
-            self.jobs()
-                .iter()
-                .all(|job| !["PENDING", "RUNNING", "COMPLETING"].contains(&job.field("JobState")))
-        })
-        .await;
-        let jobs = self.jobs();
-        let ended: BTreeSet<String> = jobs.iter().map(|job| job.field("JobId").to_owned()).collect();
-        assert_eq!(&ended, submitted);
-        for job in &jobs {
-            assert_eq!((job.field("JobState"), job.field("ExitCode")), ("COMPLETED", "0:0"), "{}", job.0);
-        }
-        jobs
-    }
-
-    /// How often the simulated BOS cut the power of each node.
-    fn power_cuts(&self) -> BTreeMap<String, u32> {
-        let facts = self.live.with(|cluster| cluster.facts().to_vec());
-        let mut cuts = BTreeMap::new();
-        for fact in facts {
-            if let What::PowerCut { xname, .. } = fact.what {
-                *cuts.entry(name_of(&self.live, xname)).or_default() += 1;
-            }
-        }
-        cuts
-    }
-}
-
-/// The same nodes for HSM and BOS as the lab has. A reboot takes about a second.
-fn cluster(nodes: usize, failing: Option<usize>) -> ClusterConfig {
-    let mut specs = ClusterConfig::nodes(u32::try_from(nodes).unwrap());
-    if let Some(failing) = failing {
-        specs[failing - 1].boot = BootBehaviour::Fails;
-    }
-    let all = GroupSpec { members: specs.iter().map(|node| node.xname).collect(), ..GroupSpec::default() };
-    ClusterConfig {
-        nodes: specs,
-        groups: BTreeMap::from([
-            ("slurm-nodes".parse().unwrap(), all),
-            ("upgrading-nodes".parse().unwrap(), GroupSpec::default()),
-            ("failed-nodes".parse().unwrap(), GroupSpec::default()),
-        ]),
-        templates: BTreeMap::from([(
-            "new-image".parse().unwrap(),
-            TemplateSpec::of_group("upgrading-nodes"),
-        )]),
-        bos: BosConfig {
-            pending: Span::exactly(200),
-            setup: Span::exactly(100),
-            power_off_call: Span::exactly(100),
-            power_off: Span::exactly(200),
-            power_on_call: Span::exactly(100),
-            configure: Span::exactly(300),
-            boot_end: BootEnd::Reported,
-            attempts: 1,
-            // The node that will not boot is given up after this; the others' slurmd needs far less to start.
-            attempt_ms: if failing.is_some() { 8_000 } else { 60_000 },
-            ..BosConfig::default()
-        },
-        ..ClusterConfig::default()
-    }
-}
-
-fn name_of(live: &LiveCluster, xname: Xname) -> String {
-    live.with(|cluster| cluster.name_of(xname).map(NodeName::to_string)).unwrap()
-}
-
-fn members(live: &LiveCluster, label: &str) -> BTreeSet<String> {
-    let xnames: Vec<Xname> =
-        live.with(|cluster| cluster.group(label).unwrap().members.iter().copied().collect());
-    xnames.into_iter().map(|xname| name_of(live, xname)).collect()
-}
-
-/// What BOS does to the hardware happens to the real slurmds. Right before a power cut, real Slurm is asked whether
-/// anything runs there (P2).
-async fn hands(
-    lab: Arc<SlurmLab>,
-    live: LiveCluster,
-    mut events: mpsc::UnboundedReceiver<PowerEvent>,
-    mut boots: watch::Receiver<bool>,
-    wrongs: Arc<Mutex<Vec<String>>>,
-) {
-    while let Some(event) = events.recv().await {
-        match event {
-            PowerEvent::Cut { xname, .. } => block_in_place(|| {
-                let node = name_of(&live, xname);
-                let record = Record(lab.scontrol(&["show", "node", "-o", &node]).unwrap());
-                let jobs = lab.squeue(&["-h", "-w", &node, "-o", "%i %T"]).unwrap();
-                if !record.is_held() || record.field("CPUAlloc") != "0" || !jobs.trim().is_empty() {
-                    lock(&wrongs).push(format!("jobs {jobs:?} on {}", record.0));
-                }
-                lab.stop_node(&node).unwrap();
-            }),
-            PowerEvent::Boot { xname, .. } => {
-                boots.wait_for(|boots| *boots).await.unwrap();
-                block_in_place(|| lab.start_node(&name_of(&live, xname)).unwrap());
-                assert!(live.with(|cluster| cluster.node_booted(xname)), "BOS waits for the boot of {xname}");
-            }
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap()
-}
 
 // ---- the upgrade -----------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ impl SimChecks {
     }
 
     /// The service died: what it ran died with it, and so did what it knew.
-    pub fn forget(&self) {
+    pub fn die(&self) {
         self.state().running.clear();
     }
 
@@ -141,6 +141,10 @@ impl Checks for SimChecks {
             verdicts.extend(verdict.map(|verdict| (*xname, verdict)));
         }
         Ok(verdicts)
+    }
+
+    fn forget(&self, session: UpgradeId) {
+        self.state().running.retain(|(of, _), _| *of != session);
     }
 }
 

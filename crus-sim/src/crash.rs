@@ -27,8 +27,8 @@ use crus_core::machine::Event;
 use crus_core::model::{Command, Failure, Node, NodeState, Phase, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
-    BootSession, Bos, Changes, Clock, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
-    SessionStore, StoreError, Wlm,
+    BootSession, Bos, Changes, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError, RebootRequest,
+    Rejected, Revision, SessionStore, StoreError, Verdict, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, TemplateName, Time, UpgradeId, Xname};
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-const REQUESTS: [&str; 7] = [
+const REQUESTS: [&str; 9] = [
     "hsm.add_members",
     "hsm.remove_members",
     "bos.reboot",
@@ -79,6 +79,8 @@ const REQUESTS: [&str; 7] = [
     "wlm.resume",
     "wlm.down",
     "wlm.set_reason",
+    "wlm.requeue",
+    "wlm.cancel",
 ];
 
 /// What happens at a point.
@@ -194,7 +196,7 @@ impl Points {
             wlm: Arc::new(Passing { inner: wlm, points: self.clone() }),
             store: Arc::new(Passing { inner: store, points: self.clone() }),
             clock,
-            checks,
+            checks: Arc::new(Passing { inner: checks, points: self.clone() }),
             observer,
         }
     }
@@ -301,6 +303,17 @@ impl<P: ?Sized> Passing<P> {
             return Err(StoreError::Failed("the answer was lost".to_owned()));
         }
         answer
+    }
+}
+
+#[async_trait]
+impl Checks for Passing<dyn Checks> {
+    async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError> {
+        self.look("check", self.inner.judge(request)).await
+    }
+
+    fn forget(&self, session: UpgradeId) {
+        self.inner.forget(session);
     }
 }
 

@@ -16,7 +16,7 @@ use crus_core::ports::{
     Verdict, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, Xname};
+use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, UpgradeId, Xname};
 
 use crate::cluster::{SharedCluster, lock};
 use crate::journal::Kind;
@@ -470,5 +470,9 @@ impl<P: Checks> Checks for Faulty<P> {
     async fn judge(&self, request: &CheckRequest) -> Result<Vec<(Xname, Verdict)>, PortError> {
         let call = self.inner.judge(request);
         self.call(Peer::Check, "check", request, never, call).await.map(Answer::said)
+    }
+
+    fn forget(&self, session: UpgradeId) {
+        self.inner.forget(session);
     }
 }

@@ -19,6 +19,7 @@ use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Stage};
+use crus_core::plan::{self, Experience, Sources};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
@@ -243,6 +244,16 @@ impl World {
         Ok(id)
     }
 
+    /// Plans an upgrade, as `POST /plan` does.
+    ///
+    /// # Errors
+    /// When a port does not answer at once.
+    pub fn plan(&self, spec: Spec, experience: Experience) -> Result<plan::Plan, Stuck> {
+        let Ports { hsm, bos, wlm, clock, .. } = &self.ports;
+        let sources = Sources { hsm: &**hsm, bos: &**bos, wlm: &**wlm, clock: &**clock };
+        at_once(plan::plan(sources, spec, self.limits.clone(), experience))
+    }
+
     /// Orders a session's deletion, as `DELETE /session/{id}` does.
     ///
     /// # Errors
@@ -302,7 +313,7 @@ impl World {
     pub fn crash(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "crash".to_owned());
         self.running.clear();
-        self.checks.inner().forget();
+        self.checks.inner().die();
         self.load_all()
     }
 
@@ -336,7 +347,7 @@ impl World {
     pub fn take_over(&mut self) -> Result<(), Stuck> {
         self.note(Kind::Crash, || "stopped past its lease".to_owned());
         self.stopped.extend(std::mem::take(&mut self.running).into_values());
-        self.checks.inner().forget();
+        self.checks.inner().die();
         self.store.expire();
         self.store = Arc::new(self.store.another_replica());
         self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;

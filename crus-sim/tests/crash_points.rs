@@ -10,11 +10,15 @@
 #[expect(dead_code, reason = "the other scenarios use the rest")]
 mod common;
 
+use std::num::NonZero;
+
 use common::*;
 use crus_core::check::What;
 use crus_core::model::{NodeState, Stage};
+use crus_core::strategy::OnDrainTimeout;
 use crus_core::{Limits, Session, Spec, UpgradeId};
 use crus_sim::ClusterConfig;
+use crus_sim::checks::CheckEnd;
 use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Held, NodeSpec, Span, TemplateSpec};
@@ -432,6 +436,41 @@ fn two_sessions() -> Vec<Scenario> {
 
 // ---- the tests ------------------------------------------------------------------------------------------------
 
+fn strategies() -> Vec<Scenario> {
+    let held = |name: &str, late: OnDrainTimeout| {
+        let config = with_jobs(small(2), vec![job(1, &[1], 10_000)]);
+        Scenario::new(name, config, seed(), move |world| {
+            let mut spec = spec(2);
+            spec.strategy.drain_timeout_s = NonZero::new(60);
+            spec.strategy.on_drain_timeout = late;
+            world.create(spec)?;
+            world.must_end(DAY)
+        })
+    };
+    let checked = |name: &str, ends: Vec<(u32, CheckEnd)>| {
+        Scenario::new(name, small(2), seed(), move |world| {
+            let checks = world.checks.inner();
+            checks.add("smoke".parse().unwrap());
+            checks.set_usual(CheckEnd::Passes { after_ms: 25_000 });
+            for (node, end) in &ends {
+                checks.set(xname(*node), end.clone());
+            }
+            let mut spec = spec(2);
+            spec.strategy.check_command = Some("smoke".parse().unwrap());
+            world.create(spec)?;
+            world.must_end(DAY)
+        })
+    };
+    let fails = CheckEnd::Fails { after_ms: 5_000, words: "no fan".into() };
+    vec![
+        held("a late job is requeued", OnDrainTimeout::Requeue),
+        held("a late job is cancelled", OnDrainTimeout::Cancel),
+        held("a late node is skipped", OnDrainTimeout::Skip),
+        checked("all pass their check", Vec::new()),
+        checked("one fails its check, one hangs in it", vec![(1, fails), (2, CheckEnd::Hangs)]),
+    ]
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
@@ -507,6 +546,11 @@ fn p2_p6_what_others_do_to_nodes_is_respected_whenever_the_service_dies() {
 #[test]
 fn p3_p9_time_outs_and_lost_boot_sessions_end_the_same_whenever_the_service_dies() {
     hold("time-outs and boot sessions", time_outs_and_boot_sessions());
+}
+
+#[test]
+fn p2_p5_jobs_are_ended_and_nodes_checked_as_asked_whenever_the_service_dies() {
+    hold("strategies", strategies());
 }
 
 #[test]

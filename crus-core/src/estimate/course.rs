@@ -11,6 +11,8 @@ use crate::time::{Time, WlmTime};
 const POINTS_MAX: usize = 256;
 /// So many steps are gone through one by one; where there are more, each stands for several.
 const STEPS_MAX: usize = 400;
+/// So many nodes are gone through at each step, in several courses.
+const COURSES_POINTS: usize = 2048;
 /// How long a job without a limit runs, as long as no other job tells.
 const UNLIMITED_MS: u64 = 60 * 60_000;
 
@@ -91,20 +93,26 @@ pub(crate) struct Course {
     pub(crate) drained: f64,
 }
 
-/// How long each step is expected to wait for its nodes, in milliseconds: see the [module](self).
+/// How long each step is expected to wait for its nodes, in milliseconds: see the [module](self). The average over some
+/// courses that things may take.
 pub(crate) fn waits(left: &Left, sizes: &[usize], course: &Course) -> Vec<u64> {
-    let mut model = Model::new(left, course);
+    let points = points(left, course);
+    // The fewer nodes and jobs there are, the more hangs on each.
+    let courses = (COURSES_POINTS / points.len().max(1)).clamp(4, 32);
     let stride = sizes.len().div_ceil(STEPS_MAX).max(1);
-    let mut waits = Vec::with_capacity(sizes.len());
-    for several in sizes.chunks(stride) {
-        let count = several.len() as f64;
-        let taken: f64 = several.iter().map(|size| *size as f64).sum();
-        let wait = model.take(taken / count, taken);
-        let wait = course.cap_ms.map_or(wait, |cap| wait.min(cap as f64));
-        waits.extend(several.iter().map(|_| wait as u64));
-        model.pass((wait + course.boot_ms as f64) * count);
+    let mut sums = vec![0.0; sizes.len()];
+    for seed in (1..).take(courses) {
+        let mut model = Model::new(points.clone(), course, seed);
+        for (several, sums) in sizes.chunks(stride).zip(sums.chunks_mut(stride)) {
+            let count = several.len() as f64;
+            let taken: f64 = several.iter().map(|size| *size as f64).sum();
+            let wait = model.take(taken / count, taken);
+            let wait = course.cap_ms.map_or(wait, |cap| wait.min(cap as f64));
+            sums.iter_mut().for_each(|sum| *sum += wait);
+            model.pass((wait + course.boot_ms as f64) * count);
+        }
     }
-    waits
+    sums.into_iter().map(|sum| (sum / courses as f64) as u64).collect()
 }
 
 /// For how long a node runs jobs by their limits, in milliseconds; `None` for ever.
@@ -121,7 +129,7 @@ fn limit_ms(free: FreeAt, now: Time) -> Option<u64> {
 }
 
 /// For how long the last of these nodes runs jobs by their limits, as far as these are known, in milliseconds.
-pub(crate) fn longest_ms(free: impl Iterator<Item = FreeAt>, now: Time) -> u64 {
+pub(super) fn longest_ms(free: impl Iterator<Item = FreeAt>, now: Time) -> u64 {
     free.filter_map(|free| limit_ms(free, now)).max().unwrap_or_default()
 }
 
@@ -135,20 +143,19 @@ struct Model<'a> {
     longest: f64,
     /// How long a node stays idle between two jobs.
     pause: f64,
-    /// The latest of a sequence that is spread evenly, so that nothing is left to chance.
-    drawn: f64,
+    /// The state of its dice: the same course each time.
+    dice: u64,
 }
 
 impl<'a> Model<'a> {
-    fn new(left: &Left, course: &'a Course) -> Self {
-        let points = points(left, course);
+    fn new(points: Vec<Point>, course: &'a Course, seed: u64) -> Self {
         let limits: Vec<f64> = points.iter().map(|point| point.limit).filter(|limit| *limit > 0.0).collect();
         let mean = limits.iter().sum::<f64>() / (limits.len() as f64).max(1.0);
         // While some are drained, the others have their jobs to do.
         let idle = ((course.idle - course.drained) / (1.0 - course.drained).max(0.01)).clamp(0.0, 0.99);
         let pause = length_of(mean, course.used) * course.used * idle / (1.0 - idle);
         let longest = limits.iter().copied().fold(0.0, f64::max);
-        let mut model = Model { course, points, limits, longest, pause, drawn: 0.5 };
+        let mut model = Model { course, points, limits, longest, pause, dice: seed };
         for i in 0..model.points.len() {
             let limit = model.points[i].limit;
             model.points[i].runs = model.runs(limit);
@@ -156,9 +163,13 @@ impl<'a> Model<'a> {
         model
     }
 
+    /// From 0 to below 1: SplitMix64.
     fn draw(&mut self) -> f64 {
-        self.drawn = (self.drawn + 0.618_033_988_749_895) % 1.0;
-        self.drawn
+        self.dice = self.dice.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.dice;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// For how long a job runs that has so much left by its limit, and has begun nobody knows when.

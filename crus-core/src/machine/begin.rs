@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Event, Machine};
-use crate::batch::{self, Candidate, DomainCap, FreeAt, Rule, ServiceFloor};
+use crate::batch::{self, Candidate, DomainCap, FreeAt, Order, Rule, ServiceFloor};
 use crate::estimate::{self, Boots, Course, Outlook};
 use crate::history::Happening;
 use crate::model::{Counts, Failure, Node, NodeState, Phase, Session, Stage};
@@ -137,9 +137,17 @@ impl Session {
     /// The nodes that the next step takes, by these jobs: the only place that goes through all pending nodes, once a
     /// step.
     pub(super) fn choose(&self, jobs: &[Job]) -> Vec<usize> {
+        let chosen = self.choose_of(&mut candidates(self, jobs), self.size_of_step(self.head.canaries));
+        let position = |xname: &Xname| self.nodes.binary_search_by_key(xname, |node| node.xname).ok();
+        let mut chosen: Vec<usize> = chosen.iter().filter_map(position).collect();
+        chosen.sort_unstable();
+        chosen
+    }
+
+    /// The nodes that a step of at most so many takes of these.
+    pub(crate) fn choose_of(&self, candidates: &mut [Candidate<'_>], size: usize) -> Vec<Xname> {
         let strategy = &self.head.spec.strategy;
-        let order = strategy.order.unwrap_or(self.limits.order);
-        let mut candidates = candidates(self, jobs);
+        let order = self.order();
         let mut rules: Vec<Box<dyn Rule + '_>> = Vec::new();
         if let Some(cap) = strategy.domain_cap(order) {
             rules.push(Box::new(DomainCap::new(strategy.domain, cap)));
@@ -149,47 +157,61 @@ impl Session {
                 rules.push(Box::new(ServiceFloor::new(partition, *floor)));
             }
         }
-        let batcher = order.batcher(strategy.domain);
-        let chosen = batch::choose(&*batcher, &mut candidates, self.next_size(), &mut rules);
-        let position = |xname: &Xname| self.nodes.binary_search_by_key(xname, |node| node.xname).ok();
-        let mut chosen: Vec<usize> = chosen.iter().filter_map(position).collect();
-        chosen.sort_unstable();
-        chosen
+        batch::choose(&*order.batcher(strategy.domain), candidates, size, &mut rules)
     }
 
-    /// What is expected of the step that takes these nodes, and of those after it, by these jobs.
-    pub(crate) fn outlook(&self, jobs: &[Job], chosen: &[usize], now: Time) -> Outlook {
-        let strategy = &self.head.spec.strategy;
-        let order = strategy.order.unwrap_or(self.limits.order);
+    /// In which order nodes are taken.
+    pub(crate) fn order(&self) -> Order {
+        self.head.spec.strategy.order.unwrap_or(self.limits.order)
+    }
+
+    /// What is expected of the step that takes so many nodes, and of those after it, by these jobs.
+    pub(super) fn outlook(&self, jobs: &[Job], taken: usize, now: Time) -> Outlook {
         let left: Vec<(Xname, FreeAt)> = candidates(self, jobs).iter().map(|c| (c.xname, c.free)).collect();
-        let full =
-            usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX));
-        let sizes = estimate::sizes(&left, chosen.len(), strategy, order, full, self.head.canaries);
+        let sizes = self.sizes_of_steps(&left, taken, self.head.canaries);
+        let waits = self.waits(&left, &sizes, now);
+        self.outlook_of(&left, &waits, now)
+    }
+
+    /// How many nodes each of the next steps takes of these, when the first takes so many.
+    pub(crate) fn sizes_of_steps(
+        &self,
+        left: &[(Xname, FreeAt)],
+        first: usize,
+        canaries: usize,
+    ) -> Vec<usize> {
+        let strategy = &self.head.spec.strategy;
+        estimate::sizes(left, first, strategy, self.order(), self.full_size(), canaries)
+    }
+
+    /// How long steps of these sizes are expected to wait for their nodes.
+    pub(crate) fn waits(&self, left: &[(Xname, FreeAt)], sizes: &[usize], now: Time) -> Vec<u64> {
         let passed = self.head.outlook.unwrap_or_default();
-        let idle = passed.idle_per_mille.unwrap_or_else(|| estimate::idle_per_mille(&left));
+        let idle = passed.idle_per_mille.unwrap_or_else(|| estimate::idle_per_mille(left));
+        let full = self.full_size();
         let course = Course {
-            order,
-            domain: strategy.domain,
+            order: self.order(),
+            domain: self.head.spec.strategy.domain,
             now,
             boot_ms: Boots::new(self.head.pace, &self.limits).step_ms(full),
             cap_ms: self.drain_cap_ms(),
-            used: passed.used(f64::from(self.limits.job_used_percent) / 100.0),
+            used: f64::from(self.limits.job_used_percent) / 100.0,
             idle: f64::from(idle) / 1000.0,
             drained: full as f64 / self.nodes.len().max(1) as f64,
         };
-        let waits = estimate::waits(&left, &sizes, &course);
-        let taken = chosen.iter().filter_map(|&i| {
-            let xname = self.nodes.get(i)?.xname;
-            left.binary_search_by_key(&xname, |(xname, _)| *xname).ok().map(|place| left[place].1)
-        });
+        estimate::waits(left, sizes, &course)
+    }
+
+    /// The same in short: the first of these waits is that of the next step.
+    pub(crate) fn outlook_of(&self, left: &[(Xname, FreeAt)], waits: &[u64], now: Time) -> Outlook {
+        let passed = self.head.outlook.unwrap_or_default();
         Outlook {
             step: self.head.step,
             at: now,
-            limit_ms: estimate::longest_ms(taken, now),
             wait_ms: waits.first().copied().unwrap_or_default(),
             steps: u32::try_from(waits.len().saturating_sub(1)).unwrap_or(u32::MAX),
             later_ms: waits.iter().skip(1).sum(),
-            idle_per_mille: Some(idle),
+            idle_per_mille: passed.idle_per_mille.or_else(|| Some(estimate::idle_per_mille(left))),
             ..passed
         }
     }
@@ -201,12 +223,16 @@ impl Session {
         timeout.filter(|_| self.on_drain_timeout() != OnDrainTimeout::Wait)
     }
 
-    /// How many nodes the next step may take: those of a canary, while there is one.
-    fn next_size(&self) -> usize {
-        let spec = &self.head.spec;
-        let canary = spec.strategy.canary.get(self.head.canaries).copied();
-        let size = canary.map_or(spec.step_size, |canary| canary.min(spec.step_size));
-        usize::try_from(size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX))
+    /// How many nodes a step may take after so many canaries: those of the next one, while there is one.
+    pub(crate) fn size_of_step(&self, canaries: usize) -> usize {
+        let canary = self.head.spec.strategy.canary.get(canaries).copied();
+        let full = self.full_size();
+        canary.map_or(full, |canary| usize::try_from(canary.get()).map_or(full, |size| size.min(full)))
+    }
+
+    /// How many nodes a step may take that is no canary.
+    fn full_size(&self) -> usize {
+        usize::try_from(self.head.spec.step_size.get()).map_or(STEP_MAX, |size| size.min(STEP_MAX))
     }
 
     /// Whether any node is pending.
@@ -240,7 +266,7 @@ impl Session {
 }
 
 /// When a node is expected to run nothing: see [`crate::batch`].
-fn candidates<'a>(session: &'a Session, jobs: &[Job]) -> Vec<Candidate<'a>> {
+pub(crate) fn candidates<'a>(session: &'a Session, jobs: &[Job]) -> Vec<Candidate<'a>> {
     let mut free: HashMap<&NodeName, FreeAt> = HashMap::with_capacity(jobs.len());
     for job in jobs {
         let end = job.end.map_or(FreeAt::Unknown, FreeAt::By);

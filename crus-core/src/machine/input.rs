@@ -108,7 +108,7 @@ impl Machine<'_> {
                     self.s.known.holding = holding;
                     self.s.known.jobs_noted = Some(self.now);
                     self.s.known.outlook =
-                        (!chosen.is_empty()).then(|| self.s.outlook(&jobs, &chosen, self.now));
+                        (!chosen.is_empty()).then(|| self.s.outlook(&jobs, chosen.len(), self.now));
                     self.s.known.chosen = Some((self.now, chosen));
                 }
             }

@@ -81,7 +81,7 @@ impl Machine<'_> {
 }
 
 /// Of the jobs on each node, the one that is expected to end last.
-pub(super) fn holding(jobs: &[Job]) -> HashMap<NodeName, HoldingJob> {
+pub(crate) fn holding(jobs: &[Job]) -> HashMap<NodeName, HoldingJob> {
     let mut holding: HashMap<NodeName, HoldingJob> = HashMap::new();
     // One without an end ends last.
     let key = |job: &HoldingJob| (job.end.is_none(), job.end);
@@ -99,7 +99,7 @@ pub(super) fn holding(jobs: &[Job]) -> HashMap<NodeName, HoldingJob> {
 }
 
 impl Session {
-    pub(super) fn on_drain_timeout(&self) -> OnDrainTimeout {
+    pub(crate) fn on_drain_timeout(&self) -> OnDrainTimeout {
         let strategy = &self.head.spec.strategy;
         // The service's own time-out gives nodes back.
         if strategy.drain_timeout_s.is_some() { strategy.on_drain_timeout } else { OnDrainTimeout::Skip }

@@ -57,7 +57,7 @@ impl Session {
 
     /// Who keeps this node from jobs, if anybody does. What Slurm or an earlier upgrade did is nobody's
     /// wish.
-    pub(super) fn holder_of(&self, seen: &WlmNode) -> Holder {
+    pub(crate) fn holder_of(&self, seen: &WlmNode) -> Holder {
         let reason = seen.reason.as_deref().unwrap_or_default();
         let somebody_did = match reason {
             // Slurm takes a node down without a word; it never drains or fails one so.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::{Event, Machine};
+use crate::history::Happening;
 use crate::messages;
 use crate::model::Message;
 
@@ -28,8 +29,12 @@ impl Machine<'_> {
                 last.times = last.times.saturating_add(1);
                 last.last = self.now;
             }
-            _ => messages.push(Message::new(text, self.now)),
+            _ => {
+                messages.push(Message::new(text.clone(), self.now));
+                self.tell(Happening::Message { text });
+            }
         }
+        let messages = &mut self.s.messages;
         if messages.len() > MESSAGES_MAX {
             fold(messages);
             self.events.push(Event::MessagesFolded);

@@ -24,7 +24,7 @@ Exit codes:
   1    the service did not do it, or could not be reached
   2    the command line, the configuration or the request is wrong
   3    the upgrade is done, and nodes failed or were skipped;
-       with plan: it could not be done as things are
+       with plan: it could not begin as things are, or nodes would be lost
   4    the session was deleted while it was followed
   5    the session is paused, and --exit-on-pause was given
   130  interrupted (Ctrl-C); what the service does goes on

@@ -63,7 +63,7 @@ impl Follower {
                 // A service that ends each stream at once is not asked without pause.
                 tokio::time::sleep(PAUSE_FIRST).await;
             }
-            Err(why) => self.lost(format!("the connection to {} broke ({why})", self.api.url())).await?,
+            Err(why) => self.lost(format!("the connection to {} broke{why}", self.api.url())).await?,
         }
         Some(())
     }
@@ -114,8 +114,14 @@ impl Follower {
                 Ok(None) => return Some(Ok(())),
                 Err(why) => return Some(Err(why)),
             };
-            let event: Result<Value, _> = serde_json::from_str(&sent.data);
-            let Ok(raw) = event else { return Some(Err("an event is not JSON".to_owned())) };
+            let Ok(mut raw) = serde_json::from_str::<Value>(&sent.data) else {
+                return Some(Err(": an event is not JSON".to_owned()));
+            };
+            // A gap, in place of events that are not kept any more, is no event itself.
+            if let Some(fields) = raw.as_object_mut().filter(|fields| !fields.contains_key("kind")) {
+                fields.insert("kind".to_owned(), sent.event.into());
+                fields.insert("number".to_owned(), sent.id.parse::<u64>().unwrap_or_default().into());
+            }
             let event: Event = match view(&raw) {
                 Ok(event) => event,
                 Err(error) => {
@@ -123,7 +129,8 @@ impl Follower {
                     return None;
                 }
             };
-            let number = sent.id.parse().unwrap_or(event.number);
+            // What has no number is about the stream, such as that the session is gone: its end tells that.
+            let number = event.number;
             if number > self.last {
                 self.last = number;
                 self.say(Heard::Event(raw, event)).await?;

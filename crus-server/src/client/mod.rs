@@ -6,7 +6,7 @@
 //!   `sse` and `follow`: events as they happen, through restarts of the service.
 //! - `session` and `plan`: what each command does; `watch` and `picture`: following one.
 //! - `views`, `output` and `time`: how answers are shown.
-//! - `manual`: manual pages and completions.
+//! - `store`: looking into a store, which asks no service. `manual`: manual pages and completions.
 //!
 //! # Decisions
 //!
@@ -24,6 +24,7 @@ mod plan;
 mod profile;
 mod session;
 mod sse;
+pub(crate) mod store;
 pub(crate) mod strategy_args;
 mod time;
 mod views;

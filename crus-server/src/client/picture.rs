@@ -77,12 +77,14 @@ impl Picture {
         )];
         let state = standing(progress);
         let of = format!("{:.0} % of {}", progress.percent, nodes(progress.total as u64));
-        lines.push(format!("{}, {of}, {} so far", clean(&state), time::duration(progress.elapsed_s)));
+        let elapsed = time::duration(progress.elapsed_s);
+        let so_far = if session.completed { "" } else { " so far" };
+        lines.push(format!("{}, {of}, {elapsed}{so_far}", clean(&state)));
         let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
         lines.extend(expected.map(|end| format!("expected end {}", clean(&end))));
         let yellow = Style::new().yellow();
         if let Some(paused) = &progress.paused {
-            lines.push(yellow.apply_to(clean(&format!("paused: {}", paused.reason))).to_string());
+            lines.push(yellow.apply_to(clean(&paused.reason)).to_string());
         }
         lines.extend(progress.waits_for.as_ref().map(|what| clean(&format!("waits for {what}"))));
         if let Some(why) = &self.lost {
@@ -124,11 +126,10 @@ impl Picture {
 
 /// What a session does, with its step.
 pub(crate) fn standing(progress: &Progress) -> String {
-    let step = progress.step.filter(|step| *step > 0).map(|step| format!(", step {step}"));
-    let stage = progress.stage.as_ref().map(|stage| format!(" {stage}"));
-    match step {
-        Some(step) if progress.state != "READY" => {
-            format!("{}{step}{}", progress.state, stage.unwrap_or_default())
+    match (progress.step, &progress.stage) {
+        // Before its nodes are known and after its end it is in no step.
+        (Some(step), Some(stage)) if progress.total > 0 && progress.state != "READY" => {
+            format!("{}, step {step} {stage}", progress.state)
         }
         _ => progress.state.clone(),
     }

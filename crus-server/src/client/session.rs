@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::{Connection, CreateArgs, Format, PlanArgs, SessionArgs, SessionVerb, UpgradeArgs};
 use super::error::ClientError;
 use super::exit;
-use super::output::{Output, clean, pairs, print, seconds};
+use super::output::{Output, clean, note, pairs, print, seconds};
 use super::picture::standing;
 use super::profile::Profile;
 use super::views::{Event, Node, Progress, Session, strategy_words};
@@ -18,11 +18,15 @@ use super::wire::{Api, CallError, view};
 use super::{plan, time, watch};
 
 /// How many nodes or events are asked for at a time.
-const PAGE: u64 = 500;
+const PAGE: u64 = 1000;
 /// How many characters of an id there must be: fewer are a slip of the hand.
 const PREFIX_MIN: usize = 4;
 /// How many characters an id has.
 const ID_LENGTH: usize = 36;
+/// How long an order may take to have its effect before that is said.
+const TAKEN_UP: Duration = Duration::from_secs(10);
+/// How often that is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How many messages of a session are shown to people.
 const MESSAGES: usize = 20;
 
@@ -141,9 +145,8 @@ fn body(upgrade: &UpgradeArgs) -> Result<Value, ClientError> {
         "workload_manager_type": upgrade.workload_manager_type,
     });
     let strategy = upgrade.strategy.read()?;
-    if !strategy.is_default() {
-        body["strategy"] = serde_json::to_value(strategy)
-            .map_err(|error| ClientError::failed(format!("failed to write the strategy: {error}")))?;
+    if !strategy.is_empty() {
+        body["strategy"] = Value::Object(strategy);
     }
     Ok(body)
 }
@@ -238,8 +241,39 @@ pub(crate) async fn pages(
 async fn order(api: &Api, output: Output, id: &str, verb: &str) -> Result<u8, ClientError> {
     let session: Session = view(&find(api, id).await?)?;
     let id = session.upgrade_id.as_str();
-    let answer = api.post(&["session", id, verb], None).await.map_err(|error| no_such(api, id, error))?;
+    let noted = api.post(&["session", id, verb], None).await.map_err(|error| no_such(api, id, error))?;
+    let begun = Instant::now();
+    let answer = loop {
+        match is_taken_up(api, &session, verb).await {
+            Ok(Some(answer)) => break answer,
+            Ok(None) if begun.elapsed() < TAKEN_UP => tokio::time::sleep(LOOK_AGAIN).await,
+            // It was noted: that is what was asked for.
+            Ok(None) | Err(_) => {
+                note(&format!(
+                    "the service has noted it, and will take it up: {verb} of session {}",
+                    clean(id)
+                ));
+                break noted;
+            }
+        }
+    };
     show(output, api, &answer).await
+}
+
+/// The session once an order has its effect: the service answers when it has noted one, and whoever watches the session
+/// next should see what it does then.
+async fn is_taken_up(api: &Api, before: &Session, verb: &str) -> Result<Option<Value>, CallError> {
+    let path = ["session", before.upgrade_id.as_str()];
+    let answer = api.get(&path, &[]).await?;
+    let progress = api.get(&[path[0], path[1], "progress"], &[]).await?;
+    let (is_done, is_paused) = (answer["completed"] == true, !progress["paused"].is_null());
+    let is_so = match verb {
+        "pause" => is_paused || is_done,
+        "resume" => !is_paused,
+        // A paused session stays so, and a step of nodes to be tried again takes longer than this.
+        _ => !(before.completed && is_done),
+    };
+    Ok(is_so.then_some(answer))
 }
 
 /// Asks whether a session is really to be deleted.
@@ -313,7 +347,9 @@ fn description(
         None => lines.push(("State", session.state.clone())),
         Some(progress) => {
             lines.push(("State", standing(progress)));
-            lines.push(("Nodes", format!("{} ({:.0} % done)", progress.counts, progress.percent)));
+            let counts = format!("{} ({:.0} % done)", progress.counts, progress.percent);
+            let counts = if progress.total == 0 { "not known yet".to_owned() } else { counts };
+            lines.push(("Nodes", counts));
             lines.push(("Elapsed", time::duration(progress.elapsed_s)));
             let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
             lines.push(("Expected end", expected.unwrap_or_default()));

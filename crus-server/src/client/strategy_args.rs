@@ -1,127 +1,107 @@
 //! The strategy of an upgrade as options: one for each of the strategy's, and a file for all.
+//!
+//! What is given is sent, and nothing else: what is left out is as the site has it, and only the service knows whether
+//! all of it together makes sense.
 
-use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
-use crus_core::batch::Order;
-use crus_core::strategy::{Amount, OnDrainTimeout};
+use crus_core::strategy::Amount;
 use crus_core::window::{Span, TimeOfDay, Weekday, Window};
-use crus_core::{CheckName, Domain, PartitionName, Strategy};
-use serde::de::DeserializeOwned;
+use crus_core::{CheckName, PartitionName};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::error::ClientError;
 
-/// How the upgrade goes about its nodes. Nothing of it unless it is asked for here, or is a default of the site.
+/// Switches a default of the site off.
+const NONE: &str = "none";
+
+/// How the upgrade goes about its nodes. What is left out is as the site has it.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Strategy")]
+#[command(next_help_heading = "Strategy (what is left out is as the site has it; none switches that off)")]
 pub(crate) struct StrategyArgs {
     /// File with a strategy as TOML or JSON, its options named as here with _ for -. Options given beside it win.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub(crate) strategy: Option<PathBuf>,
+    strategy: Option<PathBuf>,
     /// How many nodes may fail, as a number or a percentage of all. With one more the session pauses before another
     /// node is touched.
-    #[arg(long, value_name = "AMOUNT")]
-    max_failed: Option<Amount>,
+    #[arg(long, value_name = "AMOUNT", value_parser = one::<Amount>)]
+    max_failed: Option<Value>,
     /// Likewise of one step, as a number or a percentage of its nodes.
-    #[arg(long, value_name = "AMOUNT")]
-    max_failed_step: Option<Amount>,
+    #[arg(long, value_name = "AMOUNT", value_parser = one::<Amount>)]
+    max_failed_step: Option<Value>,
     /// Sizes of the first steps, such as 1,5; the later ones have the full size.
-    #[arg(long, value_name = "SIZES", value_delimiter = ',')]
-    canary: Option<Vec<NonZeroU32>>,
+    #[arg(long, value_name = "SIZES", value_parser = sizes)]
+    canary: Option<Value>,
     /// How long the nodes of a canary step must stay up and in service before the session goes on.
-    #[arg(long, value_name = "SECONDS")]
-    soak_s: Option<NonZeroU64>,
+    #[arg(long, value_name = "SECONDS", value_parser = one::<NonZeroU64>)]
+    soak_s: Option<Value>,
     /// How long the jobs on a drained node may take to end.
-    #[arg(long, value_name = "SECONDS")]
-    drain_timeout_s: Option<NonZeroU64>,
+    #[arg(long, value_name = "SECONDS", value_parser = one::<NonZeroU64>)]
+    drain_timeout_s: Option<Value>,
     /// What happens to a node that takes longer: wait says so and waits on; skip gives it back untouched; requeue and
     /// cancel do that to its jobs; later gives it back and tries it once more at the end.
-    #[arg(long, value_name = "ACTION", value_parser = words::<OnDrainTimeout>(&["wait", "skip", "requeue", "cancel", "later"]))]
-    on_drain_timeout: Option<OnDrainTimeout>,
+    #[arg(long, value_name = "ACTION", value_parser = ["wait", "skip", "requeue", "cancel", "later"])]
+    on_drain_timeout: Option<String>,
     /// Which nodes a step takes first: soonest_free those that Slurm expects to be free first; name by xname; spread no
     /// more than --max-per-domain of a domain at a time; pack whole domains together.
-    #[arg(long, value_name = "ORDER", value_parser = words::<Order>(&["soonest_free", "name", "spread", "pack"]))]
-    order: Option<Order>,
+    #[arg(long, value_name = "ORDER", value_parser = ["soonest_free", "name", "spread", "pack"])]
+    order: Option<String>,
     /// What shares power or cooling, and may fail together.
-    #[arg(long, value_name = "PART", value_parser = words::<Domain>(&["cabinet", "chassis", "slot", "board"]))]
-    domain: Option<Domain>,
+    #[arg(long, value_name = "PART", value_parser = ["cabinet", "chassis", "slot", "board"])]
+    domain: Option<String>,
     /// How many nodes of one domain may be in flight.
-    #[arg(long, value_name = "COUNT")]
-    max_per_domain: Option<NonZeroU32>,
+    #[arg(long, value_name = "COUNT", value_parser = one::<NonZeroU32>)]
+    max_per_domain: Option<Value>,
     /// How many nodes of a partition must stay in service, as a number or a percentage: batch=90%. May be given for
     /// several partitions.
     #[arg(long, value_name = "PARTITION=AMOUNT", value_parser = floor)]
-    min_in_service: Vec<(PartitionName, Amount)>,
+    min_in_service: Vec<Option<(PartitionName, Amount)>>,
     /// When steps may start, by the clocks of a time zone: 'Europe/Zurich mon-fri 22:00-06:00', 'UTC sat,sun
     /// 00:00-24:00', 'UTC 22:00-06:00'. May be given several times, for one zone.
-    #[arg(long, value_name = "WINDOW", value_parser = window)]
-    window: Vec<Window>,
+    #[arg(long, value_name = "WINDOW", value_parser = window_or_none)]
+    window: Vec<Option<Window>>,
     /// How often a node that failed to boot is tried again, in steps at the end.
     #[arg(long, value_name = "COUNT")]
     retries: Option<u32>,
     /// Program that judges each node before it returns to service, by its name in the service's configuration.
-    #[arg(long, value_name = "NAME")]
-    check_command: Option<CheckName>,
+    #[arg(long, value_name = "NAME", value_parser = one::<CheckName>)]
+    check_command: Option<Value>,
 }
 
 impl StrategyArgs {
-    /// The strategy that was asked for.
+    /// The strategy that was asked for, as the API takes it.
     ///
     /// # Errors
-    /// When the file is none, or the options contradict each other; each is named as it is given.
-    pub(crate) fn read(&self) -> Result<Strategy, ClientError> {
+    /// When the file is none, or an option that may be given several times contradicts itself.
+    pub(crate) fn read(&self) -> Result<Map<String, Value>, ClientError> {
         let mut strategy = match &self.strategy {
             Some(path) => file(path)?,
-            None => Strategy::default(),
+            None => Map::new(),
         };
-        set(&mut strategy.max_failed, self.max_failed);
-        set(&mut strategy.max_failed_step, self.max_failed_step);
-        set(&mut strategy.soak_s, self.soak_s);
-        set(&mut strategy.drain_timeout_s, self.drain_timeout_s);
-        set(&mut strategy.order, self.order);
-        set(&mut strategy.max_per_domain, self.max_per_domain);
-        set(&mut strategy.check_command, self.check_command.clone());
-        if let Some(canary) = &self.canary {
-            strategy.canary.clone_from(canary);
+        let word = |word: &Option<String>| word.as_ref().map(|word| json!(word));
+        let given = [
+            ("max_failed", self.max_failed.clone()),
+            ("max_failed_step", self.max_failed_step.clone()),
+            ("canary", self.canary.clone()),
+            ("soak_s", self.soak_s.clone()),
+            ("drain_timeout_s", self.drain_timeout_s.clone()),
+            ("on_drain_timeout", word(&self.on_drain_timeout)),
+            ("order", word(&self.order)),
+            ("domain", word(&self.domain)),
+            ("max_per_domain", self.max_per_domain.clone()),
+            ("min_in_service", floors(&self.min_in_service)?),
+            ("window", windows(&self.window)?),
+            ("retries", self.retries.map(|retries| json!(retries))),
+            ("check_command", self.check_command.clone()),
+        ];
+        for (name, value) in given {
+            strategy.extend(value.map(|value| (name.to_owned(), value)));
         }
-        strategy.on_drain_timeout = self.on_drain_timeout.unwrap_or(strategy.on_drain_timeout);
-        strategy.domain = self.domain.unwrap_or(strategy.domain);
-        strategy.retries = self.retries.unwrap_or(strategy.retries);
-        if !self.min_in_service.is_empty() {
-            let floors: BTreeMap<_, _> = self.min_in_service.iter().cloned().collect();
-            if floors.len() < self.min_in_service.len() {
-                return Err(ClientError::usage("--min-in-service names a partition twice; name each once"));
-            }
-            strategy.min_in_service = floors;
-        }
-        if let Some((first, others)) = self.window.split_first() {
-            let mut window = first.clone();
-            for other in others {
-                if other.time_zone != window.time_zone {
-                    return Err(ClientError::usage(format!(
-                        "--window names the time zones {} and {}; give all windows in one",
-                        window.time_zone, other.time_zone
-                    )));
-                }
-                window.open.extend(other.open.iter().cloned());
-            }
-            strategy.window = Some(window);
-        }
-        let problems: Vec<String> = strategy
-            .problems()
-            .iter()
-            .map(|problem| format!("{} {}", flag(problem.option), problem.reason))
-            .collect();
-        if problems.is_empty() { Ok(strategy) } else { Err(ClientError::usage(problems.join("; "))) }
-    }
-}
-
-fn set<T>(place: &mut Option<T>, given: Option<T>) {
-    if given.is_some() {
-        *place = given;
+        Ok(strategy)
     }
 }
 
@@ -132,7 +112,7 @@ pub(crate) fn flag(property: &str) -> String {
     format!("--{}", name.replace('_', "-"))
 }
 
-fn file(path: &Path) -> Result<Strategy, ClientError> {
+fn file(path: &Path) -> Result<Map<String, Value>, ClientError> {
     let wrong =
         |why: &dyn std::fmt::Display| ClientError::usage(format!("--strategy {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
@@ -143,19 +123,81 @@ fn file(path: &Path) -> Result<Strategy, ClientError> {
     }
 }
 
-/// Words of the API, as one of its types.
-fn words<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+/// A value as the API has it, or none.
+fn one<T>(text: &str) -> Result<Value, String>
 where
-    T: DeserializeOwned + Clone + Send + Sync + 'static,
+    T: FromStr<Err: std::fmt::Display> + Serialize,
 {
-    PossibleValuesParser::new(words).try_map(|word| serde_json::from_value::<T>(word.into()))
+    if text == NONE {
+        return Ok(Value::Null);
+    }
+    let value: T = text.parse().map_err(|error| format!("{error}"))?;
+    serde_json::to_value(value).map_err(|error| error.to_string())
 }
 
-fn floor(text: &str) -> Result<(PartitionName, Amount), String> {
+fn sizes(text: &str) -> Result<Value, String> {
+    if text == NONE {
+        return Ok(json!([]));
+    }
+    text.split(',').map(|size| one::<NonZeroU32>(size.trim())).collect()
+}
+
+fn floor(text: &str) -> Result<Option<(PartitionName, Amount)>, String> {
+    if text == NONE {
+        return Ok(None);
+    }
     let (partition, amount) =
         text.rsplit_once('=').ok_or("must be a partition and an amount, such as batch=90%")?;
     let partition = partition.parse().map_err(|error| format!("{error}"))?;
-    Ok((partition, amount.parse().map_err(|error| format!("{error}"))?))
+    Ok(Some((partition, amount.parse().map_err(|error| format!("{error}"))?)))
+}
+
+fn floors(given: &[Option<(PartitionName, Amount)>]) -> Result<Option<Value>, ClientError> {
+    let mut floors = Map::new();
+    for (partition, amount) in given.iter().flatten() {
+        if floors.insert(partition.to_string(), json!(amount)).is_some() {
+            return Err(ClientError::usage(format!(
+                "--min-in-service names the partition {partition} twice; name each once"
+            )));
+        }
+    }
+    together("--min-in-service", given, json!({}), || Value::Object(floors))
+}
+
+fn windows(given: &[Option<Window>]) -> Result<Option<Value>, ClientError> {
+    let mut all: Option<Window> = None;
+    for window in given.iter().flatten() {
+        match &mut all {
+            None => all = Some(window.clone()),
+            Some(all) if all.time_zone == window.time_zone => all.open.extend(window.open.iter().cloned()),
+            Some(all) => {
+                return Err(ClientError::usage(format!(
+                    "--window names the time zones {} and {}; give all windows in one",
+                    all.time_zone, window.time_zone
+                )));
+            }
+        }
+    }
+    together("--window", given, Value::Null, || json!(all))
+}
+
+/// What was given several times as one value; `none` stands alone.
+fn together<T>(
+    option: &str,
+    given: &[Option<T>],
+    none: Value,
+    value: impl FnOnce() -> Value,
+) -> Result<Option<Value>, ClientError> {
+    match given {
+        [] => Ok(None),
+        [None] => Ok(Some(none)),
+        given if given.iter().all(Option::is_some) => Ok(Some(value())),
+        _ => Err(ClientError::usage(format!("{option} is {NONE} and something else; give one of them"))),
+    }
+}
+
+fn window_or_none(text: &str) -> Result<Option<Window>, String> {
+    if text == NONE { Ok(None) } else { window(text).map(Some) }
 }
 
 /// `ZONE [DAYS] FROM-TO`.
@@ -199,6 +241,7 @@ fn day(text: &str) -> Result<usize, String> {
 mod tests {
     use super::*;
     use clap::Parser;
+    use crus_core::Strategy;
     use std::io::Write;
 
     #[derive(Parser)]
@@ -207,9 +250,10 @@ mod tests {
         strategy: StrategyArgs,
     }
 
-    fn read(arguments: &[&str]) -> Result<Strategy, String> {
+    fn read(arguments: &[&str]) -> Result<Value, String> {
         let line = Line::try_parse_from(std::iter::once(&"crus").chain(arguments));
-        line.map_err(|error| error.to_string())?.strategy.read().map_err(|error| error.to_string())
+        let strategy = line.map_err(|error| error.to_string())?.strategy.read();
+        strategy.map(Value::Object).map_err(|error| error.to_string())
     }
 
     /// Every option that the API has, so that one that is added there is missed here.
@@ -217,7 +261,7 @@ mod tests {
 
     #[test]
     fn each_option_of_a_strategy_has_one_here() {
-        let strategy = read(&[
+        let given = read(&[
             "--max-failed=2%",
             "--max-failed-step=1",
             "--canary=1,5",
@@ -235,7 +279,8 @@ mod tests {
             "--check-command=health",
         ])
         .unwrap();
-        assert_eq!(serde_json::to_string(&strategy).unwrap(), ALL);
+        let strategy: Strategy = serde_json::from_str(ALL).unwrap();
+        assert_eq!(given, json!(strategy));
         // Written out in full, so that an option that the strategy gains fails to compile here.
         let Strategy {
             max_failed: _,
@@ -261,35 +306,41 @@ mod tests {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();
             let path = file.path().to_str().unwrap();
-            assert_eq!(read(&["--strategy", path]).unwrap(), all, "{text}");
+            assert_eq!(read(&["--strategy", path]).unwrap(), json!(all), "{text}");
             let other = read(&["--strategy", path, "--max-failed", "0", "--canary", "3"]).unwrap();
-            assert_eq!(other.max_failed, Some(Amount::Count(0)));
-            assert_eq!(other.canary, [NonZeroU32::new(3).unwrap()]);
-            assert_eq!(other.retries, 1);
+            assert_eq!(other["max_failed"], 0);
+            assert_eq!(other["canary"], json!([3]));
+            assert_eq!(other["retries"], 1);
         }
-    }
-
-    #[test]
-    fn a_file_with_a_misspelt_option_is_named_with_it() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(b"max_fail = 1").unwrap();
-        let error = read(&["--strategy", file.path().to_str().unwrap()]).unwrap_err();
-        assert!(error.contains("unknown field `max_fail`"), "{error}");
         let error = read(&["--strategy", "/nowhere/strategy.toml"]).unwrap_err();
         assert!(error.starts_with("--strategy /nowhere/strategy.toml: No such file"), "{error}");
     }
 
+    /// A site has defaults: what is like nothing in particular may be another thing than they are.
     #[test]
-    fn what_contradicts_is_named_as_it_was_given() {
-        assert_eq!(
-            read(&["--soak-s", "5", "--on-drain-timeout", "skip"]).unwrap_err(),
-            "--soak-s needs canary: only canary steps are soaked; --on-drain-timeout needs drain_timeout_s: without it \
-             a drain is never late"
-        );
+    fn what_is_given_is_sent_and_nothing_else() {
+        assert_eq!(read(&[]).unwrap(), json!({}));
+        let plain = ["--retries", "0", "--on-drain-timeout", "wait", "--domain", "chassis", "--soak-s", "5"];
+        let sent = json!({ "retries": 0, "on_drain_timeout": "wait", "domain": "chassis", "soak_s": 5 });
+        assert_eq!(read(&plain).unwrap(), sent);
+        let none =
+            ["--max-failed", "none", "--canary", "none", "--min-in-service", "none", "--window", "none"];
+        let off = json!({ "max_failed": null, "canary": [], "min_in_service": {}, "window": null });
+        assert_eq!(read(&none).unwrap(), off);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_named_as_it_was_given() {
         let error = read(&["--window", "UTC 22:00-06:00", "--window", "CET 22:00-06:00"]).unwrap_err();
         assert_eq!(error, "--window names the time zones UTC and CET; give all windows in one");
         let error = read(&["--min-in-service", "a=1", "--min-in-service", "a=2"]).unwrap_err();
-        assert!(error.contains("twice"), "{error}");
+        assert_eq!(error, "--min-in-service names the partition a twice; name each once");
+        let error = read(&["--min-in-service", "a=1", "--min-in-service", "none"]).unwrap_err();
+        assert!(error.starts_with("--min-in-service is none and something else"), "{error}");
+        for wrong in [["--max-failed", "101%"], ["--canary", "1,0"], ["--soak-s", "0"], ["--order", "size"]] {
+            let error = read(&wrong).unwrap_err();
+            assert!(error.contains(wrong[0]), "{error}");
+        }
     }
 
     #[test]

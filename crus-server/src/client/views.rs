@@ -2,7 +2,7 @@
 //! empty, so that a newer or older service can be talked to.
 
 use crus_core::Strategy;
-use crus_core::model::{Counts, Failure};
+use crus_core::model::Counts;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -111,10 +111,8 @@ impl Event {
                 format!("{} {}{why}: {}", nodes(names.len() as u64), text("state"), fold(&names))
             }
             "message" => text("text").to_owned(),
-            "paused" => match self.why() {
-                Some(why) => format!("paused: {why}"),
-                None => "paused".to_owned(),
-            },
+            "paused" => self.why().unwrap_or_else(|| "paused".to_owned()),
+            "gap" => format!("events {} to {} are not kept any more", count("from"), count("to")),
             "resumed" => "resumed".to_owned(),
             "retried" => format!("{} to be tried again", nodes(count("nodes"))),
             "deletion_ordered" => "its deletion was asked for".to_owned(),
@@ -133,24 +131,8 @@ impl Event {
         }
     }
 
-    /// The reason, however it is told.
     fn why(&self) -> Option<String> {
-        for name in ["reason", "failure", "why"] {
-            match self.fields.get(name) {
-                Some(Value::String(text)) => {
-                    let failure = Failure::deserialize(Value::String(text.clone()));
-                    return Some(failure.map_or_else(|_| text.clone(), |failure| failure.to_string()));
-                }
-                Some(value) if !value.is_null() => {
-                    return Some(match Failure::deserialize(value) {
-                        Ok(failure) => failure.to_string(),
-                        Err(_) => value["reason"].as_str().map_or_else(|| value.to_string(), str::to_owned),
-                    });
-                }
-                _ => {}
-            }
-        }
-        None
+        self.fields.get("reason").and_then(Value::as_str).map(str::to_owned)
     }
 
     fn node_names(&self) -> Vec<String> {
@@ -192,15 +174,14 @@ mod tests {
     use super::*;
     use crus_core::Time;
     use crus_core::history::{Entry, Happening};
-    use crus_core::model::{PauseReason, Stage};
+    use crus_core::model::{Failure, PauseReason, Stage};
 
     fn words(what: Happening) -> String {
-        let entry = serde_json::to_value(Entry { number: 7, at: Time(0), step: 3, what }).unwrap();
-        let mut entry = entry.as_object().unwrap().clone();
-        entry.insert("at".into(), "2026-11-24T10:31:07.123Z".into());
-        serde_json::from_value::<Event>(Value::Object(entry)).unwrap().words()
+        let entry = crus_api::events::event(&Entry { number: 7, at: Time(0), step: 3, what });
+        serde_json::from_value::<Event>(entry).unwrap().words()
     }
 
+    /// As the API writes them.
     #[test]
     fn every_kind_of_event_has_its_words() {
         let counts = Counts { upgraded: 63, failed: 1, ..Counts::default() };
@@ -226,7 +207,7 @@ mod tests {
             format!("1 node skipped ({}): x1000c0s0b0n0", Failure::DrainTimedOut)
         );
         assert_eq!(words(Happening::Message { text: "said".into() }), "said");
-        assert!(words(Happening::Paused { why: PauseReason::Command }).starts_with("paused: "));
+        assert!(words(Happening::Paused { why: PauseReason::Command }).starts_with("Paused by an operator"));
         assert_eq!(words(Happening::Resumed), "resumed");
         assert_eq!(words(Happening::Retried { nodes: 1 }), "1 node to be tried again");
         assert_eq!(words(Happening::DeletionOrdered), "its deletion was asked for");
@@ -241,5 +222,7 @@ mod tests {
     fn a_kind_that_is_not_known_is_shown_as_it_came() {
         let event: Event = serde_json::from_str(r#"{"number":1,"kind":"moved","to":"x"}"#).unwrap();
         assert_eq!(event.words(), r#"moved {"to":"x"}"#);
+        let gap: Event = serde_json::from_str(r#"{"number":9,"kind":"gap","from":1,"to":9}"#).unwrap();
+        assert_eq!(gap.words(), "events 1 to 9 are not kept any more");
     }
 }

@@ -162,7 +162,7 @@ impl Watch<'_> {
             Standing::Paused(_) if !self.exit_on_pause => {}
             Standing::Paused(why) => {
                 self.catch_up().await?;
-                self.end(&format!("session {} is paused: {why}", self.id))?;
+                self.end(&format!("session {} is paused. {why}", self.id))?;
                 return Ok(Some(exit::PAUSED));
             }
             Standing::Done(counts) => {

@@ -306,7 +306,7 @@ impl Api {
             }
             _ if problem.is_none() => return self.foreign(status, &kind),
             StatusCode::NOT_FOUND => format!("{url} does not have it (404){said}"),
-            StatusCode::CONFLICT => format!("not done{said}"),
+            StatusCode::CONFLICT => format!("refused (409){said}"),
             _ => format!("{url} failed to do it ({code}){said}"),
         };
         // What an HTML page of a gateway says is not here is no session.
@@ -392,16 +392,17 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The next event; `None` once the service has ended the stream.
+    /// The next event; `None` once the service has ended the stream. When it broke: why, to be read after the word, if
+    /// there is more to say.
     pub(crate) async fn next(&mut self) -> Result<Option<SentEvent>, String> {
         loop {
             if let Some(event) = self.ready.next() {
                 return Ok(Some(event));
             }
             let chunk = tokio::time::timeout(SILENCE_MAX, self.response.chunk()).await;
-            let chunk = chunk.map_err(|_| format!("it was silent for {} s", SILENCE_MAX.as_secs()))?;
-            let Some(chunk) = chunk.map_err(|error| innermost(&error))? else { return Ok(None) };
-            self.ready = self.parser.take(&chunk).map_err(|error| error.to_string())?.into_iter();
+            let chunk = chunk.map_err(|_| format!(": it was silent for {} s", SILENCE_MAX.as_secs()))?;
+            let Some(chunk) = chunk.map_err(|_| String::new())? else { return Ok(None) };
+            self.ready = self.parser.take(&chunk).map_err(|error| format!(": {error}"))?.into_iter();
         }
     }
 }

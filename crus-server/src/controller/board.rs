@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crus_api::{SessionState, SessionStatus};
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
-use crus_core::model::{Head, Message, Session, Summary, UpgradeId};
-use crus_core::{Time, history, progress};
+use crus_core::model::{Head, Message, Node, Session, Summary, UpgradeId};
+use crus_core::{Time, history};
 use tokio::sync::{Notify, watch};
 
 use super::Retention;
@@ -57,8 +57,8 @@ impl Tail {
 pub(super) struct Outlook {
     pub(super) head: Arc<Head>,
     pub(super) deletion_ordered: bool,
-    /// What it waits for, in words; `None` when that is not known here.
-    pub(super) waits_for: Option<Option<String>>,
+    /// The nodes of its step; `None` when it does not run here.
+    pub(super) step: Option<Arc<[Node]>>,
 }
 
 #[derive(Debug)]
@@ -78,8 +78,8 @@ struct Entry {
     /// How often it began to run here. What was read before that is old.
     turns: u64,
     wake: Arc<Notify>,
-    /// What it waits for, in words, while it runs here.
-    waits_for: Option<Option<String>>,
+    /// The nodes of its step, while it runs here.
+    step: Option<Arc<[Node]>>,
     tail: Tail,
 }
 
@@ -95,7 +95,7 @@ impl Entry {
             again: false,
             turns: 0,
             wake: Arc::default(),
-            waits_for: None,
+            step: None,
             tail: Tail::default(),
         }
     }
@@ -147,7 +147,7 @@ impl Board {
         entry.command(latest_of(summary));
         if !entry.running && Turn(entry.turns) == turn {
             entry.tell(&summary.head, &summary.messages);
-            entry.waits_for = None;
+            entry.step = None;
         }
         self.tell_changed();
     }
@@ -167,7 +167,7 @@ impl Board {
         self.lock().get(&id).map(|entry| Outlook {
             head: Arc::clone(&entry.head),
             deletion_ordered: entry.deletion_ordered,
-            waits_for: entry.waits_for.clone(),
+            step: entry.step.clone(),
         })
     }
 
@@ -290,7 +290,7 @@ impl Board {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(&id) else { return true };
         entry.running = std::mem::take(&mut entry.again);
-        entry.waits_for = None;
+        entry.step = None;
         !entry.running
     }
 
@@ -331,7 +331,7 @@ impl Board {
     pub(super) fn update(&self, session: &Session) {
         if let Some(entry) = self.lock().get_mut(&session.head.id) {
             entry.tell(&session.head, &session.messages);
-            entry.waits_for = Some(progress::waits_for(&session.head, session.batch()));
+            entry.step = Some(session.batch().cloned().collect());
         }
         self.tell_changed();
     }
@@ -339,7 +339,7 @@ impl Board {
     /// Takes in how single nodes of a session that runs here changed.
     fn update_nodes(&self, session: &Session) {
         if let Some(entry) = self.lock().get_mut(&session.head.id) {
-            entry.waits_for = Some(progress::waits_for(&session.head, session.batch()));
+            entry.step = Some(session.batch().cloned().collect());
         }
     }
 

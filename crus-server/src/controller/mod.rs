@@ -27,7 +27,7 @@ use crus_core::commands;
 use crus_core::driver::Ports;
 use crus_core::history::Entry;
 use crus_core::model::{Command, Head, Limits, Node, Session, Spec, Summary, UpgradeId};
-use crus_core::ports::{Bos, Clock, Hsm, SessionStore, StoreError, Wlm};
+use crus_core::ports::{Bos, Checks, Clock, Hsm, SessionStore, StoreError, Wlm};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
@@ -48,6 +48,8 @@ pub struct Outside {
     pub store: Arc<dyn SessionStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Programs that judge a node before it returns to service.
+    pub checks: Arc<dyn Checks>,
 }
 
 /// How many sessions there may be, and for how long those that are done are kept.
@@ -108,8 +110,8 @@ impl Controller {
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
         let board = Arc::<Board>::default();
-        let Outside { hsm, bos, wlm, store, clock } = outside;
-        let ports = Ports { hsm, bos, wlm, store, clock, checks: Arc::new(()), observer: board.clone() };
+        let Outside { hsm, bos, wlm, store, clock, checks } = outside;
+        let ports = Ports { hsm, bos, wlm, store, clock, checks, observer: board.clone() };
         let (to_follower, asked) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let shared = Arc::new(Shared { ports, limits, retention, board, stop, to_follower });

@@ -117,6 +117,7 @@ impl Runner {
             Ok(Err(left)) => left,
             Err(error) => Left::ToReload(error),
         };
+        shared.ports.checks.forget(self.id);
         if matches!(left, Left::ForGood | Left::Done)
             && let Err(error) = shared.ports.store.disown(self.id).await
         {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crus_api::service::{Follow, News};
-use crus_api::views::{Beside, Progress};
+use crus_api::views::{Beside, ExpectedEnd, Progress, Stamp};
 use crus_api::{ServiceError, Sessions as _};
 use crus_core::history::Entry;
 use crus_core::model::{Head, Node, Phase, UpgradeId};
 use crus_core::ports::StoreError;
-use crus_core::progress;
+use crus_core::{estimate, progress};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -23,6 +24,9 @@ const ENTRIES: usize = 100;
 /// Nodes of a step that are so close to each other are read together.
 const GAP: usize = 64;
 
+/// So many reads of a step's nodes are under way at a time.
+const READS: usize = 8;
+
 impl Shared {
     /// The head of a session, as the board has it, or else the store.
     pub(super) async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
@@ -34,35 +38,45 @@ impl Shared {
 
     /// How far a session is.
     pub(super) async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {
-        let (head, deletion_ordered, told) = match self.board.outlook(id) {
-            Some(outlook) => (outlook.head, outlook.deletion_ordered, outlook.waits_for),
+        let (head, deletion_ordered, step) = match self.board.outlook(id) {
+            Some(outlook) => (outlook.head, outlook.deletion_ordered, outlook.step),
             None => match self.ports.store.summary(id).await? {
                 Some(summary) => (Arc::new(summary.head), summary.deletion_ordered, None),
                 None => return Ok(None),
             },
         };
-        let waits_for = match told {
-            Some(waits_for) => waits_for,
-            None => progress::waits_for(&head, &self.step_nodes(&head).await?),
+        let step = match step {
+            Some(step) => step,
+            None => self.step_nodes(&head).await?,
         };
         let now = self.ports.clock.now();
-        Ok(Some(Progress::of(&head, Beside { deletion_ordered, waits_for, expected_end: None, now })))
+        let window = head.spec.strategy.window.as_ref();
+        let zone = window.and_then(|window| self.ports.clock.zone(&window.time_zone, now));
+        let expected_end = match deletion_ordered {
+            true => None,
+            false => estimate::expected_end(&head, &*step, &self.limits, zone, now),
+        };
+        let expected_end =
+            expected_end.map(|(low, high)| ExpectedEnd { high: Some(Stamp(high)), low: Some(Stamp(low)) });
+        let waits_for = progress::waits_for(&head, &*step);
+        Ok(Some(Progress::of(&head, Beside { deletion_ordered, waits_for, expected_end, now })))
     }
 
-    /// The nodes of a session's step as they are stored, as far as what it waits for depends on them.
-    async fn step_nodes(&self, head: &Head) -> Result<Vec<Node>, StoreError> {
-        let mut nodes = Vec::new();
-        if head.phase != Phase::Rolling || head.condition.is_some() {
-            return Ok(nodes);
+    /// The nodes of a session's step as they are stored.
+    async fn step_nodes(&self, head: &Head) -> Result<Arc<[Node]>, StoreError> {
+        if head.phase != Phase::Rolling {
+            return Ok(Arc::new([]));
         }
         let mut positions = head.batch.clone();
         positions.sort_unstable();
-        for range in ranges(&positions) {
-            let read = self.ports.store.nodes(head.id, range.start, range.len()).await?;
-            let is_of_step = |(i, _): &(usize, Node)| positions.binary_search(i).is_ok();
-            nodes.extend((range.start..).zip(read).filter(is_of_step).map(|(_, node)| node));
-        }
-        Ok(nodes)
+        let read = stream::iter(ranges(&positions)).map(async |range: Range<usize>| {
+            let nodes = self.ports.store.nodes(head.id, range.start, range.len()).await?;
+            Ok::<_, StoreError>((range.start, nodes))
+        });
+        let read: Vec<(usize, Vec<Node>)> = read.buffered(READS).try_collect().await?;
+        let placed = read.into_iter().flat_map(|(start, nodes)| (start..).zip(nodes));
+        let of_step = placed.filter(|(position, _)| positions.binary_search(position).is_ok());
+        Ok(of_step.map(|(_, node)| node).collect())
     }
 
     /// Some entries of a session's history.

@@ -143,9 +143,10 @@ impl DemoCluster {
              \x20 HSM   curl http://{sim}/hsm/v2/groups/slurm-nodes\n\
              \x20 BOS   curl http://{sim}/v2/sessions\n\
              \x20 Slurm {ADDRESS}={sim} {program} slurm-stand-in squeue\n\
-             upgrade it:\n\
-             \x20 curl http://{service}/session --json '{SPEC}'\n\
-             \x20 curl http://{service}/session\n",
+             upgrade it, and watch:\n\
+             \x20 export CRUS_URL=http://{service}\n\
+             \x20 {program} session create --wait --upgrade-step-size 8 --upgrade-template-id new-image \\\n\
+             \x20   --starting-label slurm-nodes --upgrading-label upgrading-nodes --failed-label failed-nodes\n",
             ADDRESS = stand_in::ADDRESS,
             program = std::env::args().next().unwrap_or_else(|| "crus".to_owned()),
         )

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
+pub mod inspect;
 mod redb;
 
 use std::sync::Arc;
@@ -61,11 +62,13 @@ async fn open_etcd(config: &Config) -> anyhow::Result<Store> {
 
 #[cfg(not(feature = "etcd"))]
 async fn open_etcd(_: &Config) -> anyhow::Result<Store> {
-    anyhow::bail!(
-        "etcd_endpoints is set, and this crus was built without etcd: install one that was built with `cargo build \
-         --release --features etcd`, or unset etcd_endpoints to keep the sessions in a file"
-    )
+    anyhow::bail!(WITHOUT_ETCD)
 }
+
+#[cfg(not(feature = "etcd"))]
+const WITHOUT_ETCD: &str = "etcd_endpoints is set, and this crus was built without etcd: install one that was built with \
+                            `cargo build --release --features etcd`, or unset etcd_endpoints to keep the sessions in a \
+                            file";
 
 #[cfg(all(test, not(feature = "etcd")))]
 mod tests {

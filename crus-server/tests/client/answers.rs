@@ -79,9 +79,9 @@ Messages
     assert_eq!(
         words(&table(&["session", "nodes", ID]))[1..],
         words(
-            "nid000001 x1000c0s0b0n0 upgraded 1 0 2026-11-24 10:00:00
-             nid000002 x1000c0s0b0n1 draining 1 0 2026-11-24 10:00:00 17 alice 2026-11-24 12:00:00
-             nid000003 x1000c0s1b0n0 pending 1 0 2026-11-24 10:00:00"
+            "nid000001 x1000c0s0b0n0 upgraded 1 0 2020-01-02 10:00:00
+             nid000002 x1000c0s0b0n1 draining 1 0 2020-01-02 10:00:00 17 alice 2020-01-02 12:00:00
+             nid000003 x1000c0s1b0n0 pending 1 0 2020-01-02 10:00:00"
         )
     );
     assert_eq!(
@@ -147,10 +147,6 @@ fn an_upgrade_is_asked_for_as_the_options_say() {
         "window": { "time_zone": "Europe/Zurich", "open": [{ "days": ["mon", "tue"], "from": "22:00", "to": "06:00" }] },
     });
     assert_eq!(fake.asked("POST /plan")[0].body, asked);
-    let contradiction = ask(&fake, &[&["plan"], UPGRADE.as_slice(), &["--soak-s", "5"]].concat());
-    assert_eq!(contradiction.code, Some(2));
-    assert_eq!(contradiction.err, "crus: --soak-s needs canary: only canary steps are soaked\n");
-    assert_eq!(fake.asked("POST /plan").len(), 1, "what contradicts is not sent");
 }
 
 #[test]
@@ -198,4 +194,16 @@ fn nothing_is_deleted_unless_somebody_says_so() {
     let text = printed(&fake, &["session", "delete", ID, "--yes"]);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["state"], "DELETING");
     assert_eq!(fake.asked(&format!("DELETE /session/{ID}")).len(), 1);
+}
+
+/// The service notes an order and takes it up later: whoever watches next must not see the session as it was.
+#[test]
+fn an_order_is_answered_once_it_has_its_effect() {
+    let mut held = at_work();
+    super::finish(&mut held, 2, 1, 0);
+    let fake = Fake::start(held);
+    let retried: Value = serde_json::from_str(&printed(&fake, &["session", "retry", ID])).unwrap();
+    assert_eq!(retried["completed"], false);
+    let paused = printed(&fake, &["session", "pause", ID, "-o", "table"]);
+    assert!(paused.contains("\nPaused           Paused, since"), "{paused}");
 }

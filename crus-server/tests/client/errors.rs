@@ -122,7 +122,7 @@ fn what_the_service_refuses_is_said_in_its_words() {
     check(
         &ask(&fake, &["session", "retry", ID]),
         1,
-        &["not done: Step 3 is in flight. Retry once it is finished."],
+        &["refused (409): Step 3 is in flight. Retry once it is finished."],
     );
     let full = refusing(503, "There are 1000 sessions, as many as may be.");
     check(&ask(&full, &["session", "list"]), 1, &["failed to do it (503): There are 1000 sessions"]);

@@ -108,11 +108,11 @@ fn a_session_that_is_deleted_or_paused_ends_it_with_a_code_of_its_own() {
     fake.with(|held| {
         held.progress["paused"] =
             json!({ "reason": "2 nodes failed, 1 may", "since": "2026-11-24T10:31:07.123Z" });
-        held.happen("paused", &json!({ "why": { "reason": "max_failed", "failed": 2, "max": 1 } }));
+        held.happen("paused", &json!({ "reason": "2 nodes failed, 1 may" }));
     });
     let (code, _, notes) = watch.end();
     assert_eq!(code, Some(5));
-    assert_eq!(notes, [format!("crus: session {ID} is paused: 2 nodes failed, 1 may")]);
+    assert_eq!(notes, [format!("crus: session {ID} is paused. 2 nodes failed, 1 may")]);
     assert_eq!(
         ask(&fake, &["session", "watch", ID, "--exit-on-pause"]).code,
         Some(5),
@@ -129,7 +129,7 @@ fn a_session_that_is_deleted_or_paused_ends_it_with_a_code_of_its_own() {
 #[test]
 fn a_session_that_was_resumed_and_retried_is_followed_on() {
     let mut held = at_work();
-    held.happen("paused", &json!({ "why": { "reason": "command" } }));
+    held.happen("paused", &json!({ "reason": "Paused by an operator" }));
     held.happen("resumed", &json!({}));
     held.happen("finished", &json!({}));
     held.happen("retried", &json!({ "nodes": 1 }));
@@ -179,6 +179,21 @@ fn events_as_json_and_toml_are_what_the_service_sent() {
     let toml = ask(&fake, &["session", "watch", ID, "--format", "toml"]).out;
     let table = serde_json::to_value(toml.parse::<toml::Table>().unwrap()).unwrap();
     assert_eq!(table["events"], json!(events));
+}
+
+/// A service keeps so many events and no more.
+#[test]
+fn events_that_are_not_kept_any_more_are_said_to_be_missing() {
+    let mut held = at_work();
+    held.events.drain(..2);
+    let fake = Fake::start(held);
+    let mut watch = Running::watch(&fake, &["--format", "json"]);
+    let gap: Value = serde_json::from_str(&watch.line()).unwrap();
+    assert_eq!(gap, json!({ "from": 1, "kind": "gap", "number": 2, "to": 2 }));
+    let third: Value = serde_json::from_str(&watch.line()).unwrap();
+    assert_eq!(third["number"], 3);
+    fake.with(|held| held.sessions.clear());
+    assert_eq!(watch.end().0, Some(4));
 }
 
 /// The service dies again and again: no event is missing, none comes twice.

@@ -59,6 +59,17 @@ impl Held {
         self.progress["state"] = json!(state);
     }
 
+    /// Takes up an order for the only session.
+    fn order(&mut self, order: &str) {
+        match order {
+            "pause" => {
+                self.progress["paused"] = json!({ "reason": "Paused", "since": "2020-01-02T10:00:00.000Z" });
+            }
+            "resume" => self.progress["paused"] = json!(null),
+            _ => self.set_state("UPDATING", false),
+        }
+    }
+
     /// Adds an event with the next number.
     pub(crate) fn happen(&mut self, kind: &str, fields: &Value) {
         let mut event = json!({ "at": "2026-11-24T10:31:07.123Z", "kind": kind, "number": self.events.len() + 1, "step": 1 });
@@ -171,7 +182,12 @@ async fn answer(
             };
             match (method.as_str(), rest) {
                 (_, [_, ..]) if now.is_original => problem(404, "Requested path does not exist."),
-                ("GET", []) | ("POST", ["pause" | "resume" | "retry"]) => json(200, &now.sessions[at]),
+                ("GET", []) => json(200, &now.sessions[at]),
+                ("POST", [order @ ("pause" | "resume" | "retry")]) => {
+                    let noted = json(200, &now.sessions[at]);
+                    now.order(order);
+                    noted
+                }
                 ("DELETE", []) => {
                     now.sessions[at]["state"] = json!("DELETING");
                     json(200, &now.sessions[at])
@@ -235,24 +251,32 @@ fn problem(code: u16, detail: &str) -> Response {
     (StatusCode::from_u16(code).unwrap(), head, problem_text(code, detail, None)).into_response()
 }
 
-/// Events as they are added, until the session is gone.
+/// Events as they are added, until the session is gone; in the words of the service.
 fn stream(held: Shared, after: u64) -> Response {
-    let events = futures_util::stream::unfold((held, after), |(held, after)| async move {
+    let events = futures_util::stream::unfold((held, after, false), |(held, after, is_over)| async move {
         loop {
             {
                 let now = held.lock().unwrap();
-                if let Some(event) = now.events.iter().find(|event| event["number"].as_u64().unwrap() > after)
-                {
-                    let number = event["number"].as_u64().unwrap();
-                    let text = format!(
-                        "id: {number}\nevent: {}\ndata: {event}\n\n",
-                        event["kind"].as_str().unwrap()
-                    );
+                let number = |event: &Value| event["number"].as_u64().unwrap();
+                if is_over {
+                    return None;
+                }
+                if let Some(event) = now.events.iter().find(|event| number(event) > after) {
+                    let number = number(event);
+                    let mut text = String::new();
+                    if number > after + 1 {
+                        let (from, to) = (after + 1, number - 1);
+                        text = format!("id: {to}\nevent: gap\ndata: {{\"from\":{from},\"to\":{to}}}\n\n");
+                    }
+                    let kind = event["kind"].as_str().unwrap();
+                    text += &format!("id: {number}\nevent: {kind}\ndata: {event}\n\n");
                     drop(now);
-                    return Some((Ok::<_, Infallible>(text), (held, number)));
+                    return Some((Ok::<_, Infallible>(text), (held, number, false)));
                 }
                 if now.sessions.is_empty() {
-                    return None;
+                    drop(now);
+                    let text = "event: deleted\ndata: {\"upgrade_id\":\"\"}\n\n".to_owned();
+                    return Some((Ok(text), (held, after, true)));
                 }
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -46,7 +46,7 @@ async fn each_node_is_judged_when_its_check_ends_and_once_in_a_step() {
     }
     assert_eq!(checks.started().len(), 4, "each once");
     checks.judge(&request(1, &[2])).await.unwrap();
-    checks.forget();
+    checks.die();
     checks.judge(&request(1, &[2])).await.unwrap();
     let steps: Vec<u32> = checks.started().iter().map(|check| check.step).collect();
     assert_eq!(steps, [0, 0, 0, 0, 1, 1], "in another step anew, and once more after a restart");

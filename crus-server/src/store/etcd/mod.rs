@@ -44,6 +44,7 @@
 mod changes;
 mod commands;
 mod connection;
+mod inspect;
 mod keys;
 mod opening;
 mod ownership;
@@ -68,6 +69,7 @@ use uuid::Uuid;
 
 use crate::settings::EtcdOptions;
 
+pub(super) use inspect::EtcdView;
 pub use opening::EtcdError;
 
 use changes::Watching;

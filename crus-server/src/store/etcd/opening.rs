@@ -104,6 +104,14 @@ pub(super) fn check(options: &EtcdOptions) -> Result<(), EtcdError> {
     Ok(())
 }
 
+/// The format of what is there, which is not changed.
+pub(super) async fn format_of(options: &EtcdOptions, table: Table<'_>) -> Result<u64, EtcdError> {
+    let read = Txn::new().and_then([TxnOp::get(table.keys.format(), None)]);
+    let answer = table.txn("read the format", read).await.map_err(|trouble| explained(options, trouble))?;
+    let format = found(&answer).into_iter().flatten().next();
+    read_format(options, format.map(|kv: KeyValue| kv.into_key_value().1))
+}
+
 /// Lays the store out where there is nothing, and makes the newest format of an older one.
 pub(super) async fn lay_out_or_migrate(options: &EtcdOptions, table: Table<'_>) -> Result<(), EtcdError> {
     let explained = |trouble| explained(options, trouble);

@@ -5,8 +5,10 @@
 //! disk when the call returns. The file is locked: two services cannot share it.
 
 mod file;
+mod inspect;
 mod migrate;
 mod opening;
+mod overlay;
 mod tables;
 
 use std::path::Path;
@@ -29,6 +31,7 @@ use tables::{
     Trouble, claims_in, commands_of, enter_claim, head_of, keys_of, rows, write,
 };
 
+pub(super) use inspect::FileView;
 pub use opening::OpenError;
 
 /// A [`SessionStore`] in one local file.

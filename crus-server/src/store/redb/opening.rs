@@ -12,6 +12,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError};
 
 use super::migrate::migrate;
+use super::overlay::Overlay;
 use super::tables::{FORMAT_KEY, META, Trouble, lay_out};
 
 /// How long a lock on the file is waited for, and how often it is tried.
@@ -152,16 +153,37 @@ fn is_store(path: &Path) -> bool {
 
 fn open_existing(path: &Path) -> Result<Database, OpenError> {
     let database = unlocked(|| builder().open(path)).map_err(|error| trouble_at(path, error))?;
-    match format_of(&database).map_err(|error| trouble_at(path, error))? {
+    made_newest(path, &database)?;
+    Ok(database)
+}
+
+/// Makes the newest format of what is there.
+fn made_newest(path: &Path, database: &Database) -> Result<(), OpenError> {
+    match format_of(database).map_err(|error| trouble_at(path, error))? {
         Some(FORMAT) => {}
-        Some(format @ (1 | 2)) => migrate(&database, format).map_err(|trouble| told_at(path, trouble))?,
+        Some(format @ (1 | 2)) => migrate(database, format).map_err(|trouble| told_at(path, trouble))?,
         Some(found) if found > FORMAT => {
             return Err(OpenError::Newer { path: path.display().to_string(), found });
         }
         Some(found) => return Err(not_a_store(path, format!("format {found}"))),
         // Versions before this one could leave it so, when they were killed while they created it.
-        None => lay_out(&database).map_err(|trouble| told_at(path, trouble))?,
+        None => lay_out(database).map_err(|trouble| told_at(path, trouble))?,
     }
+    Ok(())
+}
+
+/// Opens a store to look into it: the file is never changed. What is of an older format, or was not closed, is put in order
+/// in memory.
+pub(super) fn look_into(path: &Path) -> Result<Database, OpenError> {
+    if fs::metadata(path).map_err(|error| io_at(path, error))?.len() == 0 {
+        return Err(not_a_store(path, "it is empty".to_owned()));
+    }
+    let open = || {
+        let overlay = Overlay::over(File::open(path)?)?;
+        builder().create_with_backend(overlay)
+    };
+    let database = unlocked(open).map_err(|error| trouble_at(path, error))?;
+    made_newest(path, &database)?;
     Ok(database)
 }
 
