@@ -25,7 +25,7 @@ use crus_core::model::{Command as Order, NodeState};
 use crus_core::ports::SessionStore as _;
 use crus_core::{Session, UpgradeId, Xname};
 use crus_server::store::EtcdStore;
-use crus_sim::config::{BosConfig, SlurmConfig, Span};
+use crus_sim::config::{BootBehaviour, BosConfig, SlurmConfig, Span};
 use crus_sim::workload::{Drawn, Workload};
 use crus_sim::{ClusterConfig, stand_in};
 use etcd::{Etcd, left_out};
@@ -239,6 +239,13 @@ impl Site {
         path_of(&created)
     }
 
+    /// Asks a replica to pause, resume or retry the session.
+    async fn order(&self, i: usize, what: &str) -> (u16, Value) {
+        let url = format!("{}{}/{what}", self.replica(i).url, self.path);
+        let answer = reqwest::Client::new().post(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
     fn id(&self) -> UpgradeId {
         id_in(&self.path)
     }
@@ -429,6 +436,59 @@ async fn p3_commands_that_are_noted_anywhere_reach_the_owner_and_survive_it() {
     assert_eq!(times(|what| *what == Happening::Resumed), 1, "{}", site.told);
     store.close().await;
     site.ends_right().await;
+}
+
+/// Pause, resume and retry, each asked of another replica than the one that runs the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_session_is_paused_resumed_and_retried_by_replicas_that_do_not_run_it() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), SHORT, 0).await;
+    let broken = site.xnames[3];
+    site.cluster.live.with(|cluster| cluster.set_boot_behaviour(broken, BootBehaviour::NeverRegisters));
+    let owner = site.some_owner().await;
+    let (one, two) = ((owner + 1) % REPLICAS, (owner + 2) % REPLICAS);
+    let order = async |i: usize, what: &str| site.order(i, what).await;
+    let paused = async |i: usize| {
+        let (code, progress) = site.replica(i).get(&format!("{}/progress", site.path)).await;
+        assert_eq!(code, 200, "{progress}");
+        !progress["paused"].is_null()
+    };
+    let (code, answer) = order(one, "pause").await;
+    assert_eq!(code, 200, "{answer}");
+    for i in 0..REPLICAS {
+        until("paused as all replicas tell it", async || paused(i).await).await;
+    }
+    let (code, answer) = order(two, "resume").await;
+    assert_eq!(code, 200, "{answer}");
+    for i in 0..REPLICAS {
+        until("resumed as all replicas tell it", async || !paused(i).await).await;
+    }
+    let (code, problem) = order(one, "retry").await;
+    assert_eq!((code, problem["status"].as_u64()), (409, Some(409)), "{problem}");
+    site.completed().await;
+    let failed = async || site.stored().await.head.counts.failed;
+    if failed().await == 0 {
+        // Its reboot was asked for before it was broken.
+        return site.ends_right().await;
+    }
+
+    // All of them are restarted: nobody remembers the session but the store.
+    site.cluster.live.with(|cluster| cluster.set_boot_behaviour(broken, BootBehaviour::Normal));
+    for i in 0..REPLICAS {
+        site.replicas[i].take().unwrap().kill();
+    }
+    for i in 0..REPLICAS {
+        site.replicas[i] = Some(site.start(i));
+    }
+    site.known().await;
+    let (code, answer) = site.order(two, "retry").await;
+    assert_eq!(code, 200, "{answer}");
+    until("its nodes are all upgraded", async || site.stored().await.head.counts.upgraded == NODES as usize)
+        .await;
+    site.completed().await;
+    assert_eq!(site.stored().await.nodes[3].attempt, 1, "{}", site.told);
 }
 
 /// It runs, and etcd does not hear of it.
