@@ -260,3 +260,38 @@ async fn a_store_is_looked_into_once_no_service_has_it_open() {
     assert_eq!(code, 1);
     assert!(err.contains("there is no such file; name the right one with --store"), "{err}");
 }
+
+/// The steps of a plan are those that the session then takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_what_then_happens_and_starts_nothing() {
+    let cluster = Simulated::start(simulated::nodes(10), 7, SPEED).await;
+    let service = Service::start(cluster.serve());
+    let url = service.url.as_str();
+    let size = ["--upgrade-step-size", "4", "--canary", "1"];
+    let asked = [&["plan"], UPGRADE.as_slice(), &size].concat();
+    let plan = answer(url, &asked).await;
+    let counts: Vec<u64> =
+        plan["steps"].as_array().unwrap().iter().map(|step| step["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1, 4, 4, 1]);
+    let (code, table, err) = ask(url, &[asked.as_slice(), &["--format", "table"]].concat()).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{table}");
+    assert!(table.starts_with("Could begin  yes\nNodes        10 nodes, in 4 steps\n"), "{table}");
+    assert_eq!(answer(url, &["session", "list"]).await, json!([]), "nothing was started");
+    let (code, out, err) = ask(url, &create(&[size.as_slice(), &["--wait"]].concat())).await;
+    assert_eq!(code, 0, "{err}");
+    for (step, count) in counts.iter().enumerate() {
+        assert!(out.contains(&format!("  step {step} done: {count} upgraded, 0 failed\n")), "{out}");
+    }
+    let nobody = [
+        "--starting-label",
+        "nobody",
+        "--upgrading-label",
+        "upgrading-nodes",
+        "--failed-label",
+        "failed-nodes",
+    ];
+    let image = ["--upgrade-template-id", "new-image", "--upgrade-step-size", "4", "--format", "table"];
+    let (code, table, _) = ask(url, &[&["plan"], nobody.as_slice(), &image].concat()).await;
+    assert_eq!(code, 3, "{table}");
+    assert!(table.starts_with("Could begin  no: ") && table.contains("NOT MET"), "{table}");
+}
