@@ -110,6 +110,7 @@ impl Service {
         let webhook = Webhook::new(&config.webhook)?;
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
         let controller = Controller::start_telling(webhook, outside, limits, retention).await?;
+        controller.limit_plans(Duration::from_millis(config.request_timeout_ms) * 2 / 3);
         let limits = HttpLimits {
             max_connections: config.max_connections,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
