@@ -18,6 +18,7 @@ use crus_core::model::{
     Command, Counts, Failure, Head, HoldingJob, Node, NodeState, Pace, Pause, PauseReason, Phase, Stage,
     Summary,
 };
+use crus_core::plan::{Condition, Finding, Plan, PlannedStep};
 use crus_core::time::WlmTime;
 use crus_core::{Limits, Session, Spec, Time, UpgradeId, progress};
 use http::request::Builder;
@@ -104,6 +105,45 @@ pub(crate) fn session_of_examples() -> (Session, Vec<Entry>) {
     (session, entries.collect())
 }
 
+/// The plan that the document's examples are about.
+fn plan_of_examples() -> Plan {
+    let xname = |n: u32| format!("x1000c0s0b0n{n}").parse().unwrap();
+    let step =
+        |number: u32, nodes: [u32; 2], starts: i64, wait_min: u64, job: Option<HoldingJob>| PlannedStep {
+            number,
+            nodes: nodes.map(xname).into(),
+            names: nodes.map(|n| format!("nid{:06}", n + 1).parse().unwrap()).into(),
+            starts: Some(at(starts)),
+            wait_ms: wait_min * 60_000,
+            takes_ms: (wait_min + 12) * 60_000,
+            job,
+        };
+    let end = Some(WlmTime(i64::try_from(at(120).0 / 1000).unwrap()));
+    let job = HoldingJob { id: "17".into(), user: "alice".into(), end };
+    let condition = |name, met, detail: &str| Condition { name, met, detail: detail.to_owned() };
+    let finding = |reason: &str, n: u32| Finding { reason: reason.to_owned(), nodes: vec![xname(n)] };
+    let locked = "locked in the Hardware State Manager: the Boot Orchestration Service will leave it out, and it fails";
+    Plan {
+        at: at(0),
+        conditions: vec![
+            condition("template", true, "there is a session template 'my-bos-session-template'"),
+            condition("starting_group", true, "group 'nodes-to-upgrade' holds 5 nodes"),
+            condition(
+                "upgrading_group",
+                false,
+                "there is no group 'nodes-currently-upgrading' in the Hardware State Manager",
+            ),
+        ],
+        nodes: (0..5).map(xname).collect(),
+        steps: vec![step(0, [0, 1], 0, 0, None), step(1, [2, 3], 12, 70, Some(job))],
+        steps_total: 2,
+        ends: Some((at(60), at(120))),
+        lost: vec![finding("unknown to the workload manager", 4)],
+        warnings: vec![finding(locked, 1)],
+        caveats: vec!["A node that does not boot may cost an hour.".to_owned()],
+    }
+}
+
 /// Sessions that nobody works on.
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -185,6 +225,10 @@ impl Sessions for Memory {
             let nodes = found(sessions, id).map(|session| session.nodes.iter().skip(from).take(count));
             nodes.into_iter().flatten().cloned().collect()
         })
+    }
+
+    async fn plan(&self, _: Spec) -> Result<Plan, ServiceError> {
+        self.with(|_| plan_of_examples())
     }
 
     async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {
