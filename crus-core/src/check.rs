@@ -20,6 +20,7 @@ use crate::model::{Command, Counts, Failure, Holder, NodeState, Owed, Phase, Ses
 use crate::names::{GroupLabel, PartitionName, Xname};
 use crate::strategy::{OnDrainTimeout, Strategy};
 use crate::time::Time;
+use crate::window::ZoneOffset;
 
 /// Something that really happened in the world, told by whoever can see it: the simulator, or a test that
 /// watches a real cluster.
@@ -335,6 +336,11 @@ impl Audit {
     /// Takes note of an order, and that it was answered for with this number.
     pub fn ordered(&mut self, number: u64, command: Command) {
         self.keeper.ordered(number, command);
+    }
+
+    /// Lets it know the time zones of windows as the service's clock does. Without, it knows none, and no window.
+    pub fn zones(&mut self, zone: fn(&str, Time) -> Option<ZoneOffset>) {
+        self.keeper.zone = Some(zone);
     }
 
     /// Takes note that the service's clock was set.

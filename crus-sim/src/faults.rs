@@ -440,7 +440,11 @@ impl<P: Wlm> Wlm for Faulty<P> {
             last.map(|partitions| partitions.into_iter().flatten().collect())
         };
         let call = self.inner.partitions(names);
-        let partitions = self.call(Peer::Wlm, "partitions", &names, stale, call).await?.value;
+        let answer = self.call(Peer::Wlm, "partitions", &names, stale, call).await?;
+        let partitions = answer.value;
+        if answer.read_at.is_some() {
+            lock(&self.cluster).told_partitions(&partitions);
+        }
         if let Some(mut state) = self.memory() {
             let found: BTreeMap<_, _> = partitions.iter().map(|one| (&one.name, one)).collect();
             for name in names {

@@ -371,7 +371,6 @@ impl Wlm for SimWlm {
         let partitions = lock(&self.cluster).partitions();
         let mut partitions = partitions.map_err(|error| self.error(error))?;
         partitions.retain(|partition| names.contains(&partition.name));
-        lock(&self.cluster).told_partitions(&partitions);
         Ok(partitions)
     }
 

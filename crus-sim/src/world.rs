@@ -223,6 +223,7 @@ impl World {
         for fact in self.cluster().told_nodes() {
             audit.witness(&fact);
         }
+        audit.zones(zones::zone);
         if self.clock_set {
             audit.clock_set();
         }

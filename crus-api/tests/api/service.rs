@@ -1,6 +1,7 @@
 //! A service behind the routes that keeps its sessions in memory, and a way to call the routes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -151,6 +152,8 @@ pub(crate) struct Memory {
     entries: Mutex<Vec<Entry>>,
     /// How streams end.
     end: Mutex<Option<News>>,
+    /// How often streams asked for news.
+    asked: Arc<AtomicUsize>,
     error: Mutex<Option<ServiceError>>,
 }
 
@@ -257,16 +260,20 @@ impl Sessions for Memory {
             entries.into_iter().flat_map(|entry| [News::Entries(vec![entry]), News::Nothing]).collect();
         news.pop_back();
         news.push_back(self.end.lock().unwrap().clone().unwrap_or(News::Stopping));
-        Ok(Some(Box::new(Told(news))))
+        Ok(Some(Box::new(Told { news, asked: Arc::clone(&self.asked) })))
     }
 }
 
-struct Told(VecDeque<News>);
+struct Told {
+    news: VecDeque<News>,
+    asked: Arc<AtomicUsize>,
+}
 
 #[async_trait]
 impl Follow for Told {
     async fn next(&mut self, _: Duration) -> Result<News, ServiceError> {
-        Ok(self.0.pop_front().unwrap())
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Ok(self.news.pop_front().unwrap())
     }
 }
 
@@ -315,6 +322,11 @@ impl Api {
     /// Changes the session that was added last.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Session)) {
         change(self.memory.sessions.lock().unwrap().last_mut().unwrap());
+    }
+
+    /// How often streams asked for news.
+    pub(crate) fn asked(&self) -> usize {
+        self.memory.asked.load(Ordering::Relaxed)
     }
 
     /// How streams end.

@@ -35,10 +35,13 @@ pub(super) struct Keeper {
     retries_ordered: u32,
     /// How many failures an operator has let pass.
     accepted: usize,
-    /// How many canary steps have passed.
-    canaries: usize,
+    /// The steps of which a node was upgraded, as far as they can be canaries. What was not stored may end in another way
+    /// after a crash.
+    passed: BTreeSet<u32>,
     /// A step in which more nodes failed than may, until an operator knows.
     bad_step: Option<(usize, usize)>,
+    /// The clocks of time zones.
+    pub(super) zone: Option<fn(&str, Time) -> Option<ZoneOffset>>,
 }
 
 impl Keeper {
@@ -57,8 +60,9 @@ impl Keeper {
             was_paused: false,
             retries_ordered: 0,
             accepted: 0,
-            canaries: 0,
+            passed: BTreeSet::new(),
             bad_step: None,
+            zone: None,
         }
     }
 
@@ -83,7 +87,8 @@ impl Keeper {
                 self.step_ended(session);
             }
             let begun = stage != Stage::Starting && stage != Stage::Cleanup;
-            if begun && (step != self.at.0 || self.at.1 == Stage::Starting) {
+            // After a crash it may be seen in an earlier step again.
+            if begun && (step > self.at.0 || (step == self.at.0 && self.at.1 == Stage::Starting)) {
                 violations = self.step_begins(session);
             }
         }
@@ -133,8 +138,11 @@ impl Keeper {
             upgraded += usize::from(node.state == NodeState::Upgraded);
             failed += usize::from(counts_as_failed(&node.state));
         }
-        if upgraded > 0 && self.canaries < self.strategy.canary.len() {
-            self.canaries += 1;
+        let new = self.passed.len() < self.strategy.canary.len();
+        if upgraded == 0 {
+            self.passed.remove(&self.at.0);
+        } else if new {
+            self.passed.insert(self.at.0);
         }
         let max = self.strategy.max_failed_step.map(|limit| limit.at_most(session.head.batch.len()));
         if let Some(max) = max.filter(|max| failed > *max)
@@ -176,14 +184,15 @@ impl Keeper {
             );
         }
         let size = session.batch().count();
-        let canary = self.strategy.canary.get(self.canaries).map(|size| size.get());
+        let canary = self.strategy.canary.get(self.passed.len()).map(|size| size.get());
         let most = canary.and_then(|size| usize::try_from(size).ok()).unwrap_or(self.step_size);
         if size > most {
             broke("canary", format!("with {size} nodes, of {most} that it may have"));
         }
-        if let Some(window) = self.strategy.window.as_ref().filter(|window| window.time_zone == "UTC")
+        if let Some(window) = &self.strategy.window
+            && let Some(zone) = self.zone.and_then(|zone| zone(&window.time_zone, head.stage_since))
             && head.stage == Stage::Quiescing
-            && let Opening::Closed(until) = window.at(head.stage_since, ZoneOffset::UTC)
+            && let Opening::Closed(until) = window.at(head.stage_since, zone)
         {
             broke("window", format!("at {}, and may at {until}", head.stage_since));
         }

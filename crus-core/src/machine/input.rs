@@ -161,12 +161,16 @@ impl Machine<'_> {
         known.waited = Some((at, waited + watched));
     }
 
-    /// Patience with a draining node begins when it is seen drained: not while we cannot reach or change it.
+    /// Patience with a draining node begins when it is seen drained: not while we cannot reach or change it, and anew once
+    /// somebody has let it go, since jobs may have begun on it.
     fn note_drained(&mut self) {
         for i in self.s.batch_in(|state| *state == NodeState::Draining) {
-            let drained = self.s.seen(i).is_some_and(|seen| !self.s.wants_drain(i, seen));
-            if let Some(name) = self.s.nodes[i].name.clone().filter(|_| drained) {
-                self.s.known.drained.entry(name).or_insert(self.now);
+            let Some(name) = self.s.nodes[i].name.clone() else { continue };
+            let drained = self.s.seen(i).map(|seen| !self.s.wants_drain(i, seen));
+            match drained {
+                Some(true) => _ = self.s.known.drained.entry(name).or_insert(self.now),
+                Some(false) => _ = self.s.known.drained.remove(&name),
+                None => {}
             }
         }
     }

@@ -34,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
 
+use crate::webhook::Webhook;
 use board::Board;
 use views::Following;
 
@@ -100,6 +101,8 @@ struct Shared {
     stop: watch::Sender<bool>,
     /// Sessions that the follower is asked to look at: one for each task that ends.
     to_follower: mpsc::UnboundedSender<UpgradeId>,
+    /// Who is told what happens.
+    webhook: Option<Arc<Webhook>>,
 }
 
 impl Controller {
@@ -112,13 +115,28 @@ impl Controller {
         limits: Limits,
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
+        Controller::start_telling(None, outside, limits, retention).await
+    }
+
+    /// Likewise, telling this receiver what happens in the sessions from now on.
+    ///
+    /// # Errors
+    /// As of [`Controller::start`].
+    pub async fn start_telling(
+        webhook: Option<Webhook>,
+        outside: Outside,
+        limits: Limits,
+        retention: Retention,
+    ) -> Result<Self, RecoveryError> {
+        let webhook = webhook.map(Arc::new);
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
         let ports = Ports { hsm, bos, wlm, store, clock, checks, observer: board.clone() };
         let (to_follower, asked) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
         let planning = plan::Planning::default();
-        let shared = Arc::new(Shared { ports, limits, retention, board, planning, stop, to_follower });
+        let shared =
+            Arc::new(Shared { ports, limits, retention, board, planning, stop, to_follower, webhook });
         follower::start(&shared, asked).await?;
         Ok(Controller { shared })
     }

@@ -1,11 +1,15 @@
 //! What a world is made of, drawn from its seed.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroU64};
 
 use crus_core::batch::Order;
-use crus_core::{GroupLabel, Limits, Spec, Xname};
+use crus_core::names::{CheckName, Domain, PartitionName};
+use crus_core::strategy::{Amount, OnDrainTimeout};
+use crus_core::window::{self, Weekday, Window};
+use crus_core::{GroupLabel, Limits, NodeName, Spec, Strategy, Xname};
 
+use crate::checks::CheckEnd;
 use crate::config::{
     BootBehaviour, BosConfig, ClusterConfig, GroupSpec, Held, NodeSpec, ReturnToService, SlurmConfig, Span,
     TemplateSpec,
@@ -32,6 +36,8 @@ pub(super) struct Drawing {
     pub(super) turns: u64,
     /// The longest job.
     pub(super) longest_job_ms: u64,
+    /// Nodes whose check does not just pass.
+    pub(super) checks: Vec<(Xname, CheckEnd)>,
 }
 
 impl Rng {
@@ -90,8 +96,11 @@ pub(super) fn drawing(seed: u64) -> Option<Drawing> {
         respects_locks: !rng.chance(200),
         ..BosConfig::default()
     };
+    partitions(rng, &mut config)?;
     let specs = sessions(rng, &mut config)?;
+    let checks = checks(rng, &config);
     Some(Drawing {
+        checks,
         limits: Limits {
             poll_ms: one_of(rng, &[2, 5, 10, 10, 30]) * SECOND,
             retry_max_ms: one_of(rng, &[10, 60, 120]) * SECOND,
@@ -102,7 +111,7 @@ pub(super) fn drawing(seed: u64) -> Option<Drawing> {
             boot_timeout_ms: one_of(rng, &[30, 90]) * MINUTE,
             return_timeout_ms: one_of(rng, &[5, 10]) * MINUTE,
             settle_ms: one_of(rng, &[30, 60]) * SECOND,
-            order: rng.pick(&[Order::SoonestFree, Order::Name])?,
+            order: rng.pick(&[Order::SoonestFree, Order::Name, Order::Spread, Order::Pack])?,
             ..Limits::default()
         },
         specs,
@@ -170,7 +179,7 @@ fn sessions(rng: &mut Rng, config: &mut ClusterConfig) -> Option<Vec<Spec>> {
     let taken = nodes.len() - usize::from(nodes.len() > 2);
     let share = taken.div_ceil(count as usize);
     let mut specs = Vec::new();
-    let mut group = |label: String, members: Vec<Xname>| {
+    let group = |config: &mut ClusterConfig, label: String, members: Vec<Xname>| {
         let label = GroupLabel::new(&label).ok()?;
         config.groups.insert(label.clone(), GroupSpec { members, ..GroupSpec::default() });
         Some(label)
@@ -181,16 +190,16 @@ fn sessions(rng: &mut Rng, config: &mut ClusterConfig) -> Option<Vec<Spec>> {
         let overlap = if n > 0 && rng.chance(300) { 1 } else { 0 };
         let from = (n as usize * share).saturating_sub(overlap).min(taken);
         let to = ((n as usize + 1) * share).min(taken);
-        let starting = group(format!("all-{n}"), nodes.get(from..to).unwrap_or_default().to_vec())?;
+        let starting = group(config, format!("all-{n}"), nodes.get(from..to).unwrap_or_default().to_vec())?;
         let upgrading = if n > 0 && rng.chance(400) { 0 } else { n };
         let failed = if n > 0 && rng.chance(400) { 0 } else { n };
         let left_over = if rng.chance(100) { nodes.get(from..from + 1).unwrap_or_default() } else { &[] };
         let upgrading = match upgrading == n {
-            true => group(format!("up-{n}"), left_over.to_vec())?,
+            true => group(config, format!("up-{n}"), left_over.to_vec())?,
             false => GroupLabel::new(&format!("up-{upgrading}")).ok()?,
         };
         let failed = match failed == n {
-            true => group(format!("failed-{n}"), left_over.to_vec())?,
+            true => group(config, format!("failed-{n}"), left_over.to_vec())?,
             false => GroupLabel::new(&format!("failed-{failed}")).ok()?,
         };
         let template = format!("image-{upgrading}").parse().ok()?;
@@ -201,11 +210,128 @@ fn sessions(rng: &mut Rng, config: &mut ClusterConfig) -> Option<Vec<Spec>> {
             upgrading,
             failed,
             step_size: NonZeroU32::new(rng.between(1, 6) as u32)?,
-            strategy: crus_core::Strategy::default(),
+            strategy: strategy(rng, config)?,
         });
     }
     config.templates = templates;
     Some(specs)
+}
+
+/// No partitions but the usual one, or two, of which one may hold nodes of the other.
+fn partitions(rng: &mut Rng, config: &mut ClusterConfig) -> Option<()> {
+    let names: Vec<NodeName> = config.nodes.iter().filter_map(|node| node.name.clone()).collect();
+    if rng.chance(600) || names.len() < 2 {
+        return Some(());
+    }
+    let half = names.len() / 2;
+    let from = if rng.chance(500) { half } else { half / 2 };
+    config.partitions = BTreeMap::from([
+        (PartitionName::new("batch").ok()?, names[..half].to_vec()),
+        (PartitionName::new("debug").ok()?, names[from..].to_vec()),
+    ]);
+    Some(())
+}
+
+/// What an operator asks for beside the group and the image: nothing, or any of the options.
+fn strategy(rng: &mut Rng, config: &ClusterConfig) -> Option<Strategy> {
+    let mut strategy = Strategy::default();
+    if rng.chance(300) {
+        return Some(strategy);
+    }
+    if rng.chance(300) {
+        strategy.max_failed = Some(amount(rng, &[0, 1, 2]));
+    }
+    if rng.chance(250) {
+        strategy.max_failed_step = Some(amount(rng, &[0, 1]));
+    }
+    if rng.chance(300) {
+        let sizes = rng.pick(&[&[1u32][..], &[1, 3], &[2, 2, 9]])?;
+        strategy.canary = sizes.iter().filter_map(|size| NonZeroU32::new(*size)).collect();
+        if rng.chance(500) {
+            strategy.soak_s = NonZeroU64::new(one_of(rng, &[30, 600, 1800]));
+        }
+    }
+    if rng.chance(400) {
+        strategy.drain_timeout_s = NonZeroU64::new(one_of(rng, &[30, 300, 1200]));
+        strategy.on_drain_timeout = rng.pick(&[
+            OnDrainTimeout::Wait,
+            OnDrainTimeout::Skip,
+            OnDrainTimeout::Requeue,
+            OnDrainTimeout::Cancel,
+            OnDrainTimeout::Later,
+            OnDrainTimeout::Later,
+        ])?;
+    }
+    if rng.chance(400) {
+        strategy.order = rng.pick(&[Order::SoonestFree, Order::Name, Order::Spread, Order::Pack]);
+        strategy.domain = rng.pick(&[Domain::Cabinet, Domain::Chassis, Domain::Slot, Domain::Board])?;
+    }
+    if strategy.order != Some(Order::Pack) && rng.chance(200) {
+        strategy.max_per_domain = NonZeroU32::new(one_of(rng, &[1, 2, 3]) as u32);
+    }
+    if rng.chance(250) {
+        let partitions: Vec<PartitionName> = match config.partitions.is_empty() {
+            true => vec![PartitionName::new("batch").ok()?],
+            false => config.partitions.keys().cloned().collect(),
+        };
+        for name in partitions {
+            if rng.chance(700) {
+                strategy.min_in_service.insert(name, amount(rng, &[0, 1, 2]));
+            }
+        }
+        if rng.chance(50) {
+            strategy.min_in_service.insert(PartitionName::new("nowhere").ok()?, Amount::Count(1));
+        }
+    }
+    if rng.chance(200) {
+        strategy.window = Some(window(rng)?);
+    }
+    if rng.chance(300) {
+        strategy.retries = one_of(rng, &[1, 2]) as u32;
+    }
+    if rng.chance(250) {
+        strategy.check_command = Some(CheckName::new(CHECK).ok()?);
+    }
+    Some(strategy)
+}
+
+/// The only check command of any world.
+pub(super) const CHECK: &str = "health";
+
+fn amount(rng: &mut Rng, counts: &[u64]) -> Amount {
+    if rng.chance(500) {
+        return Amount::Percent(one_of(rng, &[0, 10, 30, 50]) as u8);
+    }
+    Amount::Count(one_of(rng, counts) as u32)
+}
+
+/// Open for some hours of each day, or most of it.
+fn window(rng: &mut Rng) -> Option<Window> {
+    let hour =
+        |rng: &mut Rng| format!("{:02}:{:02}", rng.between(0, 23), 15 * rng.between(0, 3)).parse().ok();
+    let mut open = vec![window::Span { days: BTreeSet::new(), from: hour(rng)?, to: hour(rng)? }];
+    if rng.chance(300) {
+        let days = [Weekday::Mon, Weekday::Thu, Weekday::Sat].into();
+        open.push(window::Span { days, from: hour(rng)?, to: hour(rng)? });
+    }
+    Some(Window { time_zone: rng.pick(&["UTC", "Europe/Zurich"])?.to_owned(), open })
+}
+
+/// How long a window may be closed.
+pub(super) const CLOSED_MAX: u64 = 24 * HOUR;
+
+fn checks(rng: &mut Rng, config: &ClusterConfig) -> Vec<(Xname, CheckEnd)> {
+    let mut checks = Vec::new();
+    for node in &config.nodes {
+        let end = match rng.between(0, 9) {
+            0 => CheckEnd::Fails { after_ms: rng.between(0, MINUTE), words: "bad memory".to_owned() },
+            1 => CheckEnd::Hangs,
+            2..=4 => CheckEnd::Passes { after_ms: rng.between(0, 2 * MINUTE) },
+            _ => continue,
+        };
+        checks.push((node.xname, end));
+    }
+    checks
 }
 
 /// The ways in which calls fail: all, or some.

@@ -1,6 +1,7 @@
 //! What an operator and fate do to a world, and how it is mended in the end.
 
-use crus_core::{NodeName, Spec, UpgradeId, Xname};
+use crus_core::model::Command;
+use crus_core::{NodeName, Session, Spec, UpgradeId, Xname};
 
 use super::draw::{HOUR, MINUTE, SECOND};
 use super::{Deed, Life};
@@ -10,6 +11,9 @@ use crate::cluster::slurm::Update;
 use crate::config::TemplateSpec;
 use crate::journal::Kind;
 use crate::world::{Stuck, World};
+
+/// So often somebody puts nodes back to work for a session that wants more of them in service.
+const PATIENCE: u32 = 10;
 
 /// What must be put right again once the world is to end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,7 @@ impl Life {
             33..=39 => self.outage(world),
             40..=44 => self.delete(world),
             45..=54 => self.mend_one(world),
+            55..=64 => self.order(world),
             _ => self.by_hand(world),
         }
     }
@@ -109,6 +114,28 @@ impl Life {
         self.did(Deed::SessionDeleted);
         self.deleted.insert(id);
         world.delete(id)
+    }
+
+    /// An order for a session, whether it makes sense or not.
+    fn order(&mut self, world: &mut World) -> Result<(), Stuck> {
+        let there: Vec<UpgradeId> =
+            self.ids.iter().copied().filter(|id| world.session(*id).is_some()).collect();
+        let Some(id) = self.rng.pick(&there) else { return Ok(()) };
+        let command = match self.rng.between(0, 9) {
+            0..=3 => Command::Pause,
+            4..=6 => Command::Resume,
+            _ => Command::Retry,
+        };
+        self.command(world, id, command)
+    }
+
+    fn command(&mut self, world: &mut World, id: UpgradeId, command: Command) -> Result<(), Stuck> {
+        self.did(match command {
+            Command::Pause => Deed::SessionPaused,
+            Command::Resume => Deed::SessionResumed,
+            Command::Retry => Deed::SessionRetried,
+        });
+        world.command(id, command)
     }
 
     fn mend_one(&mut self, world: &mut World) -> Result<(), Stuck> {
@@ -207,9 +234,53 @@ impl Life {
         }
     }
 
-    /// Takes out of the groups of a session what it says that it waits for (P8).
+    /// Lets a session go on that is paused; some have their failed nodes tried again before, once.
+    fn unpause(&mut self, world: &mut World, id: UpgradeId) -> Result<(), Stuck> {
+        if world.session(id).is_none_or(|session| session.head.pause.is_none()) {
+            return Ok(());
+        }
+        if id.0.as_u128().is_multiple_of(2) && !self.looked.contains_key(&id) {
+            self.looked.insert(id, 0);
+            self.command(world, id, Command::Retry)?;
+        }
+        self.command(world, id, Command::Resume)
+    }
+
+    /// A partition of a session's strategy is not there, or has too few nodes in service. Whoever wants it to go on puts
+    /// all nodes of the cluster back to work; if that does not help, they give up.
+    fn raise_the_floor(&mut self, world: &mut World, id: UpgradeId) -> Result<(), Stuck> {
+        let waits = |session: &Session| {
+            let condition = session.head.condition.as_deref().unwrap_or_default();
+            !session.head.spec.strategy.min_in_service.is_empty()
+                && (condition.contains("partition") && session.head.pause.is_none() && !session.head.queued)
+        };
+        if self.deleted.contains(&id) || !world.session(id).is_some_and(waits) {
+            return Ok(());
+        }
+        let looked = self.looked.entry(id).or_default();
+        *looked += 1;
+        if *looked > PATIENCE {
+            self.did(Deed::GivenUp);
+            self.deleted.insert(id);
+            return world.delete(id);
+        }
+        let names: Vec<NodeName> = world.cluster().node_names().cloned().collect();
+        for name in names {
+            if world.view(&name).is_some_and(|view| view.held) {
+                self.hand(world, Deed::Resumed, None, |cluster| {
+                    _ = cluster.update(&[name], &Update::resume());
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what sessions say that they wait for: takes out of their groups what does not belong there (P8), lets them go
+    /// on, and puts nodes back to work.
     pub(super) fn tidy(&mut self, world: &mut World) -> Result<(), Stuck> {
         for id in self.ids.clone() {
+            self.unpause(world, id)?;
+            self.raise_the_floor(world, id)?;
             let Some(session) = world.session(id) else { continue };
             if session.head.condition.is_none() || session.nodes.is_empty() {
                 continue;

@@ -32,11 +32,14 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crus_core::model::NodeState;
+use crus_core::batch::Order;
+use crus_core::model::{Failure, NodeState};
+use crus_core::names::CheckName;
 use crus_core::ports::Peer;
-use crus_core::{Limits, Spec, Time, UpgradeId, Xname};
+use crus_core::strategy::OnDrainTimeout;
+use crus_core::{Limits, Spec, Strategy, Time, UpgradeId, Xname};
 
-use self::draw::{Drawing, HOUR, MINUTE, SECOND, drawing};
+use self::draw::{CHECK, CLOSED_MAX, Drawing, HOUR, MINUTE, SECOND, drawing};
 use self::fate::Mend;
 pub use self::report::Report;
 use crate::config::TemplateSpec;
@@ -74,6 +77,14 @@ pub enum Deed {
     SessionCreated,
     /// A session was deleted.
     SessionDeleted,
+    /// A session was paused.
+    SessionPaused,
+    /// A session was let go on.
+    SessionResumed,
+    /// A session's failed and skipped nodes were to be tried again.
+    SessionRetried,
+    /// An operator gave up on a session that waits for what will not come.
+    GivenUp,
     /// A node was resumed.
     Resumed,
     /// A node was drained.
@@ -125,6 +136,10 @@ impl Deed {
             Deed::UpdatesRefused => "updates refused",
             Deed::SessionCreated => "session created",
             Deed::SessionDeleted => "session deleted",
+            Deed::SessionPaused => "session paused",
+            Deed::SessionResumed => "session resumed",
+            Deed::SessionRetried => "session retried",
+            Deed::GivenUp => "session given up",
             Deed::Resumed => "node resumed",
             Deed::Drained => "node drained",
             Deed::Undrained => "node undrained",
@@ -148,7 +163,9 @@ impl Deed {
 /// How long the sessions of a world may take to end once faults stopped.
 ///
 /// In virtual time: for each session, for each of its nodes and twice more, the longest job, the patience with a boot
-/// and with a return, and a quarter of an hour. Each step decides at least one node, and takes no longer than that.
+/// and with a return, and a quarter of an hour; with a strategy, the longest soak and check, and the time until its window
+/// opens. Each step decides at least one node, or puts it off, and takes no longer than that; each node comes once more
+/// for each attempt at it.
 ///
 /// In rounds (each is at most one call): for each session one in a fifth of a poll interval, in that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,10 +177,23 @@ pub struct Bound {
 }
 
 impl Bound {
-    fn of(sizes: &[u64], longest_job_ms: u64, limits: &Limits) -> Self {
+    fn of(nodes: u64, specs: &[Spec], longest_job_ms: u64, limits: &Limits) -> Self {
         let step = longest_job_ms + limits.boot_timeout_ms + limits.return_timeout_ms + 15 * MINUTE;
-        let ms = sizes.iter().map(|nodes| (nodes + 2) * step).sum();
-        Bound { ms, rounds: 5 * sizes.len() as u64 * (ms / limits.poll_ms + 1) }
+        let session = |spec: &Spec| {
+            let strategy = &spec.strategy;
+            let soak = strategy.soak_s.map_or(0, |seconds| seconds.get() * SECOND);
+            let closed = strategy.window.as_ref().map_or(0, |_| CLOSED_MAX);
+            let check = strategy.check_command.as_ref().map_or(0, |_| MINUTE);
+            // Whoever mends a world retries each session once more at most.
+            let attempts = 2 + u64::from(strategy.retries);
+            let turns = match strategy.on_drain_timeout {
+                OnDrainTimeout::Later => 2 * attempts,
+                _ => attempts,
+            };
+            (turns * nodes + 2) * (step + soak + closed + check)
+        };
+        let ms = specs.iter().map(session).sum();
+        Bound { ms, rounds: 5 * specs.len() as u64 * (ms / limits.poll_ms + 1) }
     }
 }
 
@@ -178,6 +208,8 @@ pub struct Outcome {
     pub deeds: BTreeMap<Deed, u64>,
     /// Sessions by how they ended.
     pub sessions: BTreeMap<&'static str, u64>,
+    /// Sessions by what their strategies ask for.
+    pub options: BTreeMap<&'static str, u64>,
     /// Nodes of sessions by how they ended.
     pub nodes: BTreeMap<&'static str, u64>,
     /// How many times something was checked.
@@ -216,6 +248,8 @@ struct Life {
     deeds: BTreeMap<Deed, u64>,
     /// Boot sessions of somebody else.
     others: u32,
+    /// How often somebody looked at a session that waits for what it may not get.
+    looked: BTreeMap<UpgradeId, u32>,
 }
 
 impl Life {
@@ -263,7 +297,11 @@ pub fn run_prepared(
 }
 
 fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck> {
-    let Drawing { config, limits, specs, per_mille, faults, turns, longest_job_ms } = drawing;
+    let Drawing { config, limits, specs, per_mille, faults, turns, longest_job_ms, checks } = drawing;
+    world.checks.inner().add(CheckName::new(CHECK).map_err(|error| Stuck::Failed(error.to_string()))?);
+    for (xname, end) in checks {
+        world.checks.inner().set(xname, end);
+    }
     let mut life = Life {
         rng: Rng::new(seed, 11),
         xnames: config.nodes.iter().map(|node| node.xname).collect(),
@@ -280,11 +318,13 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
         mends: Vec::new(),
         deeds: BTreeMap::new(),
         others: 0,
+        looked: BTreeMap::new(),
     };
     let start = world.now();
     world.hsm.set_plan(Plan::random(seed, per_mille, &faults));
     world.bos.set_plan(Plan::random(seed ^ 1 << 62, per_mille, &faults));
     world.wlm.set_plan(Plan::random(seed ^ 1 << 63, per_mille, &faults));
+    world.checks.set_plan(Plan::random(seed ^ 3 << 62, per_mille, &faults));
     for turn in 0..turns {
         if life.ids.len() < life.specs.len() && life.rng.chance(if turn == 0 { 1000 } else { 300 }) {
             create(world, &mut life)?;
@@ -301,10 +341,10 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
     world.hsm.set_plan(Plan::none());
     world.bos.set_plan(Plan::none());
     world.wlm.set_plan(Plan::none());
+    world.checks.set_plan(Plan::none());
     life.mend_all(world)?;
     let (calm, (rounds, _)) = (world.now(), world.rounds_and_checks());
-    let sizes: Vec<u64> = life.ids.iter().map(|_| life.xnames.len() as u64).collect();
-    let bound = Bound::of(&sizes, longest_job_ms, &limits);
+    let bound = Bound::of(life.xnames.len() as u64, &life.specs, longest_job_ms, &limits);
     settle(world, &mut life, calm + bound.ms)?;
     world.wake_stopped()?;
     let settling = (world.rounds_and_checks().0 - rounds, world.now().since(calm));
@@ -319,7 +359,11 @@ fn live(world: &mut World, seed: u64, drawing: Drawing) -> Result<Outcome, Stuck
 fn settle(world: &mut World, life: &mut Life, by: Time) -> Result<(), Stuck> {
     loop {
         match world.run_to_end(5 * MINUTE) {
-            Err(Stuck::TooLate(now)) if now < by => life.tidy(world)?,
+            Err(Stuck::TooLate(now)) if now < by => {
+                // Whoever waits for longer has not let the time pass.
+                world.run_for(now.since(world.now()))?;
+                life.tidy(world)?;
+            }
             other => return other,
         }
     }
@@ -352,6 +396,7 @@ fn finish(world: &mut World, life: &mut Life, start: Time, settling: (u64, u64))
         for node in &session.nodes {
             let state = match node.state {
                 NodeState::Upgraded => "upgraded",
+                NodeState::Failed(Failure::DrainTimedOut) => "skipped",
                 NodeState::Failed(_) => "failed",
                 _ => return Err(unclean(format!("{} ended as {:?}", node.xname, node.state))),
             };
@@ -391,7 +436,38 @@ fn finish(world: &mut World, life: &mut Life, start: Time, settling: (u64, u64))
     note_faults(&mut outcome, Peer::Hsm, &world.hsm);
     note_faults(&mut outcome, Peer::Bos, &world.bos);
     note_faults(&mut outcome, Peer::Wlm, &world.wlm);
+    note_faults(&mut outcome, Peer::Check, &world.checks);
+    life.specs.iter().for_each(|spec| note_options(&mut outcome, &spec.strategy));
     Ok(outcome)
+}
+
+/// Which options the strategy has.
+fn note_options(outcome: &mut Outcome, strategy: &Strategy) {
+    let Strategy { max_failed, max_failed_step, canary, soak_s, drain_timeout_s, on_drain_timeout, .. } =
+        strategy;
+    let Strategy { order, max_per_domain, min_in_service, window, retries, check_command, .. } = strategy;
+    for (option, is_there) in [
+        ("none", strategy.is_default()),
+        ("max_failed", max_failed.is_some()),
+        ("max_failed_step", max_failed_step.is_some()),
+        ("canary", !canary.is_empty()),
+        ("soak_s", soak_s.is_some()),
+        ("drain_timeout_s: wait", drain_timeout_s.is_some() && *on_drain_timeout == OnDrainTimeout::Wait),
+        ("drain_timeout_s: skip", *on_drain_timeout == OnDrainTimeout::Skip),
+        ("drain_timeout_s: requeue", *on_drain_timeout == OnDrainTimeout::Requeue),
+        ("drain_timeout_s: cancel", *on_drain_timeout == OnDrainTimeout::Cancel),
+        ("drain_timeout_s: later", *on_drain_timeout == OnDrainTimeout::Later),
+        ("order: name", *order == Some(Order::Name)),
+        ("order: spread", *order == Some(Order::Spread)),
+        ("order: pack", *order == Some(Order::Pack)),
+        ("max_per_domain", max_per_domain.is_some()),
+        ("min_in_service", !min_in_service.is_empty()),
+        ("window", window.is_some()),
+        ("retries", *retries > 0),
+        ("check_command", check_command.is_some()),
+    ] {
+        *outcome.options.entry(option).or_default() += u64::from(is_there);
+    }
 }
 
 fn note_faults<P>(outcome: &mut Outcome, peer: Peer, port: &Faulty<P>) {

@@ -95,6 +95,7 @@ impl Report {
         merge(&mut self.sum.deeds, other.sum.deeds);
         merge(&mut self.sum.sessions, other.sum.sessions);
         merge(&mut self.sum.nodes, other.sum.nodes);
+        merge(&mut self.sum.options, other.sum.options);
         let seed = |failed: &Option<Box<Failed>>| failed.as_ref().map_or(u64::MAX, |failed| failed.seed);
         if seed(&other.failed) < seed(&self.failed) {
             self.failed = other.failed;
@@ -138,6 +139,10 @@ impl fmt::Display for Report {
         writeln!(f, "\nwhat befell the service, and what operators did")?;
         for (deed, count) in &sum.deeds {
             writeln!(f, "  {:<34}{count:>10}", deed.name())?;
+        }
+        writeln!(f, "\nstrategies")?;
+        for (option, count) in &sum.options {
+            writeln!(f, "  {option:<34}{count:>10}")?;
         }
         writeln!(f, "\nsessions")?;
         for (how, count) in &sum.sessions {

@@ -8,6 +8,7 @@
 mod common;
 
 mod checks;
+mod drains;
 mod orders;
 mod soak;
 mod support;
