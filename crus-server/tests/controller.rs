@@ -682,3 +682,54 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
         (SessionState::Ready, &["Upgrade Session Completed".into()][..])
     );
 }
+
+/// What hangs costs a plan its time and is told; it is no error, and holds up nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_ends_in_its_time_whoever_hangs() {
+    let service = service(Ends::Hangs, &[]).await;
+    service.controller.limit_plans(Duration::from_millis(400));
+    let begun = std::time::Instant::now();
+    let plan = service.controller.plan(spec()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let unmet: Vec<&str> =
+        plan.conditions.iter().filter(|condition| !condition.met).map(|condition| condition.name).collect();
+    assert_eq!(unmet, ["template", "starting_group"]);
+    assert!(plan.conditions[0].detail.contains("no answer in the time"), "{:?}", plan.conditions);
+    assert_eq!(service.peers.calls(), 2, "whoever hangs is not asked again");
+    assert!(service.controller.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_plans_are_made_at_a_time() {
+    let service = service(Ends::Hangs, &[]).await;
+    service.controller.limit_plans(Duration::from_secs(60));
+    let plans: Vec<_> = (0..2)
+        .map(|_| {
+            let controller = service.controller.clone();
+            tokio::spawn(async move { controller.plan(spec()).await })
+        })
+        .collect();
+    eventually("both ask", || async { service.peers.calls() == 2 }).await;
+    assert_eq!(service.controller.plan(spec()).await, Err(ServiceError::Busy { limit: 2 }));
+    *service.peers.ends.lock().unwrap() = Ends::Unreachable;
+    service.peers.gate.add_permits(2);
+    for plan in plans {
+        assert!(!plan.await.unwrap().unwrap().is_feasible());
+    }
+    assert!(service.controller.plan(spec()).await.is_ok(), "there is a place again");
+}
+
+#[tokio::test]
+async fn a_session_that_goes_first_is_in_the_way_of_a_plan() {
+    let (waiting, done) = (stored(Phase::Created, 1), stored(Phase::Done, 2));
+    let service = service(Ends::Unreachable, &[waiting.clone(), done]).await;
+    let plan = service.controller.plan(spec()).await.unwrap();
+    let conflicts: Vec<&str> = plan
+        .conditions
+        .iter()
+        .filter(|condition| condition.name == "conflicts")
+        .map(|condition| condition.detail.as_str())
+        .collect();
+    let id = waiting.head.id;
+    assert_eq!(conflicts, [format!("session {id} uses the group 'upgrading-nodes', and goes first")]);
+}
