@@ -13,6 +13,7 @@
 
 pub mod events;
 mod json;
+pub mod plan;
 pub mod problem;
 mod query;
 pub mod request;

@@ -125,6 +125,10 @@ impl From<ServiceError> for Problem {
                 format!("There are {limit} sessions, as many as may be. Delete completed ones, then try again."),
             ),
             ServiceError::NotNow { reason } => (StatusCode::CONFLICT, reason.to_string()),
+            ServiceError::Busy { limit } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{limit} plans are being made, as many as may be at a time. Try again in a few seconds."),
+            ),
             ServiceError::ShuttingDown => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The service is shutting down. Try again once it is back.".to_owned(),

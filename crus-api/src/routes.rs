@@ -22,6 +22,7 @@ use serde_json::json;
 use tracing::{error, warn};
 
 use crate::events::Places;
+use crate::plan::PlanView;
 use crate::problem::Problem;
 use crate::request;
 use crate::service::{ServiceError, Sessions};
@@ -47,6 +48,9 @@ impl Default for ApiLimits {
     }
 }
 
+/// In so many seconds there may be a place for another plan.
+const PLAN_AGAIN_S: HeaderValue = HeaderValue::from_static("5");
+
 /// A body that is too long is read on until it is so many times as long as it may be.
 const READ_ON: usize = 64;
 
@@ -68,6 +72,7 @@ pub fn router(sessions: Arc<dyn Sessions>, site: Site, limits: ApiLimits) -> Rou
         .route("/session/{upgrade_id}/progress", path("GET, HEAD, OPTIONS", get(views::progress)))
         .route("/session/{upgrade_id}/nodes", path("GET, HEAD, OPTIONS", get(views::nodes)))
         .route("/session/{upgrade_id}/events", path("GET, HEAD, OPTIONS", get(views::events)))
+        .route("/plan", path("OPTIONS, POST", post(plan)))
         .route("/openapi.json", path("GET, HEAD, OPTIONS", get(openapi)))
         .route("/healthz", path("GET, HEAD, OPTIONS", get(healthz)));
     Router::new()
@@ -100,6 +105,25 @@ async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Respons
     let spec = request::spec(&body, &api.site)?;
     let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
     Ok(answer(StatusCode::CREATED, JSON, &*status))
+}
+
+/// What a request for a session would come to. Of plans a few are made at a time: the others are told to come again.
+async fn plan(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Response> {
+    let (head, body) = request.into_parts();
+    let read = async {
+        let body = read(body, api.limits.max_body_bytes).await?;
+        check_is_json(&head.headers)?;
+        request::spec(&body, &api.site)
+    };
+    let spec = read.await.map_err(IntoResponse::into_response)?;
+    match api.sessions.plan(spec).await {
+        Ok(plan) => Ok(answer(StatusCode::OK, JSON, &PlanView::of(&plan))),
+        Err(error @ ServiceError::Busy { .. }) => {
+            let problem = failed("plan an upgrade", error);
+            Err(([(header::RETRY_AFTER, PLAN_AGAIN_S)], problem).into_response())
+        }
+        Err(error) => Err(failed("plan an upgrade", error).into_response()),
+    }
 }
 
 async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {

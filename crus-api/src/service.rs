@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crus_core::commands::NotNow;
 use crus_core::history::Entry;
 use crus_core::model::{Command, Head, Node};
+use crus_core::plan::Plan;
 use crus_core::ports::StoreError;
 use crus_core::{Spec, UpgradeId};
 
@@ -55,6 +56,12 @@ pub trait Sessions: Send + Sync + 'static {
 
     /// How far a session is; `None` when there is none of this id.
     async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError>;
+
+    /// What a session of this specification would come to, if it were created now. Nothing is created or changed.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] when too many plans are being made. What is in the way of the session is no error.
+    async fn plan(&self, spec: Spec) -> Result<Plan, ServiceError>;
 
     /// So many entries of a session's history after the one of this number, the oldest first; `None` when there is no
     /// session of this id.
@@ -119,6 +126,12 @@ pub enum ServiceError {
     NotNow {
         /// Why.
         reason: NotNow,
+    },
+    /// It makes as many plans as it may.
+    #[error("failed to plan: {limit} plans are being made, as many as may be")]
+    Busy {
+        /// How many that is.
+        limit: usize,
     },
     /// It is about to end.
     #[error("the service is shutting down")]

@@ -85,7 +85,7 @@ pub struct JobView {
 }
 
 impl JobView {
-    fn of(job: &HoldingJob) -> Self {
+    pub(crate) fn of(job: &HoldingJob) -> Self {
         JobView { end: job.end.map(WlmTime::as_time).map(Stamp), id: job.id.clone(), user: job.user.clone() }
     }
 }
@@ -326,6 +326,6 @@ impl PauseView {
 }
 
 /// Milliseconds as seconds.
-fn seconds(ms: u64) -> f64 {
+pub(crate) fn seconds(ms: u64) -> f64 {
     std::time::Duration::from_millis(ms).as_secs_f64()
 }

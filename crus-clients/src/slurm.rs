@@ -262,7 +262,7 @@ impl Wlm for Slurm {
     /// `requeue incomplete`: only jobs that still run. A plain `requeue` would have one that has ended since it was looked
     /// at, by itself or by its user, run once more.
     ///
-    /// Slurm lets a requeued job wait for two minutes before it starts again.
+    /// Slurm lets a requeued job wait for two minutes (`cred_expire` of its `AuthInfo`, and a second) before it starts again.
     ///
     /// # Errors
     /// [`PortError::Refused`], too, for jobs that cannot be requeued: those of `srun` and `salloc`, and those submitted

@@ -94,6 +94,21 @@ pub fn claim(
     }
 }
 
+/// What a session to come would share with another one, in words.
+pub fn shares(
+    spec: &Spec,
+    nodes: &BTreeSet<Xname>,
+    other: &Spec,
+    other_nodes: &BTreeSet<Xname>,
+) -> Option<String> {
+    let claim = |spec: &Spec, nodes: &BTreeSet<Xname>| {
+        let Spec { starting, upgrading, failed, strategy, .. } = spec.clone();
+        let partitions = strategy.min_in_service.into_keys().collect();
+        Claim { order: 0, starting, upgrading, failed, partitions, granted: false, nodes: nodes.clone() }
+    };
+    claim(spec, nodes).shared_with(&claim(other, other_nodes))
+}
+
 /// What two sessions that both work share, in words: there must be nothing.
 pub fn shared(one: &Session, other: &Session) -> Option<String> {
     Claim::of(one, 0).shared_with(&Claim::of(other, 0))

@@ -155,7 +155,7 @@ impl Range {
 /// Waits of so many steps that are expected to take so long together: jobs end when they like, and the more there are the
 /// better that evens out.
 fn wait(expected_ms: u64, steps: u64) -> Range {
-    let spread = 0.35 + 0.75 / (steps.max(1) as f64).sqrt();
+    let spread = 0.45 + 0.9 / (steps.max(1) as f64).sqrt();
     let expected = expected_ms as f64;
     Range { low_ms: (expected / (1.0 + spread)) as u64, high_ms: (expected * (1.0 + spread)) as u64 }
 }

@@ -5,6 +5,7 @@
 //! - [`settings`]: every option, described once; [`config`]: where their values come from.
 //! - [`serve`]: the parts put together, from the first line printed to the last call awaited; [`peers`]: the clients.
 //! - [`controller`]: runs the sessions and answers for them. [`store`]: where they live.
+//! - [`webhook`]: who is told what happens.
 //! - [`demo`]: a simulated cluster, and the service on it.
 //! - `client`: what can be asked of a running service on the command line.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
@@ -22,4 +23,5 @@ pub mod peers;
 pub mod serve;
 pub mod settings;
 pub mod store;
+pub mod webhook;
 mod zones;

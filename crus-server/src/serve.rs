@@ -22,6 +22,7 @@ use crate::logging;
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
+use crate::webhook::Webhook;
 
 /// Answers come from memory and calls to peers only wait: one thread works while the other is busy decoding.
 const WORKERS: usize = 2;
@@ -106,7 +107,10 @@ impl Service {
         let site = site_of(config, clock.clone())?;
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
-        let controller = Controller::start(outside, config.limits.clone(), config.retention.clone()).await?;
+        let webhook = Webhook::new(&config.webhook)?;
+        let (limits, retention) = (config.limits.clone(), config.retention.clone());
+        let controller = Controller::start_telling(webhook, outside, limits, retention).await?;
+        controller.limit_plans(Duration::from_millis(config.request_timeout_ms) * 2 / 3);
         let limits = HttpLimits {
             max_connections: config.max_connections,
             request_timeout: Duration::from_millis(config.request_timeout_ms),

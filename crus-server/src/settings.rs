@@ -4,7 +4,7 @@
 //! (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow from one name; the help
 //! text, the defaults and the messages about wrong values all come from here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use toml::Value;
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
 use crate::logging::{LogFilter, LogFormat};
+use crate::webhook::{Class, WebhookOptions};
 
 /// What the service runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +71,8 @@ pub struct Config {
     pub strategy: Strategy,
     /// What no request may exceed.
     pub caps: Caps,
+    /// Who is told what happens.
+    pub webhook: WebhookOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -139,6 +142,7 @@ impl Default for Config {
             limits: Limits::default(),
             strategy: Strategy::default(),
             caps: Caps::default(),
+            webhook: WebhookOptions::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -179,6 +183,7 @@ const ETCD: &str = "Several replicas";
 const PEERS: &str = "Peers";
 const PACE: &str = "Paces and patience";
 const STRATEGY: &str = "Strategies";
+const WEBHOOK: &str = "Webhook";
 const LOGS: &str = "Logs";
 
 /// The default of an option that has no value unless it is set.
@@ -595,6 +600,62 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "webhook_url",
+        value: "URL",
+        default: NONE,
+        heading: WEBHOOK,
+        help: "Where to post what happens in sessions, as JSON, signed as the Standard Webhooks specification has it. Its \
+               path and query are not shown in logs",
+        set: |c, v| {
+            put(
+                &mut c.webhook.url,
+                optional(v, |v| parsed(v, "a URL with http:// or https://, without a user")),
+            )
+        },
+    },
+    Setting {
+        key: "webhook_secret_file",
+        value: "PATH",
+        default: NONE,
+        heading: WEBHOOK,
+        help: "File with the secret to sign by, as it is or as whsec_ and Base64; needed with webhook_url. Keep it readable \
+               by the service alone",
+        set: |c, v| put(&mut c.webhook.secret_file, optional(v, path)),
+    },
+    Setting {
+        key: "webhook_ca_file",
+        value: "PATH",
+        default: NONE,
+        heading: WEBHOOK,
+        help: "PEM file with the certificate authorities to trust for it, instead of the system's",
+        set: |c, v| put(&mut c.webhook.ca_file, optional(v, path)),
+    },
+    Setting {
+        key: "webhook_events",
+        value: "CLASSES",
+        default: "started,paused,step_done,node_failed,finished",
+        heading: WEBHOOK,
+        help: "What to post, divided by commas or as an array: any of these",
+        set: |c, v| put(&mut c.webhook.events, classes(v)),
+    },
+    Setting {
+        key: "webhook_timeout_s",
+        value: "SECONDS",
+        default: "10",
+        heading: WEBHOOK,
+        help: "How long one attempt may take. A session that is to be deleted waits no longer than that until all was posted",
+        set: |c, v| put(&mut c.webhook.timeout_ms, seconds(v, 0.1..=600.0)),
+    },
+    Setting {
+        key: "webhook_retry_max_s",
+        value: "SECONDS",
+        default: "60",
+        heading: WEBHOOK,
+        help: "The longest pause between two attempts. An entry is tried until it is taken, and is kept for that as long as \
+               its session is",
+        set: |c, v| put(&mut c.webhook.retry_max_ms, seconds(v, 0.01..=LONGEST_S)),
+    },
+    Setting {
         key: "log",
         value: "FILTER",
         default: "info",
@@ -667,6 +728,17 @@ fn seconds(value: &Value, range: RangeInclusive<f64>) -> Result<u64, String> {
         .and_then(|number| std::time::Duration::try_from_secs_f64(number).ok())
         .and_then(|duration| u64::try_from(duration.as_millis()).ok())
         .ok_or_else(|| must_be(&format!("a number of seconds from {} to {}", range.start(), range.end())))
+}
+
+fn classes(value: &Value) -> Result<BTreeSet<Class>, String> {
+    let names: Option<Vec<String>> = match value {
+        Value::Array(names) => names.iter().map(|name| text(name).map(str::to_owned)).collect(),
+        other => text(other).map(|text| text.split(',').map(|name| name.trim().to_owned()).collect()),
+    };
+    let classes =
+        names.and_then(|names| names.iter().map(|name| name.parse().ok()).collect::<Option<BTreeSet<_>>>());
+    let all = || Class::ALL.map(Class::name).join(", ");
+    classes.filter(|classes| !classes.is_empty()).ok_or_else(|| must_be(&format!("some of {}", all())))
 }
 
 fn url(value: &Value) -> Result<String, String> {
@@ -875,6 +947,14 @@ mod tests {
             },
             strategy: Strategy { retries: 1, ..Strategy::default() },
             caps: Caps { max_retries: Some(1), ..Caps::default() },
+            webhook: WebhookOptions {
+                url: Some("http://other".parse().unwrap()),
+                secret_file: Some(other().into()),
+                ca_file: Some(other().into()),
+                events: [Class::Paused].into(),
+                timeout_ms: 1,
+                retry_max_ms: 1,
+            },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };

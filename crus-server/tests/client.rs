@@ -3,6 +3,8 @@
 
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "support/port.rs"]
+mod port;
 
 #[path = "client/answers.rs"]
 mod answers;

@@ -1,6 +1,8 @@
 //! `crus session` against the real service, on a simulated cluster.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/simulated.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod simulated;
@@ -11,6 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
 use crus_sim::config::BootBehaviour;
+use port::Port;
 use serde_json::{Value, json};
 use simulated::Simulated;
 use support::{Service, crus, until};
@@ -140,13 +143,12 @@ async fn a_session_is_paused_resumed_and_deleted() {
     assert_eq!(answer(url, &["session", "list"]).await, json!([]));
 }
 
-/// The same service on the port that it had.
-fn again(first: &Command, url: &str) -> Command {
-    let address = url.strip_prefix("http://").unwrap();
+/// The service on this port.
+fn on(port: &Port, other: &Command) -> Command {
+    let address = port.address.to_string();
     let mut command = crus();
-    command.args(
-        first.get_args().map(|argument| if argument == "127.0.0.1:0" { address.as_ref() } else { argument }),
-    );
+    let arguments = other.get_args().map(|argument| argument.to_str().unwrap());
+    command.args(arguments.map(|argument| if argument == "127.0.0.1:0" { &address } else { argument }));
     command.env("CRUS_LOG", "error");
     command
 }
@@ -155,7 +157,8 @@ fn again(first: &Command, url: &str) -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_survives_kills_of_the_service_and_misses_and_repeats_nothing() {
     let cluster = Simulated::start(simulated::nodes(24), 4, SPEED).await;
-    let mut service = Service::start(cluster.serve());
+    let port = Port::new();
+    let mut service = Service::start(on(&port, &cluster.serve()));
     let url = service.url.clone();
     let created = answer(&url, &create(&["--upgrade-step-size", "3"])).await;
     let id = created["upgrade_id"].as_str().unwrap().to_owned();
@@ -171,7 +174,7 @@ async fn a_watch_survives_kills_of_the_service_and_misses_and_repeats_nothing() 
         service.kill();
         let lost = tokio::task::block_in_place(|| notes.next().unwrap().unwrap());
         assert!(lost.ends_with("trying again until the service is back"), "{lost}");
-        service = Service::start(again(&cluster.serve(), &url));
+        service = Service::start(on(&port, &cluster.serve()));
         let back = tokio::task::block_in_place(|| notes.next().unwrap().unwrap());
         assert_eq!(back, format!("crus: connected to {url} again"));
     }
@@ -256,4 +259,39 @@ async fn a_store_is_looked_into_once_no_service_has_it_open() {
     let (code, _, err) = look("check").await;
     assert_eq!(code, 1);
     assert!(err.contains("there is no such file; name the right one with --store"), "{err}");
+}
+
+/// The steps of a plan are those that the session then takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_what_then_happens_and_starts_nothing() {
+    let cluster = Simulated::start(simulated::nodes(10), 7, SPEED).await;
+    let service = Service::start(cluster.serve());
+    let url = service.url.as_str();
+    let size = ["--upgrade-step-size", "4", "--canary", "1"];
+    let asked = [&["plan"], UPGRADE.as_slice(), &size].concat();
+    let plan = answer(url, &asked).await;
+    let counts: Vec<u64> =
+        plan["steps"].as_array().unwrap().iter().map(|step| step["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1, 4, 4, 1]);
+    let (code, table, err) = ask(url, &[asked.as_slice(), &["--format", "table"]].concat()).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{table}");
+    assert!(table.starts_with("Could begin  yes\nNodes        10 nodes, in 4 steps\n"), "{table}");
+    assert_eq!(answer(url, &["session", "list"]).await, json!([]), "nothing was started");
+    let (code, out, err) = ask(url, &create(&[size.as_slice(), &["--wait"]].concat())).await;
+    assert_eq!(code, 0, "{err}");
+    for (step, count) in counts.iter().enumerate() {
+        assert!(out.contains(&format!("  step {step} done: {count} upgraded, 0 failed\n")), "{out}");
+    }
+    let nobody = [
+        "--starting-label",
+        "nobody",
+        "--upgrading-label",
+        "upgrading-nodes",
+        "--failed-label",
+        "failed-nodes",
+    ];
+    let image = ["--upgrade-template-id", "new-image", "--upgrade-step-size", "4", "--format", "table"];
+    let (code, table, _) = ask(url, &[&["plan"], nobody.as_slice(), &image].concat()).await;
+    assert_eq!(code, 3, "{table}");
+    assert!(table.starts_with("Could begin  no: ") && table.contains("NOT MET"), "{table}");
 }

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use crus_api::service::{Follow, News};
 use crus_api::{ServiceError, SessionState, Sessions};
-use crus_core::history::Entry;
+use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Phase, Session, Summary};
+use crus_core::model::{Command, Node, PauseReason, Phase, Session, Summary};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
     BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
@@ -325,6 +326,10 @@ async fn p7_no_answer_waits_for_a_peer_that_hangs() {
     eventually("a call hangs", || async { service.peers.calls() > 0 }).await;
 
     assert_eq!(service.controller.get(id).await.unwrap().unwrap().state, SessionState::Updating);
+    assert_eq!(service.controller.progress(id).await.unwrap().unwrap().state, SessionState::Updating);
+    assert_eq!(service.controller.nodes(id, 0, 10).await, Ok(Vec::new()));
+    assert_eq!(service.controller.events(id, 0, 10).await, Ok(Some(Vec::new())));
+    assert!(service.controller.follow(id, 0).await.unwrap().is_some());
     for _ in 0..2 {
         let deleting = service.controller.delete(id).await.unwrap().unwrap();
         assert_eq!(deleting.state, SessionState::Deleting, "as often as asked");
@@ -499,6 +504,74 @@ async fn every_replica_answers_for_a_session_and_one_runs_it() {
     })
     .await;
     assert_eq!(replicas.peers[1].calls(), 0, "the other one leaves it alone");
+}
+
+/// What one who follows a session is told until `last` is.
+async fn told_until(follow: &mut dyn Follow, last: impl Fn(&News) -> bool) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    loop {
+        let news = follow.next(Duration::from_secs(60)).await.unwrap();
+        assert_ne!(news, News::Nothing, "{entries:?}");
+        if let News::Entries(more) = &news {
+            entries.extend(more.iter().cloned());
+        }
+        if last(&news) {
+            return entries;
+        }
+    }
+}
+
+fn tells(news: &News, what: &Happening) -> bool {
+    matches!(news, News::Entries(entries) if entries.iter().any(|entry| entry.what == *what))
+}
+
+#[tokio::test]
+async fn every_replica_shows_how_a_session_goes_and_tells_who_follows_it() {
+    let replicas = Replicas::start(keep_all()).await;
+    let id = replicas.create().await;
+    let [runner, other] = &replicas.controllers;
+    eventually("both show the same", || async {
+        let waits = async |controller: &Controller| {
+            controller.progress(id).await.unwrap().and_then(|progress| progress.waits_for)
+        };
+        let (one, two) = (waits(runner).await, waits(other).await);
+        one.is_some() && one == two
+    })
+    .await;
+    let mut follow =
+        [runner.follow(id, 0).await.unwrap().unwrap(), other.follow(id, 0).await.unwrap().unwrap()];
+    other.command(id, Command::Pause).await.unwrap().unwrap();
+    let paused = Happening::Paused { why: PauseReason::Command };
+    let mut told = Vec::new();
+    for follow in &mut follow {
+        told.push(told_until(follow.as_mut(), |news| tells(news, &paused)).await);
+    }
+    assert_eq!(told[0], told[1]);
+    let numbers: Vec<u64> = told[0].iter().map(|entry| entry.number).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "each once");
+    assert!(told[0].iter().any(|entry| matches!(entry.what, Happening::Message { .. })), "{:?}", told[0]);
+    assert_eq!(other.events(id, 0, 1000).await.unwrap().unwrap(), told[0]);
+
+    runner.delete(id).await.unwrap();
+    let [mut at_runner, mut at_other] = follow;
+    let end = told_until(at_runner.as_mut(), |news| *news == News::Deleted).await;
+    let last = end.iter().map(|entry| &entry.what).collect::<Vec<_>>();
+    assert!(last.contains(&&Happening::DeletionOrdered), "{last:?}");
+    assert!(matches!(last.last(), Some(Happening::Finished { .. })), "{last:?}");
+    told_until(at_other.as_mut(), |news| *news == News::Deleted).await;
+    assert!(other.follow(id, 0).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_follows_a_session_is_told_when_the_service_ends_and_holds_nothing_up() {
+    let service = service(Ends::Unreachable, &[]).await;
+    let id = service.controller.create(spec()).await.unwrap().upgrade_id;
+    let mut follow = service.controller.follow(id, u64::MAX).await.unwrap().unwrap();
+    let controller = service.controller.clone();
+    let ends = tokio::spawn(async move { controller.shutdown(Duration::from_secs(60)).await });
+    told_until(follow.as_mut(), |news| *news == News::Stopping).await;
+    assert!(ends.await.unwrap(), "with one who follows still there");
+    assert_eq!(follow.next(Duration::ZERO).await, Ok(News::Stopping));
 }
 
 /// A replica that has not heard of a session yet asks the store.

@@ -1,5 +1,5 @@
 //! Looking into a store in a file: everything is told, what is wrong is named, and the file stays as it is.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/chance.rs"]
 mod chance;

@@ -12,6 +12,8 @@ mod etcd;
 #[path = "support/simulated.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod simulated;
+#[path = "support/stream.rs"]
+mod stream;
 mod support;
 
 use std::path::Path;
@@ -25,12 +27,13 @@ use crus_core::model::{Command as Order, NodeState};
 use crus_core::ports::SessionStore as _;
 use crus_core::{Session, UpgradeId, Xname};
 use crus_server::store::EtcdStore;
-use crus_sim::config::{BosConfig, SlurmConfig, Span};
+use crus_sim::config::{BootBehaviour, BosConfig, SlurmConfig, Span};
 use crus_sim::workload::{Drawn, Workload};
 use crus_sim::{ClusterConfig, stand_in};
 use etcd::{Etcd, left_out};
 use serde_json::{Value, json};
 use simulated::Simulated;
+use stream::{Client, Event};
 use support::{Service, path_of, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -239,6 +242,13 @@ impl Site {
         path_of(&created)
     }
 
+    /// Asks a replica to pause, resume or retry the session.
+    async fn order(&self, i: usize, what: &str) -> (u16, Value) {
+        let url = format!("{}{}/{what}", self.replica(i).url, self.path);
+        let answer = reqwest::Client::new().post(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
     fn id(&self) -> UpgradeId {
         id_in(&self.path)
     }
@@ -429,6 +439,105 @@ async fn p3_commands_that_are_noted_anywhere_reach_the_owner_and_survive_it() {
     assert_eq!(times(|what| *what == Happening::Resumed), 1, "{}", site.told);
     store.close().await;
     site.ends_right().await;
+}
+
+/// Pause, resume and retry, each asked of another replica than the one that runs the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_session_is_paused_resumed_and_retried_by_replicas_that_do_not_run_it() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), SHORT, 0).await;
+    let owner = site.some_owner().await;
+    let (one, two) = ((owner + 1) % REPLICAS, (owner + 2) % REPLICAS);
+    let order = async |i: usize, what: &str| site.order(i, what).await;
+    let paused = async |i: usize| {
+        let (code, progress) = site.replica(i).get(&format!("{}/progress", site.path)).await;
+        assert_eq!(code, 200, "{progress}");
+        !progress["paused"].is_null()
+    };
+    let (code, answer) = order(one, "pause").await;
+    assert_eq!(code, 200, "{answer}");
+    for i in 0..REPLICAS {
+        until("paused as all replicas tell it", async || paused(i).await).await;
+    }
+    // No step begins meanwhile: what is pending is not touched before it is broken.
+    let nodes = site.stored().await.nodes;
+    let broken = nodes.iter().rposition(|node| node.state == NodeState::Pending).unwrap();
+    let boots = |behaviour| {
+        site.cluster.live.with(|cluster| cluster.set_boot_behaviour(nodes[broken].xname, behaviour));
+    };
+    boots(BootBehaviour::OnHold { error: "no power".to_owned() });
+    let (code, answer) = order(two, "resume").await;
+    assert_eq!(code, 200, "{answer}");
+    for i in 0..REPLICAS {
+        until("resumed as all replicas tell it", async || !paused(i).await).await;
+    }
+    let (code, problem) = order(one, "retry").await;
+    assert_eq!((code, problem["status"].as_u64()), (409, Some(409)), "{problem}");
+    site.completed().await;
+    assert_eq!(site.stored().await.head.counts.failed, 1, "{}", site.told);
+
+    // All of them are restarted: nobody remembers the session but the store.
+    boots(BootBehaviour::Normal);
+    for i in 0..REPLICAS {
+        site.replicas[i].take().unwrap().kill();
+    }
+    for i in 0..REPLICAS {
+        site.replicas[i] = Some(site.start(i));
+    }
+    site.known().await;
+    let (code, answer) = site.order(two, "retry").await;
+    assert_eq!(code, 200, "{answer}");
+    until("its nodes are all upgraded", async || site.stored().await.head.counts.upgraded == NODES as usize)
+        .await;
+    site.completed().await;
+    assert_eq!(site.stored().await.nodes[broken].attempt, 1, "{}", site.told);
+}
+
+/// Whichever replica runs the session, and whichever one follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_from_replica_to_replica_sees_each_event_once() {
+    if left_out() {
+        return;
+    }
+    let mut site = Site::begin(seed(), SHORT, 0).await;
+    let mut seen: Vec<Event> = Vec::new();
+    let last = |seen: &[Event]| seen.last().map_or(0, |event| event.id.unwrap());
+    for _ in 0..2 {
+        let owner = site.some_owner().await;
+        let followed = (owner + 1) % REPLICAS;
+        let client = Client::connect(site.replica(followed), &site.path, last(&seen)).await;
+        until("an event of another replica's session", async || !client.seen().is_empty()).await;
+        site.replicas[owner].take().unwrap().kill();
+        site.taken_over_from(owner, "killed").await;
+        site.replicas[followed].take().unwrap().kill();
+        seen.extend(client.end().await.0);
+        for i in [owner, followed] {
+            site.replicas[i] = Some(site.start(i));
+        }
+        site.known().await;
+    }
+    let follower = (site.some_owner().await + 1) % REPLICAS;
+    let client = Client::connect(site.replica(follower), &site.path, last(&seen)).await;
+    site.completed().await;
+    until("the last event", async || client.seen().last().is_some_and(|event| event.kind == "finished"))
+        .await;
+    seen.extend(client.seen());
+    let ids: Vec<u64> = seen.iter().map(|event| event.id.unwrap()).collect();
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>(), "{}: each once, and in order", site.told);
+    for replica in site.running() {
+        let (_, list) = replica.get(&format!("{}/events?limit=10000", site.path)).await;
+        let shown: Vec<&Value> = seen.iter().map(|event| &event.data).collect();
+        assert_eq!(list["events"].as_array().unwrap().iter().collect::<Vec<_>>(), shown, "{}", site.told);
+        let (_, progress) = replica.get(&format!("{}/progress", site.path)).await;
+        assert_eq!((&progress["counts"]["upgraded"], &progress["percent"]), (&json!(NODES), &json!(100)));
+        let (_, nodes) = replica.get(&format!("{}/nodes?state=upgraded", site.path)).await;
+        assert_eq!(nodes["nodes"].as_array().unwrap().len(), site.xnames.len());
+    }
+    assert_eq!(site.replica(follower).delete(&site.path).await.0, 200);
+    let (all, in_order) = client.end().await;
+    assert_eq!((all.last().unwrap().kind.as_str(), in_order), ("deleted", true), "{}", site.told);
 }
 
 /// It runs, and etcd does not hear of it.

@@ -20,8 +20,9 @@ use std::thread;
 use std::time::Duration;
 
 use chance::{draw, seed};
+use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Limits, Message, Node, NodeState, Phase, Session, Spec, UpgradeId};
+use crus_core::model::{Command as Order, Limits, Message, Node, NodeState, Phase, Session, Spec, UpgradeId};
 use crus_core::ports::{SessionStore, StoreError};
 use crus_core::{Time, Xname};
 use crus_server::store::RedbStore;
@@ -108,7 +109,7 @@ async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError
     let random = &mut random;
     let mut ids = store.ids().await?;
     ids.sort();
-    let kind = draw(random) % 12;
+    let kind = draw(random) % 16;
     if ids.is_empty() || (kind < 3 && ids.len() < writes.sessions) {
         store.create(&new_session(random, n)).await?;
         return Ok(());
@@ -122,6 +123,12 @@ async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError
             let nodes: Vec<Xname> = (first..first + draw(random) % 10).map(xname).collect();
             return store.claim(id, &nodes).await.map(drop);
         }
+        12 | 13 => {
+            let commands = [Order::Pause, Order::Resume, Order::Retry];
+            let command = commands[usize::try_from(draw(random)).unwrap() % commands.len()];
+            return store.command(id, command).await.map(drop);
+        }
+        14 => return store.set_delivered(id, n).await,
         _ => {}
     }
     let (mut session, revision) = store.load(id).await?.unwrap();
@@ -129,6 +136,16 @@ async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError
     session.head.step = u32::try_from(n).unwrap();
     match kind {
         5 => session.head.phase = Phase::Done,
+        15 => {
+            session.head.commands = store.commands(id).await?.last().map_or(0, |(number, _)| *number);
+            session.head.phase = Phase::Created;
+            events.push(Event::Phase(Phase::Created));
+            for _ in 0..draw(random) % 50 {
+                session.head.entries += 1;
+                let what = Happening::Message { text: format!("write {n}") };
+                events.push(Event::Entry(Entry { number: session.head.entries, at: Time(n), step: 0, what }));
+            }
+        }
         6 => {
             session.messages.drain(..session.messages.len() / 2);
             events.push(Event::MessagesFolded);
@@ -156,6 +173,7 @@ async fn read_all(store: &RedbStore) -> Result<(), StoreError> {
         assert!(found.is_some(), "{id} is listed, and is not there");
         store.summary(id).await?;
         store.deletion_ordered(id).await?;
+        store.history(id, 0, usize::MAX).await?;
     }
     Ok(())
 }

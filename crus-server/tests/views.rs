@@ -4,10 +4,11 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/simulated.rs"]
 mod simulated;
+#[path = "support/stream.rs"]
+mod stream;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crus_core::Time;
@@ -16,8 +17,8 @@ use crus_sim::config::{BootBehaviour, BosConfig, Span};
 use crus_sim::workload::{JobSpec, Wanted};
 use serde_json::{Value, json};
 use simulated::Simulated;
+use stream::{Client, Event};
 use support::{PATIENCE, Service, path_of, spec, until};
-use tokio::task::JoinHandle;
 
 const SEED: u64 = 5;
 const SPEED: f64 = 250.0;
@@ -72,64 +73,6 @@ async fn nodes(service: &Service, path: &str, state: &str) -> Vec<Value> {
 
 async fn is_ready(service: &Service, path: &str) -> bool {
     progress(service, path).await["state"] == "READY"
-}
-
-/// An event as a client sees it.
-#[derive(Debug, Clone, PartialEq)]
-struct Event {
-    id: Option<u64>,
-    kind: String,
-    data: Value,
-}
-
-/// A client that follows a session on one connection, until that ends.
-struct Client {
-    seen: Arc<Mutex<Vec<Event>>>,
-    /// Whether the stream came to its end in order.
-    reading: JoinHandle<bool>,
-}
-
-impl Client {
-    async fn connect(service: &Service, path: &str, last: u64) -> Self {
-        let request = reqwest::Client::new().get(format!("{}{path}/events", service.url));
-        let request = request.header("accept", "text/event-stream").header("last-event-id", last);
-        let mut response = request.send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let events = Arc::clone(&seen);
-        let reading = tokio::spawn(async move {
-            let mut rest = String::new();
-            loop {
-                match response.chunk().await {
-                    Ok(Some(bytes)) => rest += std::str::from_utf8(&bytes).unwrap(),
-                    Ok(None) => return true,
-                    Err(_) => return false,
-                }
-                while let Some((block, more)) = rest.split_once("\n\n") {
-                    let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
-                    if let (Some(kind), Some(data)) = (field("event: "), field("data: ")) {
-                        let id = field("id: ").map(|id| id.parse().unwrap());
-                        let data = serde_json::from_str(data).unwrap();
-                        events.lock().unwrap().push(Event { id, kind: kind.to_owned(), data });
-                    }
-                    rest = more.to_owned();
-                }
-            }
-        });
-        Client { seen, reading }
-    }
-
-    fn seen(&self) -> Vec<Event> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Once its connection has ended: what it saw, and whether that was the end of the stream.
-    async fn end(self) -> (Vec<Event>, bool) {
-        let in_order = tokio::time::timeout(PATIENCE, self.reading).await.unwrap().unwrap();
-        let seen = self.seen.lock().unwrap().clone();
-        (seen, in_order)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -129,7 +129,7 @@ pub struct SlurmConfig {
     pub restart: Span,
     /// How long an epilog runs after its job.
     pub epilog: Span,
-    /// From the requeue of a job to the moment from which it may start again.
+    /// From the requeue of a job to the moment from which it may start again: `cred_expire`, and a second.
     pub requeue: Span,
     /// How long a command waits for a slurmctld that is down.
     pub connect_timeout_ms: u64,

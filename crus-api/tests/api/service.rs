@@ -1,6 +1,7 @@
 //! A service behind the routes that keeps its sessions in memory, and a way to call the routes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crus_core::model::{
     Command, Counts, Failure, Head, HoldingJob, Node, NodeState, Pace, Pause, PauseReason, Phase, Stage,
     Summary,
 };
+use crus_core::plan::{Condition, Finding, Plan, PlannedStep};
 use crus_core::time::WlmTime;
 use crus_core::{Limits, Session, Spec, Time, UpgradeId, progress};
 use http::request::Builder;
@@ -103,6 +105,45 @@ pub(crate) fn session_of_examples() -> (Session, Vec<Entry>) {
     (session, entries.collect())
 }
 
+/// The plan that the document's examples are about.
+fn plan_of_examples() -> Plan {
+    let xname = |n: u32| format!("x1000c0s0b0n{n}").parse().unwrap();
+    let step =
+        |number: u32, nodes: [u32; 2], starts: i64, wait_min: u64, job: Option<HoldingJob>| PlannedStep {
+            number,
+            nodes: nodes.map(xname).into(),
+            names: nodes.map(|n| format!("nid{:06}", n + 1).parse().unwrap()).into(),
+            starts: Some(at(starts)),
+            wait_ms: wait_min * 60_000,
+            takes_ms: (wait_min + 12) * 60_000,
+            job,
+        };
+    let end = Some(WlmTime(i64::try_from(at(120).0 / 1000).unwrap()));
+    let job = HoldingJob { id: "17".into(), user: "alice".into(), end };
+    let condition = |name, met, detail: &str| Condition { name, met, detail: detail.to_owned() };
+    let finding = |reason: &str, n: u32| Finding { reason: reason.to_owned(), nodes: vec![xname(n)] };
+    let locked = "locked in the Hardware State Manager: the Boot Orchestration Service will leave it out, and it fails";
+    Plan {
+        at: at(0),
+        conditions: vec![
+            condition("template", true, "there is a session template 'my-bos-session-template'"),
+            condition("starting_group", true, "group 'nodes-to-upgrade' holds 5 nodes"),
+            condition(
+                "upgrading_group",
+                false,
+                "there is no group 'nodes-currently-upgrading' in the Hardware State Manager",
+            ),
+        ],
+        nodes: (0..5).map(xname).collect(),
+        steps: vec![step(0, [0, 1], 0, 0, None), step(1, [2, 3], 12, 70, Some(job))],
+        steps_total: 2,
+        ends: Some((at(60), at(120))),
+        lost: vec![finding("unknown to the workload manager", 4)],
+        warnings: vec![finding(locked, 1)],
+        caveats: vec!["A node that does not boot may cost an hour.".to_owned()],
+    }
+}
+
 /// Sessions that nobody works on.
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -111,6 +152,8 @@ pub(crate) struct Memory {
     entries: Mutex<Vec<Entry>>,
     /// How streams end.
     end: Mutex<Option<News>>,
+    /// How often streams asked for news.
+    asked: Arc<AtomicUsize>,
     error: Mutex<Option<ServiceError>>,
 }
 
@@ -184,6 +227,10 @@ impl Sessions for Memory {
         })
     }
 
+    async fn plan(&self, _: Spec) -> Result<Plan, ServiceError> {
+        self.with(|_| plan_of_examples())
+    }
+
     async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {
         self.with(|sessions| {
             let session = found(sessions, id)?;
@@ -213,16 +260,20 @@ impl Sessions for Memory {
             entries.into_iter().flat_map(|entry| [News::Entries(vec![entry]), News::Nothing]).collect();
         news.pop_back();
         news.push_back(self.end.lock().unwrap().clone().unwrap_or(News::Stopping));
-        Ok(Some(Box::new(Told(news))))
+        Ok(Some(Box::new(Told { news, asked: Arc::clone(&self.asked) })))
     }
 }
 
-struct Told(VecDeque<News>);
+struct Told {
+    news: VecDeque<News>,
+    asked: Arc<AtomicUsize>,
+}
 
 #[async_trait]
 impl Follow for Told {
     async fn next(&mut self, _: Duration) -> Result<News, ServiceError> {
-        Ok(self.0.pop_front().unwrap())
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Ok(self.news.pop_front().unwrap())
     }
 }
 
@@ -271,6 +322,11 @@ impl Api {
     /// Changes the session that was added last.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Session)) {
         change(self.memory.sessions.lock().unwrap().last_mut().unwrap());
+    }
+
+    /// How often streams asked for news.
+    pub(crate) fn asked(&self) -> usize {
+        self.memory.asked.load(Ordering::Relaxed)
     }
 
     /// How streams end.

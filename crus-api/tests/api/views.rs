@@ -5,6 +5,7 @@ use crus_api::service::News;
 use crus_api::{ApiLimits, Site};
 use crus_core::model::{Counts, Failure, Holder, Node, NodeState, Phase, Stage};
 use crus_core::{Time, Xname};
+use http_body_util::BodyExt as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -323,6 +324,22 @@ fn who_accepts_a_stream_among_others_gets_one() {
         let request = request("GET", &format!("{path}/events")).header("accept", accept);
         assert_eq!(api.call(request.body(Body::empty()).unwrap()).expect(200).header("content-type"), gets);
     }
+}
+
+#[test]
+fn nothing_is_read_for_a_client_that_does_not_read() {
+    let (api, path) = with_example();
+    let request = request("GET", &format!("{path}/events")).header("accept", "text/event-stream");
+    let mut body = api.open(request.body(Body::empty()).unwrap()).into_body();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let frame = runtime.block_on(body.frame()).unwrap().unwrap();
+        told.push((String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap(), api.asked()));
+    }
+    assert_eq!((told[0].0.as_str(), told[0].1), ("retry: 1000\n\n", 0));
+    assert!(told[1].0.contains("id: 16\n") && !told[1].0.contains("id: 17\n"), "{told:?}");
+    assert_eq!(told[1].1, 1, "one look for what was read");
 }
 
 /// A place is free again once its stream has ended.

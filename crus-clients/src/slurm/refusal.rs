@@ -97,7 +97,9 @@ pub(super) fn of_ended_jobs(program: &str, mut output: Output) -> Result<(), Por
     if output.status.success() {
         return Ok(());
     }
-    let is_gone = |line: &&str| GONE.iter().any(|text| line.contains(text));
+    // A Slurm that does not know `requeue incomplete` takes the word for a job: that must not pass for well.
+    let is_word = |line: &str| line.contains("incomplete");
+    let is_gone = |line: &&str| GONE.iter().any(|text| line.contains(text)) && !is_word(line);
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     let others: Vec<&str> = lines.iter().copied().filter(|line| !is_gone(line)).collect();
     if others.is_empty() && !lines.is_empty() && output.status.code().is_some() {
@@ -207,6 +209,11 @@ mod tests {
         assert_eq!(of_ended_jobs("scancel", failed(denied)), Err(refused(expected)));
         let down = "scancel: error: Kill job error on job id 20: Unable to contact slurm controller (connect failure)";
         assert!(matches!(of_ended_jobs("scancel", failed(down)), Err(PortError::Unreachable { .. })));
+        let old = ended("Invalid job id specified for job incomplete\nInvalid job id specified for job 9\n");
+        assert_eq!(
+            old,
+            Err(may_have_acted("scontrol: Invalid job id specified for job incomplete".to_owned()))
+        );
         for silent_or_new in ["", "something new\n", "Invalid job id specified for job 9\nsomething new\n"] {
             assert!(ended(silent_or_new).unwrap_err().may_have_acted(), "{silent_or_new:?}");
         }

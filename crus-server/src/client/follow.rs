@@ -28,7 +28,7 @@ pub(crate) enum Heard {
     Back,
     /// It ended the stream: something may have ended with it.
     Ended,
-    /// The session is not there any more, or not yet.
+    /// There are no events of it: the session is gone, or the service tells no events.
     Gone,
     /// It is of no use to try again.
     Failed(ClientError),
@@ -75,27 +75,24 @@ impl Follower {
         loop {
             let error = match self.api.events(&self.id, self.last).await {
                 Ok(events) => {
-                    if std::mem::take(&mut self.is_lost) {
-                        self.say(Heard::Back).await?;
-                    }
+                    self.back().await?;
                     return Some(events);
                 }
                 Err(error) => error,
             };
             if error.is_missing() {
+                // Whoever listens finds out what that means, and whether there is anything to wait for.
+                self.back().await?;
                 self.say(Heard::Gone).await?;
-                return None;
-            }
-            if !error.passing {
+            } else if !error.passing {
                 self.say(Heard::Failed(error.into())).await?;
                 return None;
+            } else if !self.is_lost {
+                self.lost(error.to_string()).await?;
             }
             if since.elapsed() >= self.give_up {
                 self.say(Heard::Failed(gave_up(&error, self.give_up))).await?;
                 return None;
-            }
-            if !self.is_lost {
-                self.lost(error.to_string()).await?;
             }
             tokio::time::sleep(pause.min(self.give_up.saturating_sub(since.elapsed()))).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -141,6 +138,10 @@ impl Follower {
     async fn lost(&mut self, why: String) -> Option<()> {
         self.is_lost = true;
         self.say(Heard::Lost(why)).await
+    }
+
+    async fn back(&mut self) -> Option<()> {
+        if std::mem::take(&mut self.is_lost) { self.say(Heard::Back).await } else { Some(()) }
     }
 
     async fn say(&self, heard: Heard) -> Option<()> {

@@ -123,7 +123,7 @@ pub(crate) async fn run_plan(args: PlanArgs) -> Result<u8, ClientError> {
     let (api, output) = connect(&args.connection)?;
     let plan = api.post(&["plan"], Some(&body(&args.upgrade)?)).await?;
     output.answer(&plan, || plan::table(output, &plan))?;
-    Ok(plan::code(&plan))
+    plan::code(&plan)
 }
 
 fn connect(connection: &Connection) -> Result<(Arc<Api>, Output), ClientError> {

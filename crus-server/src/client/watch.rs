@@ -1,6 +1,5 @@
 //! Following a session to its end: a picture that moves, or a line for each event.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use crus_core::model::Counts;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::args::{FollowArgs, Format};
 use super::error::ClientError;
@@ -25,6 +24,9 @@ use super::wire::{Api, CallError, view};
 const GLANCE: Duration = Duration::from_secs(1);
 /// How often it is asked whether a session has ended, beside its events: one that an older service ran has none.
 const LOOK: Duration = Duration::from_secs(30);
+/// How often, and how many times, it is asked when it may have ended just now.
+const SOON: Duration = Duration::from_millis(200);
+const SOON_MAX: u32 = 10;
 /// The most nodes in flight that are asked for at a time.
 const NODES: &str = "40";
 /// How long the line of an event may be, for people.
@@ -59,17 +61,13 @@ pub(crate) async fn watch(
         screen: picture,
         is_lost: false,
     };
-    let result = tokio::select! {
+    tokio::select! {
         ended = watch.run(events) => ended,
         interrupted = tokio::signal::ctrl_c() => match interrupted {
             Ok(()) => Ok(exit::INTERRUPTED),
             Err(error) => Err(ClientError::failed(format!("failed to listen for Ctrl-C: {error}"))),
         },
-    };
-    if let Some(screen) = &watch.screen {
-        screen.leave();
     }
-    result
 }
 
 struct Watch<'a> {
@@ -87,17 +85,27 @@ impl Watch<'_> {
     async fn run(&mut self, mut heard: mpsc::Receiver<Heard>) -> Result<u8, ClientError> {
         let pace = if self.screen.is_some() { GLANCE } else { LOOK };
         // At once, too: the session may be done.
-        let mut look = tokio::time::interval_at(Instant::now(), pace);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look_at = Instant::now();
+        let mut soon = 0;
         loop {
-            let worth_a_look = tokio::select! {
+            let is_due = tokio::select! {
                 heard = heard.recv() => match heard {
                     Some(heard) => self.take_in(heard)?,
                     None => return Err(ClientError::failed("the events of the session ended; watch it again")),
                 },
-                _ = look.tick() => !self.is_lost,
+                () = tokio::time::sleep_until(look_at) => false,
             };
-            if worth_a_look && let Some(code) = self.look().await? {
+            if is_due {
+                // What an event tells may be seen in the session a moment later.
+                soon = SOON_MAX;
+            } else if Instant::now() < look_at {
+                continue;
+            }
+            look_at = Instant::now() + if soon > 0 { SOON.min(pace) } else { pace };
+            soon = soon.saturating_sub(1);
+            if !self.is_lost
+                && let Some(code) = self.look().await?
+            {
                 return Ok(code);
             }
         }
@@ -346,10 +354,5 @@ impl Screen {
         text += "\x1b[J\x1b[?25h";
         self.drawn.set(lines.len());
         print(&text)
-    }
-
-    /// Leaves the picture where it is.
-    fn leave(&self) {
-        io::stdout().flush().unwrap_or_default();
     }
 }

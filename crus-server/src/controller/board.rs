@@ -73,6 +73,10 @@ struct Entry {
     taken_in: u64,
     /// Runs here, or is about to.
     running: bool,
+    /// It runs here only until who wants to be told of it was.
+    lingers: bool,
+    /// It is done, and not all that happened in it was delivered.
+    undelivered: bool,
     /// Somebody wanted it run while it did: before it is left it is tried once more.
     again: bool,
     /// How often it began to run here. What was read before that is old.
@@ -92,6 +96,8 @@ impl Entry {
             commanded: latest_of(summary),
             taken_in: summary.head.commands,
             running: false,
+            lingers: false,
+            undelivered: false,
             again: false,
             turns: 0,
             wake: Arc::default(),
@@ -106,9 +112,14 @@ impl Entry {
         self.head = Arc::new(head.clone());
     }
 
-    /// A session that is done is run only to be deleted, or to take in a command.
+    /// A session that is done is run only to be deleted, to take in a command, or to tell of it.
     fn has_work(&self) -> bool {
-        self.head.ended.is_none() || self.deletion_ordered || self.has_commands()
+        !self.is_over() || self.undelivered
+    }
+
+    /// Whether it is done, and nothing else is ordered.
+    fn is_over(&self) -> bool {
+        self.head.ended.is_some() && !self.deletion_ordered && !self.has_commands()
     }
 
     fn has_commands(&self) -> bool {
@@ -241,6 +252,20 @@ impl Board {
         }
     }
 
+    /// Takes in whether not all that happened in a finished session was delivered.
+    pub(super) fn undelivered(&self, id: UpgradeId, undelivered: bool) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.undelivered = undelivered;
+        }
+    }
+
+    /// Takes in whether a session runs here only until who wants to be told of it was.
+    pub(super) fn linger(&self, id: UpgradeId, lingers: bool) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.lingers = lingers;
+        }
+    }
+
     /// What wakes the one who runs the session. A wake-up that comes before anybody waits is not lost.
     pub(super) fn wake(&self, id: UpgradeId) -> Arc<Notify> {
         self.lock().get(&id).map(|entry| Arc::clone(&entry.wake)).unwrap_or_default()
@@ -278,6 +303,7 @@ impl Board {
             Some(entry) if entry.deletion_ordered || entry.has_commands() => false,
             Some(entry) => {
                 entry.running = false;
+                entry.undelivered = false;
                 true
             }
             None => true,
@@ -317,7 +343,8 @@ impl Board {
     /// The finished sessions that are not to be kept any longer.
     pub(super) fn outdated(&self, retention: &Retention, now: Time) -> Vec<UpgradeId> {
         let entries = self.lock();
-        let finished = entries.iter().filter(|(_, entry)| !entry.running && !entry.has_work());
+        let finished =
+            entries.iter().filter(|(_, entry)| entry.is_over() && (!entry.running || entry.lingers));
         let mut finished: Vec<_> =
             finished.filter_map(|(id, entry)| Some((entry.head.ended?, *id))).collect();
         drop(entries);

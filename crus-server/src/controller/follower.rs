@@ -102,7 +102,8 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
             runner::take_up(shared, id);
         }
         Change::Unowned(id) => {
-            if shared.board.get(id).is_none() {
+            // Whoever ran it may have delivered the rest of it since this was last looked at.
+            if shared.board.get(id).is_none() || shared.webhook.is_some() {
                 look_at(shared, id).await?;
             }
             runner::take_up(shared, id);
@@ -116,7 +117,15 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
 async fn look_at(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> {
     let Some(turn) = shared.board.turn(id) else { return Ok(()) };
     match shared.ports.store.summary(id).await? {
-        Some(summary) => shared.board.take_in(&summary, turn),
+        Some(summary) => {
+            shared.board.take_in(&summary, turn);
+            if shared.webhook.is_some() && summary.head.is_done() {
+                let delivered = shared.ports.store.delivered(id).await?;
+                // Of one that nobody was ever told of nobody wants to be told now.
+                let undelivered = delivered.is_some_and(|number| number < summary.head.entries);
+                shared.board.undelivered(id, undelivered);
+            }
+        }
         None => shared.board.forget(id),
     }
     Ok(())
@@ -184,7 +193,7 @@ async fn remove_outdated(shared: &Arc<Shared>) {
     for id in shared.board.outdated(&shared.retention, shared.ports.clock.now()) {
         match shared.ports.store.remove(id).await {
             Ok(()) => {
-                shared.board.forget(id);
+                shared.board.remove(id);
                 runner::span(id)
                     .in_scope(|| info!("finished session removed, as it is not to be kept longer"));
             }

@@ -14,6 +14,7 @@
 
 mod board;
 mod follower;
+mod plan;
 mod runner;
 mod views;
 
@@ -27,11 +28,13 @@ use crus_core::commands;
 use crus_core::driver::Ports;
 use crus_core::history::Entry;
 use crus_core::model::{Command, Head, Limits, Node, Session, Spec, Summary, UpgradeId};
+use crus_core::plan::Plan;
 use crus_core::ports::{Bos, Checks, Clock, Hsm, SessionStore, StoreError, Wlm};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
 
+use crate::webhook::Webhook;
 use board::Board;
 use views::Following;
 
@@ -93,10 +96,13 @@ struct Shared {
     limits: Limits,
     retention: Retention,
     board: Arc<Board>,
+    planning: plan::Planning,
     /// Whether to stop. Every task holds a receiver for as long as it lives.
     stop: watch::Sender<bool>,
     /// Sessions that the follower is asked to look at: one for each task that ends.
     to_follower: mpsc::UnboundedSender<UpgradeId>,
+    /// Who is told what happens.
+    webhook: Option<Arc<Webhook>>,
 }
 
 impl Controller {
@@ -109,14 +115,35 @@ impl Controller {
         limits: Limits,
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
+        Controller::start_telling(None, outside, limits, retention).await
+    }
+
+    /// Likewise, telling this receiver what happens in the sessions from now on.
+    ///
+    /// # Errors
+    /// As of [`Controller::start`].
+    pub async fn start_telling(
+        webhook: Option<Webhook>,
+        outside: Outside,
+        limits: Limits,
+        retention: Retention,
+    ) -> Result<Self, RecoveryError> {
+        let webhook = webhook.map(Arc::new);
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
         let ports = Ports { hsm, bos, wlm, store, clock, checks, observer: board.clone() };
         let (to_follower, asked) = mpsc::unbounded_channel();
         let stop = watch::Sender::new(false);
-        let shared = Arc::new(Shared { ports, limits, retention, board, stop, to_follower });
+        let planning = plan::Planning::default();
+        let shared =
+            Arc::new(Shared { ports, limits, retention, board, planning, stop, to_follower, webhook });
         follower::start(&shared, asked).await?;
         Ok(Controller { shared })
+    }
+
+    /// From now on a plan may take so long: less than the request for it may.
+    pub fn limit_plans(&self, time: Duration) {
+        self.shared.planning.limit(time);
     }
 
     /// Stops every task after the call it is in, waiting at most `patience`. Returns whether all have ended.
@@ -247,6 +274,10 @@ impl Sessions for Controller {
 
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError> {
         Ok(self.shared.ports.store.nodes(id, from, count).await?)
+    }
+
+    async fn plan(&self, spec: Spec) -> Result<Plan, ServiceError> {
+        Arc::clone(&self.shared).plan(spec).await
     }
 
     async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {

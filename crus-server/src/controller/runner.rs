@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
+use crate::webhook::{Courier, Start};
 
 /// The pause after the first failure of the store; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -128,10 +129,29 @@ impl Runner {
         left
     }
 
-    async fn drive(&mut self, mut driver: Driver) -> Left {
+    async fn drive(&mut self, driver: Driver) -> Left {
+        let courier = self.shared.webhook.clone().map(|webhook| {
+            let (store, latest) = (Arc::clone(&self.shared.ports.store), driver.session().head.entries);
+            Courier::start(Start { id: self.id, webhook, store, latest })
+        });
+        let left = self.rounds(driver, courier.as_ref()).await;
+        if let Some(courier) = courier {
+            courier.end().await;
+        }
+        left
+    }
+
+    async fn rounds(&mut self, mut driver: Driver, courier: Option<&Courier>) -> Left {
         while !self.stops() {
             if self.shared.board.deletion_ordered(self.id) {
                 driver.order_deletion();
+            }
+            if let Some(courier) = courier
+                && driver.session().is_done()
+                && self.shared.board.deletion_ordered(self.id)
+            {
+                // It goes now, and its history with it.
+                self.unless_stopped(courier.idle_in_time()).await;
             }
             let round = async {
                 self.hand_over_commands(&mut driver).await?;
@@ -146,6 +166,9 @@ impl Runner {
                 }
                 Err(error) => return Left::ToReload(error),
             };
+            if let Some(courier) = courier {
+                courier.tell(driver.session().head.entries);
+            }
             match next {
                 // Others get their turn, however much there is to do.
                 Next::Now => tokio::task::yield_now().await,
@@ -156,7 +179,10 @@ impl Runner {
                     self.sleep_until(time).await;
                 }
                 Next::Finished if self.is_ordered() => {}
-                Next::Finished => return Left::Done,
+                Next::Finished => match courier.filter(|courier| !courier.is_idle()) {
+                    Some(courier) => self.linger(courier).await,
+                    None => return Left::Done,
+                },
                 Next::Removed => {
                     self.shared.board.remove(self.id);
                     info!("session deleted");
@@ -165,6 +191,27 @@ impl Runner {
             }
         }
         Left::ForGood
+    }
+
+    /// The session is done, and who wants to be told of it was not yet. It may be retried or removed meanwhile.
+    async fn linger(&self, courier: &Courier) {
+        self.shared.board.linger(self.id, true);
+        self.unless_stopped(async {
+            tokio::select! {
+                () = courier.idle() => {}
+                () = self.wake.notified() => {}
+            }
+        })
+        .await;
+        self.shared.board.linger(self.id, false);
+    }
+
+    async fn unless_stopped(&self, work: impl Future<Output = ()>) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = work => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
     }
 
     /// Gives the driver what is noted for the session.

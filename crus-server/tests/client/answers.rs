@@ -207,3 +207,59 @@ fn an_order_is_answered_once_it_has_its_effect() {
     let paused = printed(&fake, &["session", "pause", ID, "-o", "table"]);
     assert!(paused.contains("\nPaused           Paused, since"), "{paused}");
 }
+
+#[test]
+fn a_plan_says_what_is_in_the_way_and_a_script_learns_it_by_the_code() {
+    let step = |step: u32, job: Value| {
+        json!({ "count": 2, "job": job, "nodes": "nid[000001-000002]", "starts": "2020-01-02T10:00:00.000Z",
+            "step": step, "takes_s": 900.5, "wait_s": 120.0 })
+    };
+    let plan = json!({
+        "caveats": ["how long jobs run that are not there yet"],
+        "conditions": [{ "detail": "holds 5 nodes", "met": true, "name": "starting_group" }],
+        "ends": null, "feasible": true, "lost": [], "nodes": 5, "planned_at": "2020-01-02T10:00:00.000Z",
+        "steps": [step(0, json!({ "end": "2020-01-02T12:00:00.000Z", "id": "17", "user": "alice" })), step(1, json!(null))],
+        "steps_total": 3, "takes_s": { "high": 5400.0, "low": 2700.0 }, "warnings": [],
+    });
+    let fake = Fake::start(Held { plan: plan.clone(), ..at_work() });
+    let arguments = [&["plan"], UPGRADE.as_slice()].concat();
+    assert_eq!(serde_json::from_str::<Value>(&printed(&fake, &arguments)).unwrap(), plan);
+    let table = [arguments.as_slice(), &["--format", "table"]].concat();
+    assert_eq!(
+        printed(&fake, &table),
+        "\
+Could begin  yes
+Nodes        5 nodes, in 3 steps
+Would take   45 min to 1 h 30 min
+
+CONDITION
+starting_group  ok  holds 5 nodes
+
+STEP  NODES  STARTS (UTC)         WAITS FOR JOBS  TAKES   LAST JOB                             WHICH
+0     2      2020-01-02 10:00:00  2 min           15 min  17 of alice, to 2020-01-02 12:00:00  nid[000001-000002]
+1     2      2020-01-02 10:00:00  2 min           15 min                                       nid[000001-000002]
+and 1 more steps
+
+What the estimate does not know
+  how long jobs run that are not there yet
+"
+    );
+    fake.with(|held| {
+        held.plan["lost"] = json!([{ "count": 1, "reason": "unknown to HSM", "xnames": ["x1000c0s0b0n0"] }]);
+    });
+    let lost = ask(&fake, &table);
+    assert_eq!(lost.code, Some(3));
+    assert!(
+        lost.out.contains("\nWill not make it\n  1 node, unknown to HSM: x1000c0s0b0n0\n"),
+        "{}",
+        lost.out
+    );
+    fake.with(|held| {
+        held.plan["lost"] = json!([]);
+        held.plan["conditions"][0]["met"] = json!(false);
+    });
+    let unmet = ask(&fake, &table);
+    assert_eq!(unmet.code, Some(3));
+    assert!(unmet.out.starts_with("Could begin  no: a condition is not met\n"), "{}", unmet.out);
+    assert!(unmet.out.contains("starting_group  NOT MET  holds 5 nodes"), "{}", unmet.out);
+}

@@ -1,11 +1,11 @@
 //! What goes wrong is said in a sentence, with what to do about it.
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
 use super::fake::{Fake, Held, problem_text};
+use super::port::Port;
 use super::{Ended, ID, UPGRADE, ask, at_work, crus, run};
 
 fn instead(code: u16, kind: &str, body: &str) -> Fake {
@@ -28,8 +28,8 @@ fn check(ended: &Ended, code: i32, says: &[&str]) {
 
 #[test]
 fn a_service_that_cannot_be_reached_is_told_by_why() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = run(crus(&["session", "list", "--url", &format!("http://{address}")]));
+    let port = Port::new();
+    let nobody = run(crus(&["session", "list", "--url", &format!("http://{}", port.address)]));
     check(
         &nobody,
         1,

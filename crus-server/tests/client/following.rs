@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::fake::Fake;
+use super::fake::{Fake, Held};
 use super::{Ended, ID, PATIENCE, UPGRADE, ask, at_work, crus, finish};
 
 /// A command that runs.
@@ -199,7 +199,17 @@ fn events_that_are_not_kept_any_more_are_said_to_be_missing() {
 /// The service dies again and again: no event is missing, none comes twice.
 #[test]
 fn a_restart_of_the_service_is_said_and_loses_nothing() {
-    let mut fake = Fake::start(at_work());
+    restarts(false);
+}
+
+/// Something between that keeps headers to itself.
+#[test]
+fn events_that_come_again_are_shown_once() {
+    restarts(true);
+}
+
+fn restarts(is_forgetful: bool) {
+    let mut fake = Fake::start(Held { is_forgetful, ..at_work() });
     let mut watch = Running::watch(&fake, &["--format", "json"]);
     let mut seen = Vec::new();
     let number = |line: String| serde_json::from_str::<Value>(&line).unwrap()["number"].as_u64().unwrap();
@@ -224,6 +234,20 @@ fn a_restart_of_the_service_is_said_and_loses_nothing() {
     assert_eq!(seen.len(), fake.with(|held| held.events.len()));
     let resumed = fake.asked(&format!("GET /session/{ID}/events"));
     assert!(resumed.iter().any(|asked| asked.last_event_id.as_deref() == Some("3")), "{resumed:?}");
+}
+
+#[test]
+fn a_session_that_was_deleted_while_the_service_was_away_is_seen_to_be() {
+    let mut fake = Fake::start(at_work());
+    let mut watch = Running::watch(&fake, &[]);
+    watch.line();
+    fake.die();
+    watch.note();
+    fake.with(|held| held.sessions.clear());
+    fake.start_again();
+    let (code, _, notes) = watch.end();
+    assert_eq!(code, Some(4), "{notes:?}");
+    assert_eq!(notes.last().unwrap(), &format!("crus: session {ID} is gone: it was deleted"));
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! that it dies like a process, with all of its connections.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::PATIENCE;
+use super::port::Port;
 
 /// What it holds.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,8 @@ pub(crate) struct Held {
     pub(crate) instead: Option<Instead>,
     /// Knows the paths of the original alone.
     pub(crate) is_original: bool,
+    /// Sends all events anew to whoever comes again.
+    pub(crate) is_forgetful: bool,
     /// Answers nothing.
     pub(crate) is_silent: bool,
     /// What it was asked.
@@ -79,7 +81,7 @@ impl Held {
 }
 
 pub(crate) struct Fake {
-    pub(crate) address: SocketAddr,
+    port: Port,
     held: Arc<Mutex<Held>>,
     runtime: Option<Runtime>,
 }
@@ -93,7 +95,7 @@ impl Drop for Fake {
 impl Fake {
     pub(crate) fn start(held: Held) -> Fake {
         let held = Arc::new(Mutex::new(held));
-        let mut fake = Fake { address: SocketAddr::from(([127, 0, 0, 1], 0)), held, runtime: None };
+        let mut fake = Fake { port: Port::new(), held, runtime: None };
         fake.start_again();
         fake
     }
@@ -102,8 +104,7 @@ impl Fake {
     pub(crate) fn start_again(&mut self) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind(self.address)).unwrap();
-        self.address = listener.local_addr().unwrap();
+        let listener = runtime.block_on(TcpListener::bind(self.port.address)).unwrap();
         let router = Router::new().fallback(answer).with_state(Arc::clone(&self.held));
         let limits = HttpLimits {
             max_connections: 100,
@@ -124,7 +125,7 @@ impl Fake {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.port.address)
     }
 
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
@@ -211,6 +212,7 @@ async fn answer(
                 }
                 ("GET", ["events"]) if header("accept").as_deref() == Some("text/event-stream") => {
                     let after = header("last-event-id").map_or(0, |id| id.parse().unwrap());
+                    let after = if now.is_forgetful { 0 } else { after };
                     drop(now);
                     stream(held, after)
                 }

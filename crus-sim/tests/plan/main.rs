@@ -5,7 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-//mod conditions;
-//mod order;
+mod conditions;
+mod order;
 mod range;
 mod site;

@@ -47,7 +47,7 @@ pub(crate) fn site(seed: u64) -> Site {
     let size = u32::try_from(dice.between(16, 120)).unwrap();
     let step = (size / u32::try_from(dice.between(2, 20)).unwrap()).max(1);
     let busy = dice.pick(&[300, 600, 800, 900, 950]);
-    let longest = dice.pick(&[10, 30, 60, 120, 240, 480]);
+    let longest = dice.pick(&[10, 30, 60, 120, 240]);
     let shortest = dice.pick(&[1, 5, 10]);
     let percent = dice.pick(&[110, 150, 150, 200, 300]);
     let unlimited = dice.pick(&[0, 0, 20]);
