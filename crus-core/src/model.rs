@@ -389,6 +389,10 @@ pub struct Node {
     /// Why it failed in the attempt before, while it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_before: Option<Failure>,
+    /// Whether it was in service when it was taken again: somebody had mended it, and it goes back to work if it is given
+    /// back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_mended: bool,
     /// Whether it was given back with its jobs before, to be tried again at the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deferred: bool,
@@ -430,6 +434,7 @@ impl Node {
             owed: Owed::default(),
             attempt: 0,
             failure_before: None,
+            was_mended: false,
             deferred: false,
             checked: false,
             job: None,
