@@ -254,8 +254,8 @@ pub struct Audit {
     starting: GroupLabel,
     upgrading: GroupLabel,
     failed: GroupLabel,
-    /// The nodes that carry our drain, and since when.
-    drained: BTreeMap<Xname, Time>,
+    /// The nodes that carry our drain.
+    drained: BTreeSet<Xname>,
     /// The nodes that carry a reason of somebody else, and since when.
     theirs: BTreeMap<Xname, (Time, String)>,
     nodes: BTreeMap<Xname, Story>,
@@ -290,6 +290,8 @@ struct Story {
     /// How often the session has taken it again: each attempt may reboot it once.
     attempt: u32,
     held: bool,
+    /// Since when new jobs have been kept from it, whoever did.
+    held_since: Time,
     /// Whether somebody else holds it.
     theirs: bool,
     /// When it was last let go by somebody else, or by itself.
@@ -321,7 +323,7 @@ impl Audit {
             starting: spec.starting.clone(),
             upgrading: spec.upgrading.clone(),
             failed: spec.failed.clone(),
-            drained: BTreeMap::new(),
+            drained: BTreeSet::new(),
             theirs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             own,
@@ -440,6 +442,9 @@ impl Audit {
                 if story.held && !held && fact.by != By::Session(self.id) {
                     story.let_go = Some(fact.at);
                 }
+                if !story.held {
+                    story.held_since = fact.at;
+                }
                 story.held = *held;
                 story.by_hand = fact.by == By::Operator || (story.by_hand && fact.by == By::Itself);
                 let reason = reason.as_deref();
@@ -453,7 +458,7 @@ impl Audit {
                     story.wish = reason.map(|reason| messages::owners_words(reason).to_owned());
                 }
                 let reason = reason.filter(|_| *held).unwrap_or_default();
-                violations.extend(self.drain_changed(fact.at, *xname, reason));
+                violations.extend(self.drain_changed(*xname, reason));
                 violations.extend(self.reason_changed(fact, *xname, reason, *looked));
             }
             What::PartitionLooked { partition, total, in_service } => {
@@ -492,13 +497,13 @@ impl Audit {
 
     /// Whether a node of ours is out of service for so long that its jobs may be ended.
     fn is_late(&self, xname: Xname, now: Time) -> bool {
-        let since = self.drained.get(&xname).or(self.theirs.get(&xname).map(|(since, _)| since));
-        let late = since.is_some_and(|since| self.keeper.is_late(*since, now));
+        let held = self.nodes.get(&xname).filter(|story| story.held);
+        let late = held.is_some_and(|story| self.keeper.is_late(story.held_since, now));
         self.own.contains(&xname) && (late || self.clock_set)
     }
 
     /// A node is held for this reason now; the empty one: is not, or nobody says why.
-    fn drain_changed(&mut self, at: Time, xname: Xname, reason: &str) -> Vec<Violation> {
+    fn drain_changed(&mut self, xname: Xname, reason: &str) -> Vec<Violation> {
         let mut violations = Vec::new();
         if reason != self.own_drain {
             self.drained.remove(&xname);
@@ -507,10 +512,9 @@ impl Audit {
         if !self.own.contains(&xname) {
             violations.push(broken("P6", format!("{xname} is not of this session, and drained")));
         }
-        let is_new = !self.drained.contains_key(&xname);
-        self.drained.entry(xname).or_insert(at);
+        let is_new = self.drained.insert(xname);
         if is_new {
-            violations.extend(self.keeper.drained(xname, self.drained.keys()));
+            violations.extend(self.keeper.drained(xname, &self.drained));
         }
         if is_new && self.deletion.is_some() {
             violations.push(broken("P7", format!("{xname} was drained after deletion was ordered")));
@@ -558,7 +562,7 @@ impl Audit {
         if session.head.deletion.is_none() && self.deletion.is_some_and(ended_after) {
             violations.push(broken("P7", "it went on to its end though deletion was ordered".to_owned()));
         }
-        for xname in self.drained.keys().filter(|xname| !world.nodes.contains_key(xname)) {
+        for xname in self.drained.iter().filter(|xname| !world.nodes.contains_key(xname)) {
             violations.push(broken(accounted, format!("{xname} is left drained by us")));
         }
         for node in &session.nodes {

@@ -455,9 +455,14 @@ impl Machine<'_> {
         for (i, seen) in looks {
             let holder = self.s.holder_of(&seen);
             let job = self.s.known.holding.get(&seen.name).cloned();
+            let in_service = !seen.is_held();
             self.change(i, |node| {
                 node.state = NodeState::Draining;
                 node.job = job;
+                if in_service {
+                    // Whatever was wrong with it is mended: if it is given back, it goes back to work.
+                    node.failure_before = None;
+                }
                 node.step = Some(step);
                 node.holder = holder;
                 node.boot_before = seen.boot_time;
@@ -572,6 +577,12 @@ impl Machine<'_> {
     fn back_to_draining(&mut self, busy: &[usize]) {
         let names: Vec<Xname> = busy.iter().map(|&i| self.s.nodes[i].xname).collect();
         for &i in busy {
+            if let Some(name) = self.s.nodes[i].name.clone()
+                && self.s.seen(i).is_some_and(|seen| self.s.wants_drain(i, seen))
+            {
+                // Somebody let it go: patience with it begins anew.
+                self.s.known.drained.remove(&name);
+            }
             self.change(i, |node| node.state = NodeState::Draining);
         }
         self.say(messages::no_longer_quiet(self.s.head.step, &names));
@@ -765,12 +776,11 @@ impl Machine<'_> {
         for (i, failure) in failed {
             self.change(i, |node| {
                 node.owed.listing = true;
-                match failure {
+                if failure == Failure::DrainTimedOut {
                     // Its jobs run on: it is given back, not marked.
-                    Failure::DrainTimedOut => node.owed.resuming = node.holder == Holder::Us,
-                    Failure::UnknownToWlm => {}
-                    _ => node.owed.marking = true,
+                    node.owed.resuming = node.holder == Holder::Us;
                 }
+                node.owed.marking |= failure.is_marked();
                 node.job = None;
                 node.failure_before = None;
                 node.state = NodeState::Failed(failure.bounded());
@@ -787,19 +797,19 @@ impl Machine<'_> {
     /// and not with the number of nodes.
     fn tell_failures(&mut self, nodes: &[usize]) {
         let mut reasons: Vec<(Failure, Vec<Xname>)> = Vec::new();
+        let mut others: Vec<Xname> = Vec::new();
         for &i in nodes {
             let node = &self.s.nodes[i];
             let NodeState::Failed(failure) = &node.state else { continue };
-            match reasons.iter_mut().find(|(known, _)| known == failure) {
-                Some((_, xnames)) => xnames.push(node.xname),
-                None => reasons.push((failure.clone(), vec![node.xname])),
+            match reasons.iter().position(|(known, _)| known == failure) {
+                Some(place) => reasons[place].1.push(node.xname),
+                None if reasons.len() < REASONS_MAX => reasons.push((failure.clone(), vec![node.xname])),
+                None => others.push(node.xname),
             }
         }
-        let rest = reasons.split_off(reasons.len().min(REASONS_MAX));
         for (failure, xnames) in reasons {
             self.say(messages::failed(self.s.head.step, &xnames, &failure));
         }
-        let others: Vec<Xname> = rest.into_iter().flat_map(|(_, xnames)| xnames).collect();
         if !others.is_empty() {
             self.say(messages::more_failed(self.s.head.step, &others));
         }
@@ -855,7 +865,15 @@ fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
         let Some(node) = machine.s.nodes.get(i) else { continue };
         let drained = matches!(node.state, NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting);
         match node.failure_before.clone() {
-            Some(failure) if drained => machine.fail_each(vec![(i, failure)]),
+            // It is marked once more: our drain has replaced its mark.
+            Some(failure) if drained && failure.is_marked() => machine.fail_each(vec![(i, failure)]),
+            Some(failure) if drained => machine.change(i, |node| {
+                node.owed.listing = true;
+                node.owed.resuming = node.holder == Holder::Us;
+                node.job = None;
+                node.failure_before = None;
+                node.state = NodeState::Failed(failure);
+            }),
             Some(failure) => machine.change(i, |node| {
                 // Its mark stands, but it may have left its group.
                 node.owed.listing = begun;

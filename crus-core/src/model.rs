@@ -297,6 +297,18 @@ impl Failure {
         }
     }
 
+    /// Whether a node that failed so is marked in the workload manager: not one that was never out of service for us.
+    pub(crate) fn is_marked(&self) -> bool {
+        !matches!(
+            self,
+            Failure::UnknownToHsm
+                | Failure::NoNid
+                | Failure::NotCompute(_)
+                | Failure::UnknownToWlm
+                | Failure::DrainTimedOut
+        )
+    }
+
     /// Whether it may go away when it is tried again without anybody's doing: it failed in its boot.
     pub(crate) fn is_of_boot(&self) -> bool {
         match self {
@@ -304,15 +316,16 @@ impl Failure {
             | Failure::Boot(_)
             | Failure::BootSession(_)
             | Failure::BootSessionLost
-            | Failure::TakenOver
             | Failure::BootTimedOut
             | Failure::ReturnTimedOut(_)
             | Failure::CheckFailed(_)
             | Failure::SoakFailed(_) => true,
+            // Somebody else boots it now: whether it is ours again is for an operator to say.
             Failure::UnknownToHsm
             | Failure::NoNid
             | Failure::NotCompute(_)
             | Failure::UnknownToWlm
+            | Failure::TakenOver
             | Failure::DrainTimedOut => false,
         }
     }

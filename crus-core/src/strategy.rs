@@ -40,7 +40,8 @@ pub struct Strategy {
     /// How long the nodes of a canary step must stay up and in service before the session goes on, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soak_s: Option<NonZeroU64>,
-    /// How long a node may take to run nothing, once it was seen drained, in seconds.
+    /// How long a node may take to run nothing, once it was seen drained, in seconds. A restart of the service begins
+    /// anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout_s: Option<NonZeroU64>,
     /// What happens to one that takes longer.
@@ -52,11 +53,12 @@ pub struct Strategy {
     /// What shares a fate: what [`Order::Spread`], [`Order::Pack`] and `max_per_domain` go by.
     #[serde(skip_serializing_if = "is_default")]
     pub domain: Domain,
-    /// How many nodes of one failure domain may be in flight. With [`Order::Spread`] one, unless said otherwise.
+    /// How many nodes of one failure domain this session may have in flight. With [`Order::Spread`] one, unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_per_domain: Option<NonZeroU32>,
     /// How many nodes of a partition must stay in service: a step shrinks, or waits, rather than take more. A
-    /// percentage is one of all nodes of the partition, rounded up.
+    /// percentage is one of all nodes of the partition, rounded up. Sessions that name the same partition take turns; one
+    /// that does not name it goes by no floor.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub min_in_service: BTreeMap<PartitionName, Amount>,
     /// When steps may start.

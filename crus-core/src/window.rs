@@ -14,7 +14,7 @@ use crate::time::Time;
 const DAY_MIN: u32 = 24 * 60;
 const WEEK_MIN: u32 = 7 * DAY_MIN;
 /// The most spans of a window.
-pub const SPANS_MAX: usize = 50;
+pub const SPANS_MAX: usize = 16;
 
 /// The times in which steps may start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

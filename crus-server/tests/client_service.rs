@@ -246,7 +246,7 @@ async fn a_store_is_looked_into_once_no_service_has_it_open() {
     let sound = look("check").await;
     assert_eq!((sound.0, sound.2.as_str()), (0, ""));
     assert!(
-        sound.1.starts_with("1 sessions with ") && sound.1.ends_with(": nothing is wrong\n"),
+        sound.1.starts_with("1 session with ") && sound.1.ends_with(": nothing is wrong\n"),
         "{}",
         sound.1
     );
@@ -254,7 +254,7 @@ async fn a_store_is_looked_into_once_no_service_has_it_open() {
     let (code, out, err) = look("check").await;
     assert_eq!(code, 3, "{out}{err}");
     assert!(out.contains("is no store, or is damaged"), "{out}");
-    assert!(err.contains("1 things are wrong; keep a copy"), "{err}");
+    assert!(err.contains("1 thing that should not be; keep a copy"), "{err}");
     std::fs::remove_file(&store).unwrap();
     let (code, _, err) = look("check").await;
     assert_eq!(code, 1);

@@ -25,6 +25,7 @@ use crus_core::ports::SessionStore as _;
 use crus_server::webhook::{Class, Webhook, WebhookOptions};
 use replicas::{Replica, Site, config, eventually};
 use serde_json::Value;
+use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
@@ -324,6 +325,55 @@ async fn p7_a_session_that_is_not_told_of_can_be_retried_and_deleted() {
     eventually("gone", async || site.store.summary(id).await.unwrap().is_none()).await;
     assert!(replica.controller.get(id).await.unwrap().is_none());
     assert_eq!(receiver.taken().len(), 0);
+}
+
+/// The service as a process, with all that it logs: neither the secret nor the path of the URL, which may be one, is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_tells_what_it_is_configured_to_and_logs_no_secret() {
+    let receiver = Receiver::start(Mood::Answers(500)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_crus"));
+    command.args([
+        "serve",
+        "--demo",
+        "--listen",
+        "127.0.0.1:0",
+        "--log",
+        "trace",
+        "--webhook-url",
+        &receiver.url,
+    ]);
+    command.arg("--webhook-secret-file").arg(receiver.secret_file());
+    command.args(["--webhook-events", "started", "--webhook-retry-max-s", "0.05"]);
+    command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .kill_on_drop(true);
+    let mut service = command.spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(service.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    let url = first.strip_prefix("listening on ").unwrap().to_owned();
+    let spec = serde_json::json!({
+        "starting_label": "slurm-nodes",
+        "upgrading_label": "upgrading-nodes",
+        "failed_label": "failed-nodes",
+        "upgrade_step_size": 4,
+        "upgrade_template_id": "new-image",
+        "workload_manager_type": "slurm",
+    });
+    let created = reqwest::Client::new().post(format!("{url}/session")).json(&spec).send().await.unwrap();
+    assert_eq!(created.status().as_u16(), 201);
+    eventually("it was refused, and came again", async || receiver.attempts() > 1).await;
+    receiver.is(Mood::Takes);
+    eventually("it was taken", async || receiver.classes() == ["started"]).await;
+    service.kill().await.unwrap();
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(log.contains("does not take what it is told, trying again: it answered 500"), "{log}");
+    for secret in [SECRET, "token=t", "/hook"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} is in the log");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use crus_core::driver::Ports;
-use crus_core::history::Entry;
+use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::messages;
 use crus_core::model::{Command, Node, Summary};
@@ -19,7 +19,7 @@ use crus_core::ports::{
     SessionStore, StoreError, Wlm,
 };
 use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
-use crus_core::{GroupLabel, NodeName, PartitionName, Session, TemplateName, UpgradeId, Xname};
+use crus_core::{GroupLabel, NodeName, PartitionName, Session, Strategy, TemplateName, UpgradeId, Xname};
 
 use crate::crash::Points;
 
@@ -52,6 +52,14 @@ pub enum Mutant {
     GrantsAlways,
     /// P3: who lost a session takes it for its own.
     OwnsForEver,
+    /// What a strategy promises: the store loses the strategy.
+    LosesStrategies,
+    /// Paused sessions stay so: the store loses orders that it answered for.
+    LosesOrders,
+    /// P2: jobs are cancelled that were to be requeued.
+    CancelsJobs,
+    /// History: the store loses what nodes went through.
+    LosesEntries,
     /// P9: HSM is never heard of again after it failed once.
     StaysDeaf,
 }
@@ -252,6 +260,9 @@ impl Wlm for Bent {
     }
 
     async fn requeue(&self, jobs: &[String]) -> Result<(), PortError> {
+        if self.is(Mutant::CancelsJobs) {
+            return self.inner.wlm.cancel(jobs).await;
+        }
         self.inner.wlm.requeue(jobs).await
     }
 
@@ -284,12 +295,18 @@ impl SessionStore for Bent {
         events: &[Event],
         revision: Revision,
     ) -> Result<Revision, StoreError> {
-        if !self.is(Mutant::LosesIntents) {
-            return self.inner.store.save(session, events, revision).await;
-        }
         let mut session = session.clone();
-        session.head.boot = None;
-        self.inner.store.save(&session, events, revision).await
+        let mut events = events.to_vec();
+        match self.mutant {
+            Mutant::LosesIntents => session.head.boot = None,
+            Mutant::LosesStrategies => session.head.spec.strategy = Strategy::default(),
+            Mutant::LosesEntries => events.retain(|event| {
+                let Event::Entry(entry) = event else { return true };
+                !matches!(entry.what, Happening::Nodes { .. })
+            }),
+            _ => {}
+        }
+        self.inner.store.save(&session, &events, revision).await
     }
 
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
@@ -308,6 +325,10 @@ impl SessionStore for Bent {
     }
 
     async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+        if self.is(Mutant::LosesOrders) {
+            let summary = self.inner.store.summary(id).await?;
+            return Ok(summary.map(|summary| summary.head.commands + 1));
+        }
         self.inner.store.command(id, command).await
     }
 

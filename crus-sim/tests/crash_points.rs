@@ -14,9 +14,9 @@ use std::num::NonZero;
 
 use common::*;
 use crus_core::check::What;
-use crus_core::model::{NodeState, Stage};
+use crus_core::model::{Command, NodeState, Stage};
 use crus_core::strategy::OnDrainTimeout;
-use crus_core::{Limits, Session, Spec, UpgradeId};
+use crus_core::{Limits, Session, Spec, Strategy, UpgradeId};
 use crus_sim::ClusterConfig;
 use crus_sim::checks::CheckEnd;
 use crus_sim::cluster::bos::{NewSession, Operation};
@@ -471,6 +471,116 @@ fn strategies() -> Vec<Scenario> {
     ]
 }
 
+/// Orders in the middle of things. `moment`: when the first of them comes; each further one once the session stands before a
+/// step that it may not begin, or is done.
+fn ordered(
+    name: &str,
+    config: ClusterConfig,
+    strategy: &str,
+    moment: fn(&Session) -> bool,
+    orders: &'static [Command],
+) -> Scenario {
+    let strategy: Strategy = serde_json::from_str(strategy).unwrap();
+    Scenario::new(name, config, seed(), move |world| {
+        let id = world.create(Spec { strategy: strategy.clone(), ..spec(2) })?;
+        until(world, id, moment)?;
+        for order in orders {
+            if *order == Command::Retry {
+                // What is retried works.
+                (1..=3).for_each(|n| _ = world.cluster().set_boot_behaviour(xname(n), BootBehaviour::Normal));
+            }
+            world.command(id, *order)?;
+            if *order == Command::Pause {
+                until(world, id, |session| session.is_done() || stands_paused(session))?;
+            }
+        }
+        world.must_end(DAY)
+    })
+}
+
+fn stands_paused(session: &Session) -> bool {
+    let head = &session.head;
+    head.pause.is_some() && head.stage == Stage::Starting && session.batch().all(|node| node.is_settled())
+}
+
+fn orders() -> Vec<Scenario> {
+    let failing = || {
+        let mut config = small(3);
+        config.nodes[0].boot = BootBehaviour::Fails;
+        config
+    };
+    let by_name = r#"{"order":"name"}"#;
+    let strict = r#"{"order":"name","canary":[1],"max_failed":0}"#;
+    let per_step = r#"{"order":"name","max_failed_step":0}"#;
+    vec![
+        ordered(
+            "paused while nodes boot, and resumed",
+            small(3),
+            by_name,
+            |session| reached(session, Stage::Booting),
+            &[Command::Pause, Command::Resume],
+        ),
+        ordered(
+            "paused, retried and resumed",
+            failing(),
+            by_name,
+            |session| reached(session, Stage::Booting),
+            &[Command::Pause, Command::Retry, Command::Resume],
+        ),
+        ordered(
+            "a canary fails, is retried, and the rest follows",
+            failing(),
+            strict,
+            stands_paused,
+            &[Command::Retry, Command::Resume],
+        ),
+        ordered(
+            "too many of a step fail, and it goes on without them",
+            failing(),
+            per_step,
+            stands_paused,
+            &[Command::Resume],
+        ),
+        ordered("done, and retried", failing(), by_name, Session::is_done, &[Command::Retry]),
+        Scenario::new("deleted after a retry", failing(), seed(), |world| {
+            let strategy = serde_json::from_str(r#"{"order":"name","canary":[1],"max_failed":0}"#).unwrap();
+            let id = world.create(Spec { strategy, ..spec(2) })?;
+            until(world, id, stands_paused)?;
+            world.command(id, Command::Retry)?;
+            world.delete(id)?;
+            world.must_end(DAY)
+        }),
+    ]
+}
+
+fn options() -> Vec<Scenario> {
+    let of = |name: &str, config: ClusterConfig, strategy: &str| {
+        let strategy: Strategy = serde_json::from_str(strategy).unwrap();
+        Scenario::new(name, config, seed(), move |world| {
+            world.create(Spec { strategy: strategy.clone(), ..spec(2) })?;
+            world.must_end(DAY)
+        })
+    };
+    let failing = |boot: BootBehaviour| {
+        let mut config = small(3);
+        config.nodes[0].boot = boot;
+        config
+    };
+    let busy = || with_jobs(small(3), vec![job(1, &[1], 10_000)]);
+    let later = r#"{"order":"name","drain_timeout_s":60,"on_drain_timeout":"later"}"#;
+    let window = r#"{"window":{"time_zone":"UTC","open":[{"from":"00:01","to":"00:03"},{"from":"01:00","to":"02:00"}]}}"#;
+    vec![
+        of("a late node is put off, and late again", busy(), later),
+        of("a node that fails is retried", failing(BootBehaviour::Fails), r#"{"order":"name","retries":1}"#),
+        of("a node that did not reboot is retried", failing(BootBehaviour::DidNotReboot), r#"{"retries":1}"#)
+            .limits(short_patience()),
+        of("canaries that soak", small(3), r#"{"canary":[1],"soak_s":120}"#),
+        of("one node in flight of a chassis", small(3), r#"{"order":"spread"}"#),
+        of("two nodes stay in service", small(3), r#"{"min_in_service":{"batch":2}}"#),
+        of("a window that closes", small(3), window),
+    ]
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
@@ -551,6 +661,16 @@ fn p3_p9_time_outs_and_lost_boot_sessions_end_the_same_whenever_the_service_dies
 #[test]
 fn p2_p5_jobs_are_ended_and_nodes_checked_as_asked_whenever_the_service_dies() {
     hold("strategies", strategies());
+}
+
+#[test]
+fn p2_p3_steps_are_what_their_strategy_says_whenever_the_service_dies() {
+    hold("options", options());
+}
+
+#[test]
+fn p3_p7_orders_hold_whenever_the_service_dies() {
+    hold("orders", orders());
 }
 
 #[test]

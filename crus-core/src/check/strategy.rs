@@ -215,23 +215,19 @@ impl Keeper {
     }
 
     /// These nodes carry our drain now.
-    pub(super) fn drained<'a>(
-        &self,
-        xname: Xname,
-        drained: impl Iterator<Item = &'a Xname>,
-    ) -> Option<Violation> {
+    pub(super) fn drained(&self, xname: Xname, drained: &BTreeSet<Xname>) -> Option<Violation> {
         let cap = self.domain_cap?;
         let domain: Domain = self.strategy.domain;
         let of = xname.domain(domain);
-        let count = drained.filter(|other| other.domain(domain) == of).count();
+        let count = drained.iter().filter(|other| other.domain(domain) == of).count();
         (count > cap)
             .then(|| broken("max_per_domain", format!("{count} nodes of {of} are drained, not {cap}")))
     }
 
-    /// Whether a job that holds a node may be ended that was drained then.
-    pub(super) fn is_late(&self, drained: Time, now: Time) -> bool {
+    /// Whether a node from which new jobs have been kept since then drains for too long.
+    pub(super) fn is_late(&self, since: Time, now: Time) -> bool {
         let patience = self.strategy.drain_timeout_s.map_or(0, |seconds| seconds.get().saturating_mul(1000));
-        now.since(drained) >= patience
+        now.since(since) >= patience
     }
 }
 

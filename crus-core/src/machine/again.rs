@@ -36,7 +36,9 @@ impl Machine<'_> {
     }
 
     pub(super) fn take_failed_again(&mut self) {
-        self.s.head.retry = false;
+        if std::mem::take(&mut self.s.head.retry) {
+            self.events.push(Event::Head);
+        }
         let again = self.s.positions(|node| node.is_settled() && matches!(node.state, NodeState::Failed(_)));
         if again.is_empty() {
             return;

@@ -279,10 +279,12 @@ impl Agenda<'_> {
             OnDrainTimeout::Wait | OnDrainTimeout::Skip | OnDrainTimeout::Later => return,
         };
         let late = s.late(self.now);
-        if late.is_empty() || paced(s, Kind::EndJobs) > self.now {
+        if late.is_empty() {
             return;
         }
         match s.jobs_to_end(&late, self.now) {
+            // A request that was refused is due later, and needed until then.
+            None if paced(s, Kind::EndJobs) > self.now => self.ask(end(Vec::new())),
             None => {
                 let names = late.iter().filter_map(|&i| s.nodes[i].name.clone()).collect();
                 self.look(NOW, Effect::ReadJobs(names));

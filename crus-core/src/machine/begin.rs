@@ -99,10 +99,6 @@ impl Machine<'_> {
         self.s.head.batch.clone_from(&positions);
         self.events.push(Event::Head);
         self.fail_each(failed);
-        for &i in &positions {
-            // There is nothing to mark.
-            self.change_quietly(i, |node| node.owed.marking = false);
-        }
         self.tell_failures(&positions);
     }
 }

@@ -41,7 +41,8 @@ impl Session {
         let name = self.head.spec.strategy.check_command.clone()?;
         let ready = |&i: &usize| {
             let heard_of = self.seen(i).is_some_and(|seen| !seen.has(crate::wlm::Flag::NotResponding));
-            self.nodes[i].rebooted && !self.nodes[i].checked && heard_of
+            // Of a node that fell silent while it was checked the verdict is still to be had.
+            self.nodes[i].rebooted && !self.nodes[i].checked && (heard_of || self.is_being_checked(i))
         };
         let returning = self.batch_in(|state| *state == NodeState::Returning).into_iter().filter(ready);
         let nodes: Vec<_> =

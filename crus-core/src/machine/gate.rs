@@ -74,9 +74,14 @@ impl Machine<'_> {
         let Some(limit) = head.spec.strategy.max_failed else { return };
         let max = limit.at_most(self.s.nodes.len());
         let failed = head.counts.failed - head.accepted;
-        if head.pause.is_none() && failed > max {
+        if self.is_unpaused_by_failures() && failed > max {
             self.pause(PauseReason::MaxFailed { failed, max });
         }
+    }
+
+    /// An operator who paused the session must learn of failures that would have paused it, before it is resumed.
+    fn is_unpaused_by_failures(&self) -> bool {
+        self.s.head.pause.as_ref().is_none_or(|pause| pause.why == PauseReason::Command)
     }
 
     /// Likewise at the end of a step.
@@ -85,7 +90,7 @@ impl Machine<'_> {
         let Some(limit) = head.spec.strategy.max_failed_step else { return };
         let max = limit.at_most(head.batch.len());
         // With no node left there is nothing to keep from being touched.
-        let keeps = head.pause.is_none() && head.deletion.is_none() && self.s.has_more_to_do();
+        let keeps = self.is_unpaused_by_failures() && head.deletion.is_none() && self.s.has_more_to_do();
         if failed > max && keeps {
             self.pause(PauseReason::MaxFailedStep { failed, max });
         }
@@ -134,7 +139,7 @@ impl Session {
     /// The clocks of the window's zone, as long as they are as they were when they were asked for.
     fn zone(&self, now: Time) -> Option<Option<ZoneOffset>> {
         // A change is told two weeks ahead, and a window looks one week ahead.
-        const HOLDS_MS: u64 = 3_600_000;
+        const HOLDS_MS: u64 = 600_000;
         let (at, zone) = self.known.zone?;
         let change = zone.and_then(|zone| zone.change).map(|(change, _)| change);
         let holds = now.since(at) < HOLDS_MS && now >= at && change.is_none_or(|change| now < change);

@@ -127,8 +127,8 @@ impl Machine<'_> {
             }
             Input::Partitions { at, partitions } => {
                 known.troubles.remove(&Kind::ReadPartitions);
+                // What was chosen by an earlier look stands until it is chosen anew, for those who ask why it waits.
                 known.partitions = Some((at, partitions));
-                known.chosen = None;
             }
             Input::Zone { at, offset } => known.zone = Some((at, offset)),
             Input::Checked { step, verdicts } => {
@@ -147,6 +147,11 @@ impl Machine<'_> {
                     // The reason is worth a look, not a wait.
                     self.explain(nodes, &[]);
                 } else {
+                    if let Effect::Check(request) = &effect {
+                        // Whatever ran of them has ended: nobody waits for it.
+                        let checks = &mut self.s.known.checks;
+                        request.nodes.iter().for_each(|(xname, _)| _ = checks.remove(xname));
+                    }
                     self.trouble(effect.kind(), &error);
                 }
             }

@@ -313,7 +313,13 @@ impl Session {
             && self.known.template.is_some_and(|(at, exists)| exists && at >= since)
             && self.unnamed().is_empty()
             && self.knows_its_floors(now)
-            && self.known.chosen.as_ref().is_some_and(|(at, _)| *at >= since)
+            && self.has_chosen(since)
+    }
+
+    /// Whether the nodes of the step were chosen since then, by the latest look at partitions.
+    fn has_chosen(&self, since: Time) -> bool {
+        let partitions = self.known.partitions.as_ref().map_or(since, |(at, _)| since.max(*at));
+        self.known.chosen.as_ref().is_some_and(|(at, _)| *at >= partitions)
     }
 
     /// What keeps the session from going on, in words (P9): a condition that is not met, or a call that it

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Event, Machine};
+use super::{Event, Machine, REASONS_MAX};
 use crate::history::{Entry, Happening};
 use crate::model::{Failure, NodeState};
 use crate::names::Xname;
@@ -34,6 +34,7 @@ impl Machine<'_> {
     /// One entry for all nodes that went the same way at the same time.
     pub(super) fn tell_moved(&mut self) {
         let moved = std::mem::take(&mut self.moved);
+        let mut reasons = 0;
         let mut groups: BTreeMap<(usize, String), (Option<Failure>, Vec<Xname>)> = BTreeMap::new();
         for i in moved {
             let node = &self.s.nodes[i];
@@ -44,6 +45,11 @@ impl Machine<'_> {
                 _ => None,
             };
             let why = failure.as_ref().map_or_else(String::new, ToString::to_string);
+            if !why.is_empty() && !groups.contains_key(&(place, why.clone())) {
+                reasons += 1;
+            }
+            // Reasons may name their nodes: beyond some they are told together, as in the messages.
+            let (why, failure) = if reasons > REASONS_MAX { (String::new(), None) } else { (why, failure) };
             groups.entry((place, why)).or_insert_with(|| (failure, Vec::new())).1.push(node.xname);
         }
         for ((place, _), (failure, mut nodes)) in groups {

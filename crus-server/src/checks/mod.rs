@@ -144,9 +144,13 @@ impl Checks for CommandChecks {
         if of_step.step != request.step {
             *of_step = OfStep { step: request.step, checks: HashMap::new() };
         }
+        // Said at once, rather than after a start that seems to go well.
+        let mut cannot_run = process::look_for(command).err();
         let mut verdicts = Vec::with_capacity(request.nodes.len());
-        let mut cannot_run = None;
         for (xname, node) in &request.nodes {
+            if cannot_run.is_some() && !of_step.checks.contains_key(xname) {
+                continue;
+            }
             let check = of_step.checks.entry(*xname);
             let check = check.or_insert_with(|| Check::Running(self.start(command, request, *xname, node)));
             match check.look() {

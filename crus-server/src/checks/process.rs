@@ -1,6 +1,8 @@
 //! One run of a check command: bounded in time, in what it may print, and in what it leaves behind.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -76,6 +78,24 @@ pub(super) async fn run(
             Verdict::Failed(format!("it did not end within {} s{line}", limit.as_secs_f64()))
         }
     })
+}
+
+/// Whether the program of a command is there and may be run, as far as that can be told without running it.
+pub(super) fn look_for(command: &[String]) -> Result<(), CannotRun> {
+    let program = command.first().ok_or_else(|| CannotRun("no program is configured".to_owned()))?;
+    let look = |path: &Path| {
+        let found = std::fs::metadata(path)?;
+        let may_run = found.is_file() && found.permissions().mode() & 0o111 != 0;
+        if may_run { Ok(()) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
+    };
+    let found = if program.contains('/') {
+        look(Path::new(program))
+    } else {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let there = std::env::split_paths(&paths).any(|folder| look(&folder.join(program)).is_ok());
+        if there { Ok(()) } else { Err(io::Error::from(io::ErrorKind::NotFound)) }
+    };
+    found.map_err(|error| cannot_start(program, &error))
 }
 
 fn cannot_start(program: &str, error: &io::Error) -> CannotRun {

@@ -8,7 +8,7 @@ use super::error::ClientError;
 use super::exit;
 use super::output::{Output, clean, pairs};
 use super::time;
-use super::views::{Expected, Job, fold, nodes};
+use super::views::{Expected, Job, fold, nodes, some};
 use super::wire::view;
 
 /// How long the list of some nodes may be, for people.
@@ -79,7 +79,7 @@ pub(crate) fn table(output: Output, plan: &Value) -> Result<String, ClientError>
     let ends = plan.ends.as_ref().and_then(|ends| time::expected(now, ends));
     let mut text = pairs(&[
         ("Could begin", could_begin),
-        ("Nodes", format!("{}, in {} steps", nodes(plan.nodes), plan.steps_total)),
+        ("Nodes", format!("{}, in {}", nodes(plan.nodes), some(plan.steps_total as u64, "step"))),
         ("Would take", takes.unwrap_or_else(|| "that cannot be told".to_owned())),
         ("Would end", ends.unwrap_or_default()),
     ]);
@@ -94,7 +94,7 @@ pub(crate) fn table(output: Output, plan: &Value) -> Result<String, ClientError>
         text += &format!("\n{}", output.table(&head, rows));
         let more = plan.steps_total.saturating_sub(plan.steps.len());
         if more > 0 {
-            text += &format!("and {more} more steps\n");
+            text += &format!("and {} more\n", some(more as u64, "step"));
         }
     }
     for (heading, findings) in [("Will not make it", &plan.lost), ("Worth knowing", &plan.warnings)] {

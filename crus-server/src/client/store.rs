@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::error::ClientError;
 use super::exit;
 use super::output::{note, print_all};
+use super::views::{nodes, some};
 use crate::config::{Loaded, StoreFlags};
 use crate::settings::Config;
 use crate::store::inspect::{self, InspectError};
@@ -86,14 +87,14 @@ async fn check(config: &Config) -> Result<u8, ClientError> {
     let report = inspect::check(config).await.map_err(|error| ClientError::failed(error.to_string()))?;
     let wrong: String = report.wrong.iter().map(|wrong| format!("{wrong}\n")).collect();
     print_all(&wrong)?;
-    let held = format!("{} sessions with {} nodes", report.sessions, report.nodes);
+    let held = format!("{} with {}", some(report.sessions as u64, "session"), nodes(report.nodes as u64));
     if report.is_sound() {
         print_all(&format!("{held}: nothing is wrong\n"))?;
         return Ok(exit::OK);
     }
     note(&format!(
-        "{held}: {} things are wrong; keep a copy of the store, and restore a backup or report this",
-        report.wrong.len()
+        "{held}: {} that should not be; keep a copy of the store, and restore a backup or report this",
+        some(report.wrong.len() as u64, "thing")
     ));
     Ok(exit::NOT_ALL)
 }

@@ -147,7 +147,12 @@ impl Event {
 
 /// `1 node`, `2 nodes`.
 pub(crate) fn nodes(count: u64) -> String {
-    format!("{count} node{}", if count == 1 { "" } else { "s" })
+    some(count, "node")
+}
+
+/// `1 step`, `2 steps`.
+pub(crate) fn some(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Names as a host list.

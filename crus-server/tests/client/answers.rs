@@ -238,7 +238,7 @@ starting_group  ok  holds 5 nodes
 STEP  NODES  STARTS (UTC)         WAITS FOR JOBS  TAKES   LAST JOB                             WHICH
 0     2      2020-01-02 10:00:00  2 min           15 min  17 of alice, to 2020-01-02 12:00:00  nid[000001-000002]
 1     2      2020-01-02 10:00:00  2 min           15 min                                       nid[000001-000002]
-and 1 more steps
+and 1 step more
 
 What the estimate does not know
   how long jobs run that are not there yet

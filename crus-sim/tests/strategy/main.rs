@@ -9,6 +9,8 @@ mod common;
 
 mod checks;
 mod drains;
+mod limits;
+mod mutants;
 mod orders;
 mod soak;
 mod support;
