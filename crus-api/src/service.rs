@@ -54,6 +54,9 @@ pub trait Sessions: Send + Sync + 'static {
     /// session that is not there.
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError>;
 
+    /// The nodes of a session's step, in any order; none of a session that has no step at work, or is not there.
+    async fn step_nodes(&self, id: UpgradeId) -> Result<Arc<[Node]>, ServiceError>;
+
     /// How far a session is; `None` when there is none of this id.
     async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError>;
 

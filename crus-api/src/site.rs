@@ -10,6 +10,7 @@ use crus_core::strategy::{Amount, OnDrainTimeout};
 use crus_core::window::Window;
 use crus_core::{CheckName, Domain, PartitionName, Strategy};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::json::list;
 use crate::strategy::word_of;
@@ -23,6 +24,10 @@ pub struct Site {
     pub caps: Caps,
     /// The check commands that the service knows; `None`: not looked at.
     pub check_commands: Option<BTreeSet<CheckName>>,
+    /// The service's own time-out of drains, in milliseconds: it holds where a strategy has none, and gives nodes back.
+    pub drain_timeout_ms: Option<u64>,
+    /// The order of nodes where a strategy has none; `None`: not told.
+    pub order: Option<Order>,
     /// Whether the service knows a time zone of this name.
     pub knows_zone: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
@@ -33,6 +38,8 @@ impl Default for Site {
             defaults: Strategy::default(),
             caps: Caps::default(),
             check_commands: None,
+            drain_timeout_ms: None,
+            order: None,
             knows_zone: Arc::new(|_| true),
         }
     }
@@ -44,6 +51,22 @@ impl fmt::Debug for Site {
         let mut site = f.debug_struct("Site");
         site.field("defaults", defaults).field("caps", caps).field("check_commands", check_commands);
         site.finish_non_exhaustive()
+    }
+}
+
+impl Site {
+    /// What is in force for a session of this strategy: where it says nothing, the service's own options hold. As a
+    /// value it has its properties in alphabetical order, as all answers do.
+    pub(crate) fn in_force(&self, strategy: &Strategy) -> Value {
+        let mut shown = json!(strategy);
+        if let (None, Some(order)) = (strategy.order, self.order) {
+            shown["order"] = json!(order);
+        }
+        if let (None, Some(timeout_ms)) = (strategy.drain_timeout_s, self.drain_timeout_ms) {
+            shown["drain_timeout_s"] = json!(timeout_ms.div_ceil(1000));
+            shown["on_drain_timeout"] = json!(OnDrainTimeout::Skip);
+        }
+        shown
     }
 }
 

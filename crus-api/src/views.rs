@@ -101,6 +101,22 @@ pub struct NodesQuery {
     pub limit: usize,
 }
 
+/// The states that only nodes of the step at work are in.
+const OF_STEP: [NodeState; 4] =
+    [NodeState::Draining, NodeState::Quiesced, NodeState::Rebooting, NodeState::Returning];
+
+impl NodesQuery {
+    fn wants(&self, node: &Node) -> bool {
+        self.states.as_ref().is_none_or(|states| states.contains(&node.state.word()))
+    }
+
+    /// Who watches asks for these again and again: all nodes of a large session must not be read for that.
+    fn is_of_step(&self) -> bool {
+        let is_of_step = |word: &&str| OF_STEP.iter().any(|state| state.word() == *word);
+        self.states.as_ref().is_some_and(|states| states.iter().all(is_of_step))
+    }
+}
+
 /// Some nodes of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodePage {
@@ -123,27 +139,41 @@ impl NodePage {
         if sessions.head(id).await?.is_none() {
             return Ok(None);
         }
+        if query.is_of_step() {
+            return Ok(Some(Self::of_step(&sessions.step_nodes(id).await?, query)));
+        }
         let mut from = match query.after {
             None => 0,
             Some(after) => position_after(sessions, id, after).await?,
         };
-        let is_wanted =
-            |node: &Node| query.states.as_ref().is_none_or(|states| states.contains(&node.state.word()));
         let mut nodes = Vec::new();
         loop {
             let chunk = sessions.nodes(id, from, CHUNK).await?;
             // One more than wanted tells that more follow.
             let missing = (query.limit + 1).saturating_sub(nodes.len());
-            nodes.extend(chunk.iter().filter(|node| is_wanted(node)).take(missing).map(NodeView::of));
+            nodes.extend(chunk.iter().filter(|node| query.wants(node)).take(missing).map(NodeView::of));
             if chunk.len() < CHUNK || nodes.len() > query.limit {
                 break;
             }
             from += chunk.len();
         }
+        Ok(Some(Self::of(nodes, query)))
+    }
+
+    /// Those of the nodes of a step that are wanted.
+    fn of_step(step: &[Node], query: &NodesQuery) -> Self {
+        let is_after = |node: &&Node| query.after.is_none_or(|after| node.xname > after);
+        let mut wanted: Vec<&Node> = step.iter().filter(is_after).filter(|node| query.wants(node)).collect();
+        wanted.sort_unstable_by_key(|node| node.xname);
+        Self::of(wanted.into_iter().take(query.limit + 1).map(NodeView::of).collect(), query)
+    }
+
+    /// One more than wanted tells that more follow.
+    fn of(mut nodes: Vec<NodeView>, query: &NodesQuery) -> Self {
         let more_follow = nodes.len() > query.limit;
         nodes.truncate(query.limit);
         let next = nodes.last().map(|node| node.xname).filter(|_| more_follow);
-        Ok(Some(NodePage { next, nodes }))
+        NodePage { next, nodes }
     }
 }
 

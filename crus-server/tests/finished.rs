@@ -74,7 +74,8 @@ async fn p4_a_finished_session_is_told_alike_after_every_restart_and_deleted_wit
         assert_eq!(site.calls(), 0, "there is nothing to ask for");
     }
 
-    assert_eq!(service.delete(&path).await.0, 200);
+    let (code, deleted) = service.delete(&path).await;
+    assert_eq!((code, &deleted["state"], &deleted["completed"]), (200, &json!("DELETING"), &json!(false)));
     until("the session gone", async || service.get(&path).await.0 == 404).await;
     assert_eq!(site.live.calls(), [].into(), "deleting what is done touches nothing");
     service.kill();

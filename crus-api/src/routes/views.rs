@@ -8,7 +8,6 @@ use axum::response::{IntoResponse, Response};
 use crus_core::model::{Command, NodeState};
 use crus_core::{UpgradeId, Xname};
 use http::{HeaderMap, StatusCode, header};
-use serde_json::json;
 
 use super::{Api, JSON, answer, failed, one, upgrade_id};
 use crate::events::{self, EventPage};
@@ -45,8 +44,7 @@ async fn command(State(api): State<Arc<Api>>, id: Id, command: Command) -> Resul
 pub(super) async fn strategy(State(api): State<Arc<Api>>, id: Id) -> Result<Response, Problem> {
     let head = api.sessions.head(upgrade_id(id)?).await;
     let head = head.map_err(|error| failed("read a session", error))?.ok_or_else(Problem::no_such_session)?;
-    // As a value it has its properties in alphabetical order, as all answers do.
-    Ok(answer(StatusCode::OK, JSON, &json!(head.spec.strategy)))
+    Ok(answer(StatusCode::OK, JSON, &api.site.in_force(&head.spec.strategy)))
 }
 
 pub(super) async fn progress(State(api): State<Arc<Api>>, id: Id) -> Result<Response, Problem> {

@@ -154,6 +154,8 @@ pub(crate) struct Memory {
     end: Mutex<Option<News>>,
     /// How often streams asked for news.
     asked: Arc<AtomicUsize>,
+    /// How often nodes were read by their positions.
+    reads: AtomicUsize,
     error: Mutex<Option<ServiceError>>,
 }
 
@@ -221,9 +223,17 @@ impl Sessions for Memory {
     }
 
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.with(|sessions| {
             let nodes = found(sessions, id).map(|session| session.nodes.iter().skip(from).take(count));
             nodes.into_iter().flatten().cloned().collect()
+        })
+    }
+
+    async fn step_nodes(&self, id: UpgradeId) -> Result<Arc<[Node]>, ServiceError> {
+        self.with(|sessions| {
+            let session = found(sessions, id);
+            session.map(|session| session.batch().cloned().collect()).unwrap_or_default()
         })
     }
 
@@ -327,6 +337,11 @@ impl Api {
     /// How often streams asked for news.
     pub(crate) fn asked(&self) -> usize {
         self.memory.asked.load(Ordering::Relaxed)
+    }
+
+    /// How often nodes were read by their positions.
+    pub(crate) fn reads(&self) -> usize {
+        self.memory.reads.load(Ordering::Relaxed)
     }
 
     /// How streams end.

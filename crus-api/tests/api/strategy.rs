@@ -245,6 +245,21 @@ fn what_is_left_out_is_as_the_site_has_it() {
 }
 
 #[test]
+fn what_the_service_itself_does_is_shown_where_a_strategy_says_nothing() {
+    let order = Some(crus_core::batch::Order::SoonestFree);
+    let service = Site { drain_timeout_ms: Some(90_500), order, ..Site::default() };
+    let at = |strategy: Value| shown_at(service.clone(), &strategy);
+    let own = json!({ "drain_timeout_s": 91, "on_drain_timeout": "skip", "order": "soonest_free" });
+    assert_eq!(at(json!({})), own);
+    let asked = json!({ "drain_timeout_s": 60, "on_drain_timeout": "requeue", "order": "name" });
+    assert_eq!(at(asked.clone()), asked);
+    assert_eq!(
+        at(json!({ "drain_timeout_s": 60, "order": "name" })),
+        json!({ "drain_timeout_s": 60, "order": "name" })
+    );
+}
+
+#[test]
 fn a_default_gives_way_to_what_contradicts_it() {
     let at = |defaults: Value, strategy: Value| shown_at(site(defaults, json!({})), &strategy);
     assert_eq!(at(json!({ "canary": [1], "soak_s": 600 }), json!({ "canary": [] })), json!({}));

@@ -135,7 +135,8 @@ impl Entry {
 
     fn order_deletion(&mut self) {
         if !std::mem::replace(&mut self.deletion_ordered, true) {
-            Arc::make_mut(&mut self.status).state = SessionState::Deleting;
+            let status = Arc::make_mut(&mut self.status);
+            *status = deleting(status.clone());
             self.wake.notify_one();
         }
     }
@@ -398,7 +399,12 @@ pub(super) fn status_of(summary: &Summary) -> Arc<SessionStatus> {
 
 fn status(head: &Head, messages: &[Message], deletion_ordered: bool) -> SessionStatus {
     let status = SessionStatus::of(head, messages);
-    if deletion_ordered { SessionStatus { state: SessionState::Deleting, ..status } } else { status }
+    if deletion_ordered { deleting(status) } else { status }
+}
+
+/// A session that is to be deleted has something left to do, whatever came of its upgrade.
+fn deleting(status: SessionStatus) -> SessionStatus {
+    SessionStatus { completed: false, state: SessionState::Deleting, ..status }
 }
 
 impl Observer for Board {

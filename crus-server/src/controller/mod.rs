@@ -276,6 +276,10 @@ impl Sessions for Controller {
         Ok(self.shared.ports.store.nodes(id, from, count).await?)
     }
 
+    async fn step_nodes(&self, id: UpgradeId) -> Result<Arc<[Node]>, ServiceError> {
+        self.shared.nodes_of_step(id).await
+    }
+
     async fn plan(&self, spec: Spec) -> Result<Plan, ServiceError> {
         Arc::clone(&self.shared).plan(spec).await
     }

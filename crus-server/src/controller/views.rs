@@ -62,6 +62,17 @@ impl Shared {
         Ok(Some(Progress::of(&head, Beside { deletion_ordered, waits_for, expected_end, now })))
     }
 
+    /// The nodes of a session's step, as the board has them, or else the store.
+    pub(super) async fn nodes_of_step(&self, id: UpgradeId) -> Result<Arc<[Node]>, ServiceError> {
+        if let Some(step) = self.board.outlook(id).and_then(|outlook| outlook.step) {
+            return Ok(step);
+        }
+        match self.head(id).await? {
+            Some(head) => Ok(self.step_nodes(&head).await?),
+            None => Ok(Arc::new([])),
+        }
+    }
+
     /// The nodes of a session's step as they are stored.
     async fn step_nodes(&self, head: &Head) -> Result<Arc<[Node]>, StoreError> {
         if head.phase != Phase::Rolling {

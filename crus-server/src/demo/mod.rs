@@ -86,6 +86,8 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("boot_timeout_s", "60"),
     ("return_timeout_s", "15"),
     ("settle_s", "2"),
+    ("boot_estimate_low_s", "2"),
+    ("boot_estimate_high_s", "6"),
     ("call_timeout_s", "10"),
     ("log", "warn"),
 ];
