@@ -11,7 +11,7 @@ use crate::client::error::ClientError;
 use crate::client::manual::{Completes, ManArgs};
 use crate::client::store::{self, StoreArgs};
 use crate::client::{self, exit, manual};
-use crate::config::{Flags, Loaded};
+use crate::config::{Flags, Loaded, Misconfigured};
 use crate::demo::{self, DemoFlags};
 use crate::serve;
 
@@ -125,6 +125,7 @@ pub fn main() -> ExitCode {
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Misconfigured>() => fail(&error, exit::MISUSED),
         Err(error) => fail(&error, exit::FAILED),
     }
 }

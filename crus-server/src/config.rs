@@ -9,6 +9,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
 use crate::settings::{Config, NONE, SETTINGS, Setting};
+use crate::webhook::HookUrl;
 
 /// Names the configuration file, when no flag does.
 const CONFIG_VARIABLE: &str = "CRUS_CONFIG";
@@ -169,6 +170,18 @@ pub enum ConfigError {
     },
 }
 
+/// Options each of which is right, and that do not fit together or this service.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(String);
+
+impl Misconfigured {
+    /// Why, as a sentence with its remedy.
+    pub(crate) fn error(why: impl Into<String>) -> anyhow::Error {
+        Misconfigured(why.into()).into()
+    }
+}
+
 /// The configuration, and where each value of it came from.
 #[derive(Debug)]
 pub struct Loaded {
@@ -224,7 +237,7 @@ impl Loaded {
                     Source::Environment => setting.variable(),
                     Source::File(_) | Source::Default => setting.key.to_owned(),
                 };
-                return Err(ConfigError::Wrong { option, value: shown(&value), from, right });
+                return Err(ConfigError::Wrong { option, value: told(setting, &value), from, right });
             }
             chosen.push((setting, value, from));
         }
@@ -246,10 +259,28 @@ impl Loaded {
         let mut text = String::new();
         for (setting, value, from) in &self.chosen {
             let comment = if value.as_str() == Some(NONE) { "# " } else { "" };
-            text += &format!("{comment}{} = {value}  # from {from}\n", setting.key);
+            let value = match is_secret(setting) && comment.is_empty() {
+                true => format!("{}  # its path is not shown;", told(setting, value)),
+                false => format!("{value}  #"),
+            };
+            text += &format!("{comment}{} = {value} from {from}\n", setting.key);
         }
         text
     }
+}
+
+/// Whether more than the origin of a URL may be a secret.
+fn is_secret(setting: &Setting) -> bool {
+    setting.key == "webhook_url"
+}
+
+/// The value of an option as it may be shown.
+fn told(setting: &Setting, value: &Value) -> String {
+    if !is_secret(setting) {
+        return shown(value);
+    }
+    let url = value.as_str().and_then(|text| text.parse::<HookUrl>().ok());
+    Value::String(url.map_or_else(|| "[hidden]".to_owned(), |url| url.to_string())).to_string()
 }
 
 /// A value as it may be shown: what a URL holds before its `@` may be a password.
@@ -363,6 +394,20 @@ mod tests {
                  127.0.0.1:8080 or [::1]:0"
             )
         );
+    }
+
+    #[test]
+    fn of_the_url_of_a_webhook_the_origin_alone_is_shown() {
+        let printed =
+            load(&["--webhook-url", "https://a.example:8443/T0/s3cret?t=s3cret"], &[]).unwrap().to_toml();
+        assert!(
+            printed.contains("webhook_url = \"https://a.example:8443\"  # its path is not shown; from"),
+            "{printed}"
+        );
+        assert!(!printed.contains("s3cret"), "{printed}");
+        assert!(load(&[], &[]).unwrap().to_toml().contains("# webhook_url = \"none\"  # from the default"));
+        let error = load(&["--webhook-url", "https://a.example/s3cret#c"], &[]).unwrap_err();
+        assert!(error.contains("wrong value \"[hidden]\"") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

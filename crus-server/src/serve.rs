@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
+use crate::config::Misconfigured;
 use crate::controller::{Controller, Outside, Retention};
 use crate::http::{self, HttpLimits};
 use crate::logging;
@@ -92,19 +93,26 @@ pub(crate) struct Service {
 impl Service {
     /// Opens the store, takes up the sessions in it, and listens.
     pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
+        let Retention { max_sessions, count, .. } = config.retention;
+        if count >= max_sessions {
+            return Err(Misconfigured::error(format!(
+                "keep_finished is {count}: it must be less than max_sessions, which is {max_sessions}, or finished \
+                 sessions leave no room for new ones"
+            )));
+        }
+        let clock = Arc::new(SteadyClock::new());
+        let site = site_of(config, clock.clone())?;
         let store = Store::open(config).await?;
         let Peers { hsm, bos, wlm } = Peers::new(config)?;
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
-        let Retention { max_sessions, count, .. } = config.retention;
-        anyhow::ensure!(
-            count < max_sessions,
-            "keep_finished is {count}: it must be less than max_sessions, which is {max_sessions}, or finished sessions \
-             leave no room for new ones"
-        );
-        let clock = Arc::new(SteadyClock::new());
-        let site = site_of(config, clock.clone())?;
+        if !address.ip().is_loopback() {
+            warn!(
+                "the service listens on {address}, and asks nobody who they are: whoever reaches this address can reboot \
+                 nodes. Let only a gateway that does ask reach it, or listen on a loopback address (--listen)"
+            );
+        }
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
         let webhook = Webhook::new(&config.webhook)?;
@@ -168,21 +176,25 @@ fn site_of(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Site> {
         defaults: config.strategy.clone(),
         caps: config.caps.clone(),
         check_commands: Some(config.checks.commands.keys().cloned().collect()),
+        drain_timeout_ms: config.limits.drain_timeout_ms,
+        order: Some(config.limits.order),
         knows_zone: Arc::new(move |zone| clock.zone(zone, clock.now()).is_some()),
     };
     for (table, window) in [("strategy", &site.defaults.window), ("strategy_caps", &site.caps.window)] {
         let unknown = window.as_ref().map(|window| &window.time_zone).filter(|zone| !(site.knows_zone)(zone));
         if let Some(zone) = unknown {
-            anyhow::bail!(
+            return Err(Misconfigured::error(format!(
                 "{table}.window has the time zone {zone}, which is not known here: it must be a name of the IANA time \
                  zone database, such as Europe/Zurich or UTC"
-            );
+            )));
         }
     }
     if let (Some(check), Some(known)) = (&site.defaults.check_command, &site.check_commands)
         && !known.contains(check)
     {
-        anyhow::bail!("strategy.check_command is {check}, and there is no check command of this name");
+        return Err(Misconfigured::error(format!(
+            "strategy.check_command is {check}, and there is no check command of this name"
+        )));
     }
     Ok(site)
 }

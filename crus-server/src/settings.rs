@@ -605,7 +605,7 @@ pub const SETTINGS: &[Setting] = &[
         default: NONE,
         heading: WEBHOOK,
         help: "Where to post what happens in sessions, as JSON, signed as the Standard Webhooks specification has it. Its \
-               path and query are not shown in logs",
+               path and query are not shown anywhere",
         set: |c, v| {
             put(
                 &mut c.webhook.url,
@@ -633,7 +633,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "webhook_events",
         value: "CLASSES",
-        default: "started,paused,step_done,node_failed,finished",
+        default: "started,paused,resumed,retried,step_done,node_failed,finished,deleted",
         heading: WEBHOOK,
         help: "What to post, divided by commas or as an array: any of these",
         set: |c, v| put(&mut c.webhook.events, classes(v)),
@@ -651,8 +651,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         default: "60",
         heading: WEBHOOK,
-        help: "The longest pause between two attempts. An entry is tried until it is taken, and is kept for that as long as \
-               its session is",
+        help: "The longest pause between two attempts. An entry is tried until it is taken, as long as its session is kept; one \
+               that is refused again and again (a status of 400 to 499 but 408, 425 and 429) is given up",
         set: |c, v| put(&mut c.webhook.retry_max_ms, seconds(v, 0.01..=LONGEST_S)),
     },
     Setting {

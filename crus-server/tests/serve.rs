@@ -196,6 +196,27 @@ fn help_tells_every_option_with_unit_default_and_variable() {
 }
 
 #[test]
+fn options_that_do_not_fit_together_are_wrong_as_a_wrong_value_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("crus.redb");
+    for (arguments, told) in [
+        (
+            ["--keep-finished", "5", "--max-sessions", "5"],
+            "keep_finished is 5: it must be less than max_sessions",
+        ),
+        (
+            ["--strategy", "{ check_command = 'x' }", "--log", "info"],
+            "there is no check command of this name",
+        ),
+        (["--webhook-url", "http://127.0.0.1:1/", "--log", "info"], "webhook_secret_file go together"),
+    ] {
+        let (code, out, error) = output(serve(&store).args(arguments));
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{error}");
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
 fn the_options_in_force_can_be_printed() {
     let directory = tempfile::tempdir().unwrap();
     let (code, printed, _) = output(serve(&directory.path().join("crus.redb")).arg("--print-config"));

@@ -259,8 +259,9 @@ async fn a_bad_image_costs_the_canary_and_every_node_comes_home_once_it_is_mende
     image(&BootBehaviour::Fails);
     let service = Service::start(site.serve());
     let asked = json!({ "canary": [1], "max_failed": 0 });
-    let path = create(&service, &with_strategy(4, asked.clone())).await;
-    assert_eq!(get(&service, &format!("{path}/strategy")).await, asked);
+    let path = create(&service, &with_strategy(4, asked)).await;
+    let in_force = json!({ "canary": [1], "max_failed": 0, "order": "soonest_free" });
+    assert_eq!(get(&service, &format!("{path}/strategy")).await, in_force);
     until("the session paused", async || progress(&service, &path).await["paused"] != Value::Null).await;
     let paused = progress(&service, &path).await;
     let reason = paused["paused"]["reason"].as_str().unwrap();
@@ -296,7 +297,10 @@ async fn what_the_site_says_holds_for_every_session() {
     command.args(["--strategy-caps", "{ max_step_size = 4, max_failed = 1 }"]);
     let service = Service::start(command);
     let path = create(&service, &spec(4)).await;
-    assert_eq!(get(&service, &format!("{path}/strategy")).await, json!({ "canary": [1], "max_failed": 0 }));
+    assert_eq!(
+        get(&service, &format!("{path}/strategy")).await,
+        json!({ "canary": [1], "max_failed": 0, "order": "soonest_free" })
+    );
     let mut beyond = with_strategy(5, json!({ "max_failed": 2, "check_command": "health" }));
     beyond["strategy"]["window"] =
         json!({ "time_zone": "Mars/Olympus", "open": [{ "from": "01:00", "to": "02:00" }] });
@@ -322,6 +326,6 @@ fn a_site_whose_window_is_in_no_zone_is_told_so() {
     let window = "{ window = { time_zone = 'Mars/Olympus', open = [{ from = '01:00', to = '02:00' }] } }";
     let ended = command.args(["--strategy-caps", window]).output().unwrap();
     let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert_eq!(ended.status.code(), Some(2), "{told}");
     assert!(told.contains("strategy_caps.window has the time zone Mars/Olympus"), "{told}");
 }

@@ -36,6 +36,8 @@ const SECRET: &str = "a secret that nobody may see";
 enum Mood {
     Takes,
     Answers(u16),
+    /// Takes all but the start of a session.
+    RefusesStarts,
     /// Not at all.
     IsSilent,
 }
@@ -75,6 +77,8 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
     match mood {
         Mood::Takes => {}
         Mood::Answers(code) => return StatusCode::from_u16(code).unwrap(),
+        Mood::RefusesStarts if headers["crus-event"] != "started" => {}
+        Mood::RefusesStarts => return StatusCode::UNPROCESSABLE_ENTITY,
         Mood::IsSilent => std::future::pending().await,
     }
     let header = |name: &str| headers[name].to_str().unwrap().to_owned();
@@ -203,7 +207,8 @@ async fn everything_that_is_asked_for_is_told_in_order_and_signed() {
     eventually("over", async || is_over(&site, &replica, id).await).await;
     receiver.has_taken_all(&site, id, |_| true, 0).await;
     let classes = receiver.classes();
-    for class in Class::ALL {
+    let of_orders = [Class::Retried, Class::Deleted];
+    for class in Class::ALL.into_iter().filter(|class| !of_orders.contains(class)) {
         assert!(classes.iter().any(|name| name == class.name()), "{class:?} is not among {classes:?}");
     }
     assert_eq!(classes.last().map(String::as_str), Some("finished"));
@@ -238,7 +243,7 @@ async fn what_is_refused_or_not_answered_is_tried_again_under_the_same_id() {
     let receiver = Receiver::start(Mood::Answers(500)).await;
     let replica = site.replica_telling(receiver.webhook(), 10).await;
     let id = replica.create().await;
-    for mood in [Mood::Answers(500), Mood::IsSilent, Mood::Answers(404), Mood::Answers(302)] {
+    for mood in [Mood::Answers(500), Mood::IsSilent, Mood::Answers(429), Mood::Answers(302)] {
         receiver.is(mood);
         let before = receiver.attempts();
         eventually("it is tried again", async || receiver.attempts() > before + 1).await;
@@ -254,6 +259,17 @@ async fn what_is_refused_or_not_answered_is_tried_again_under_the_same_id() {
     eventually("over", async || is_over(&site, &replica, id).await).await;
     assert!(wrong <= 1, "{wrong} were taken with a wrong signature");
     receiver.has_taken_all(&site, id, |_| true, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_is_refused_for_good_does_not_hold_up_those_after_it() {
+    let site = Site::new(config());
+    let receiver = Receiver::start(Mood::RefusesStarts).await;
+    let replica = site.replica_telling(receiver.webhook(), 10).await;
+    let id = replica.create().await;
+    eventually("over", async || is_over(&site, &replica, id).await).await;
+    receiver.has_taken_all(&site, id, |class| class != Class::Started, 0).await;
+    assert_eq!(receiver.attempts(), 12 + receiver.taken().len(), "it was tried, and given up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

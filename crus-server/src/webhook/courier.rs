@@ -8,9 +8,10 @@ use crus_core::history::Entry;
 use crus_core::ports::{SessionStore, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span, info, warn};
 
-use super::{Class, Webhook};
+use super::{Class, NotTaken, Webhook};
 
 /// How many entries are read at a time.
 const PAGE: usize = 100;
@@ -20,6 +21,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the end may take: what was delivered is noted, if the store lets us.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often an entry may be refused before it is given up. With the pauses between them that takes minutes, in which a
+/// receiver that is being set up, or gets a new secret, comes right.
+const REFUSALS: u32 = 12;
+
+/// How often it is said that a receiver takes nothing.
+const WARN_EVERY: Duration = Duration::from_secs(3600);
 
 /// What a courier goes by.
 pub(crate) struct Start {
@@ -62,7 +70,7 @@ impl Courier {
             cursor: 0,
             noted: 0,
             pause: FIRST_PAUSE,
-            fails: false,
+            warned: None,
         };
         let task = tokio::spawn(task.run(first).instrument(Span::current()));
         Courier { latest, delivered, timeout, task: Some(task) }
@@ -114,8 +122,8 @@ struct Task {
     cursor: u64,
     noted: u64,
     pause: Duration,
-    /// Whether the receiver did not take the last one: that is said once.
-    fails: bool,
+    /// When it was last said that the receiver takes nothing; `None` while it does.
+    warned: Option<Instant>,
 }
 
 /// The courier is to end.
@@ -202,22 +210,33 @@ impl Task {
         }
     }
 
-    /// Tries until the receiver has taken it.
+    /// Tries until the receiver has taken it, or refused it for good.
     async fn deliver(&mut self, class: Class, entry: &Entry) -> Result<(), Ended> {
+        let mut refusals = 0;
         loop {
             let posted = tokio::select! {
                 posted = self.webhook.post(self.id, class, entry) => posted,
                 () = ended(self.latest.clone()) => return Err(Ended),
             };
-            let Err(why) = posted else {
-                if std::mem::take(&mut self.fails) {
+            let Err(NotTaken { why, refused }) = posted else {
+                if self.warned.take().is_some() {
                     info!("the webhook {} takes what it is told again", self.webhook.url);
                 }
                 self.pause = FIRST_PAUSE;
                 return Ok(());
             };
-            if !std::mem::replace(&mut self.fails, true) {
-                let url = &self.webhook.url;
+            let url = &self.webhook.url;
+            refusals += u32::from(refused);
+            if refusals == REFUSALS {
+                let (id, number) = (self.id, entry.number);
+                warn!(
+                    "the webhook {url} refused entry {number} of session {id} {REFUSALS} times, and is not told of it: {why}"
+                );
+                self.pause = FIRST_PAUSE;
+                return Ok(());
+            }
+            if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                self.warned = Some(Instant::now());
                 warn!("the webhook {url} does not take what it is told, trying again: {why}");
             }
             self.back_off().await?;

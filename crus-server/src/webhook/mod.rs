@@ -15,7 +15,8 @@
 //!
 //! - At least once, across restarts and takeovers: what was delivered is noted in the store once a receiver has taken it.
 //!   One that sees a `webhook-id` again has seen the entry before.
-//! - In order within a session. An entry that is not taken holds up those after it, and nothing else.
+//! - In order within a session. An entry that is not taken holds up those after it, and nothing else. One that the receiver
+//!   itself refuses again and again is given up, so that it does not hold them up for ever; the log tells which.
 //! - No upgrade waits for a receiver. A session that is to be deleted waits one time-out at most.
 //!
 //! # Caveats
@@ -40,9 +41,11 @@ use base64::prelude::BASE64_STANDARD;
 use crus_core::UpgradeId;
 use crus_core::history::{Entry, Happening};
 use reqwest::header::{CONTENT_TYPE, HeaderName};
-use reqwest::{Certificate, Client, Url};
+use reqwest::{Certificate, Client, StatusCode, Url};
 use serde_json::json;
 use tokio::sync::Semaphore;
+
+use crate::config::Misconfigured;
 
 pub(crate) use courier::{Courier, Start};
 
@@ -70,12 +73,26 @@ pub enum Class {
     NodeFailed,
     /// A session is done.
     Finished,
+    /// A paused session goes on.
+    Resumed,
+    /// Failed nodes are taken again, on an operator's order.
+    Retried,
+    /// A session's deletion was ordered.
+    Deleted,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Class; 5] =
-        [Class::Started, Class::Paused, Class::StepDone, Class::NodeFailed, Class::Finished];
+    pub const ALL: [Class; 8] = [
+        Class::Started,
+        Class::Paused,
+        Class::Resumed,
+        Class::Retried,
+        Class::StepDone,
+        Class::NodeFailed,
+        Class::Finished,
+        Class::Deleted,
+    ];
 
     /// Its name, as in the configuration and in the header `crus-event`.
     pub fn name(self) -> &'static str {
@@ -85,6 +102,9 @@ impl Class {
             Class::StepDone => "step_done",
             Class::NodeFailed => "node_failed",
             Class::Finished => "finished",
+            Class::Resumed => "resumed",
+            Class::Retried => "retried",
+            Class::Deleted => "deleted",
         }
     }
 
@@ -96,12 +116,12 @@ impl Class {
             Happening::StepDone { .. } => Some(Class::StepDone),
             Happening::Nodes { failure: Some(_), .. } => Some(Class::NodeFailed),
             Happening::Finished { .. } => Some(Class::Finished),
-            Happening::Nodes { failure: None, .. }
-            | Happening::Stage { .. }
-            | Happening::Message { .. }
-            | Happening::Resumed
-            | Happening::Retried { .. }
-            | Happening::DeletionOrdered => None,
+            Happening::Resumed => Some(Class::Resumed),
+            Happening::Retried { .. } => Some(Class::Retried),
+            Happening::DeletionOrdered => Some(Class::Deleted),
+            Happening::Nodes { failure: None, .. } | Happening::Stage { .. } | Happening::Message { .. } => {
+                None
+            }
         }
     }
 }
@@ -194,7 +214,10 @@ impl Webhook {
         let (url, secret_file) = match (&options.url, &options.secret_file) {
             (None, None) => return Ok(None),
             (Some(url), Some(secret_file)) => (url.clone(), secret_file.clone()),
-            _ => anyhow::bail!("webhook_url and webhook_secret_file go together: set both, or none"),
+            _ => {
+                let why = "webhook_url and webhook_secret_file go together: set both, or none";
+                return Err(Misconfigured::error(why));
+            }
         };
         secret(&secret_file).with_context(|| {
             format!("failed to read {} (set by webhook_secret_file)", secret_file.display())
@@ -228,8 +251,8 @@ impl Webhook {
         Class::of(entry).filter(|class| self.events.contains(class))
     }
 
-    /// Makes one attempt. Otherwise why it failed, in words that hold no secret.
-    async fn post(&self, id: UpgradeId, class: Class, entry: &Entry) -> Result<(), String> {
+    /// Makes one attempt.
+    async fn post(&self, id: UpgradeId, class: Class, entry: &Entry) -> Result<(), NotTaken> {
         let _place = self.places.acquire().await.map_err(|error| error.to_string())?;
         let delivery = format!("{id}-{}", entry.number);
         let mut body = crus_api::events::event(entry);
@@ -252,10 +275,33 @@ impl Webhook {
             .body(body);
         match request.send().await {
             Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(format!("it answered {}", answer.status())),
-            Err(error) => Err(why(error)),
+            Ok(answer) => {
+                let status = answer.status();
+                Err(NotTaken { why: format!("it answered {status}"), refused: is_refusal(status) })
+            }
+            Err(error) => Err(why(error).into()),
         }
     }
+}
+
+/// Why a receiver did not take an entry.
+struct NotTaken {
+    /// In words that hold no secret.
+    why: String,
+    /// It does not want this one; otherwise it may take it later.
+    refused: bool,
+}
+
+impl From<String> for NotTaken {
+    fn from(why: String) -> Self {
+        NotTaken { why, refused: false }
+    }
+}
+
+/// Whether it is the request that a receiver has something against, and not the moment.
+fn is_refusal(status: StatusCode) -> bool {
+    use StatusCode as S;
+    status.is_client_error() && ![S::REQUEST_TIMEOUT, S::TOO_EARLY, S::TOO_MANY_REQUESTS].contains(&status)
 }
 
 /// Without the URL, which may hold a secret, and with what lies below.
