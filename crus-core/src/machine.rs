@@ -866,7 +866,7 @@ fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
         match node.failure_before.clone() {
             // It is marked once more: our drain has replaced its mark.
             Some(failure) if drained && failure.is_marked() && !node.was_mended => {
-                machine.fail_each(vec![(i, failure)])
+                machine.fail_each(vec![(i, failure)]);
             }
             // It was at work when it was taken, and goes back.
             Some(failure) if drained => machine.change(i, |node| {
