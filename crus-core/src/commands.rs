@@ -23,8 +23,8 @@ pub enum NotNow {
     /// Which nodes failed is known once the step has ended.
     #[error("The session is paused, and step {0} is still in flight: retry once step {0} is finished.")]
     StepInFlight(u32),
-    /// A session that is done and lost no node.
-    #[error("The session is done, and none of its nodes failed or was skipped: there is nothing to retry.")]
+    /// It lost no node.
+    #[error("None of the session's nodes failed or was skipped: there is nothing to retry.")]
     NothingFailed,
 }
 
@@ -53,10 +53,13 @@ pub fn why_not(summary: &Summary, command: Command) -> Option<NotNow> {
     match command {
         Command::Pause | Command::Resume if will.done => Some(NotNow::Done(command)),
         Command::Pause | Command::Resume => None,
-        Command::Retry if will.done && will.failed == 0 => Some(NotNow::NothingFailed),
-        Command::Retry if will.done => None,
-        Command::Retry if !will.paused => Some(NotNow::Working),
-        Command::Retry => will.in_flight.map(NotNow::StepInFlight),
+        // They wait to be taken again: whoever asks once more, since the answer was lost, asks for just that.
+        Command::Retry if will.retried => None,
+        Command::Retry if !will.done && !will.paused => Some(NotNow::Working),
+        Command::Retry => match will.in_flight {
+            Some(step) => Some(NotNow::StepInFlight(step)),
+            None => (will.failed == 0).then_some(NotNow::NothingFailed),
+        },
     }
 }
 
@@ -64,6 +67,8 @@ pub fn why_not(summary: &Summary, command: Command) -> Option<NotNow> {
 struct WillBe {
     done: bool,
     paused: bool,
+    /// Failed nodes are to be taken again, and no step has begun since.
+    retried: bool,
     /// Nodes that failed or were skipped.
     failed: usize,
     /// The step that is in flight.
@@ -77,6 +82,7 @@ impl WillBe {
         WillBe {
             done: head.is_done(),
             paused: head.pause.is_some(),
+            retried: head.retry || head.retried,
             failed: head.counts.failed + head.counts.skipped,
             in_flight: (!between_steps).then_some(head.step),
         }
@@ -87,6 +93,7 @@ impl WillBe {
             Command::Pause => self.paused |= !self.done,
             Command::Resume => self.paused = false,
             Command::Retry => {
+                self.retried |= self.failed > 0;
                 self.done &= self.failed == 0;
                 self.failed = 0;
             }
@@ -150,8 +157,26 @@ mod tests {
         let in_flight = paused(summary(Phase::Rolling, Stage::WlmWaiting));
         let refused = why_not(&in_flight, Retry).unwrap();
         assert!(refused.to_string().contains("once step 4 is finished"), "{refused}");
-        assert_eq!(why_not(&paused(summary(Phase::Rolling, Stage::Starting)), Retry), None);
-        assert_eq!(why_not(&paused(summary(Phase::Rolling, Stage::Cleanup)), Retry), None);
+        for stage in [Stage::Starting, Stage::Cleanup] {
+            let mut between = paused(summary(Phase::Rolling, stage));
+            assert_eq!(why_not(&between, Retry), Some(NotNow::NothingFailed));
+            between.head.counts.failed = 1;
+            assert_eq!(why_not(&between, Retry), None);
+        }
+    }
+
+    #[test]
+    fn a_retry_asks_for_nothing_new_until_the_nodes_are_taken_again() {
+        let mut works = summary(Phase::Created, Stage::Starting);
+        works.head.retried = true;
+        for summary in [works.clone(), paused(works.clone())] {
+            assert_eq!(why_not(&summary, Retry), None);
+        }
+        works.head.retried = false;
+        assert_eq!(why_not(&works, Retry), Some(NotNow::Working));
+        let mut owes = paused(summary(Phase::Rolling, Stage::Cleanup));
+        owes.head.retry = true;
+        assert_eq!(why_not(&owes, Retry), None, "what is owed is done first");
     }
 
     #[test]
@@ -177,7 +202,8 @@ mod tests {
 
     #[test]
     fn what_is_noted_counts_until_it_was_taken_in() {
-        let works = summary(Phase::Rolling, Stage::Starting);
+        let mut works = summary(Phase::Rolling, Stage::Starting);
+        works.head.counts.failed = 1;
         let stopped = noted(works, &[Stop]);
         assert_eq!(why_not(&stopped, Retry), None);
         let goes_on = noted(stopped.clone(), &[Stop, Resume]);

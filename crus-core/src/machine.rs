@@ -468,6 +468,7 @@ impl Machine<'_> {
         self.s.forget_other_nodes(&chosen);
         self.s.head.outlook = self.s.known.outlook.take().or(self.s.head.outlook);
         self.s.head.batch = chosen;
+        self.s.head.retried = false;
         self.say(messages::quiesce_requested(step));
         self.enter(Stage::Quiescing);
         true

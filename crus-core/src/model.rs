@@ -234,6 +234,9 @@ pub struct Head {
     /// Whether an operator wants the failed nodes to be taken again as soon as what is owed for them is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retry: bool,
+    /// Whether failed nodes were taken again on an operator's order, and no step has begun since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retried: bool,
     /// How many failed nodes an operator knew of when they let the session go on: they do not count for
     /// [`Strategy::max_failed`] any more.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -381,6 +384,7 @@ impl Session {
                 commands: 0,
                 pause: None,
                 retry: false,
+                retried: false,
                 accepted: 0,
                 canaries: 0,
                 soak_until: None,

@@ -224,8 +224,11 @@ impl Planner {
                 "{how} in the Hardware State Manager: the Boot Orchestration Service will leave it out, and it fails"
             )
         };
-        self.warn(left_out("disabled"), disabled);
-        self.warn(left_out("locked"), locked);
+        for (how, nodes) in [("disabled", disabled), ("locked", locked)] {
+            if !nodes.is_empty() {
+                self.plan.lost.push(Finding { reason: left_out(how), nodes: nodes.into_iter().collect() });
+            }
+        }
     }
 
     fn is_pending(&self, xname: Xname) -> bool {

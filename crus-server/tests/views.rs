@@ -280,6 +280,7 @@ async fn a_bad_image_costs_the_canary_and_every_node_comes_home_once_it_is_mende
     .await;
     until("the failed node was taken again", async || nodes(&service, &path, "pending").await.len() == 8)
         .await;
+    assert_eq!(order(&service, &path, "retry").await.0, 200, "asked again, it is the same retry");
     assert_eq!(order(&service, &path, "resume").await.0, 200);
     until("the upgrade completed", async || is_ready(&service, &path).await).await;
     let upgraded = nodes(&service, &path, "upgraded").await;

@@ -44,7 +44,10 @@ fn provoke(path: &str, method: &Method, status: u16, content_type: &str) -> (Api
         }
     };
     if path.ends_with("/retry") && status == 200 {
-        api.change(|session| session.head.pause = session_of_examples().0.head.pause);
+        api.change(|session| {
+            session.head.pause = session_of_examples().0.head.pause;
+            session.head.counts.failed = 1;
+        });
     }
     if status == 409 {
         api.send("DELETE", &format!("/session/{id}"));
@@ -102,6 +105,20 @@ fn query_of_examples(path: &str, method: &Method) -> String {
     });
     let query = pairs.collect::<Vec<_>>().join("&");
     if query.is_empty() { query } else { format!("?{query}") }
+}
+
+#[test]
+fn every_operation_on_sessions_says_that_it_is_behind_a_bearer_token() {
+    let scheme = &DOCUMENT["components"]["securitySchemes"]["bearerAuth"];
+    assert_eq!((&scheme["type"], &scheme["scheme"]), (&json!("http"), &json!("bearer")));
+    for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+        let is_open = ["/openapi.json", "/healthz"].contains(&path.as_str());
+        let wanted = if is_open { Value::Null } else { json!([{ "bearerAuth": [] }]) };
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+        {
+            assert_eq!(operation["security"], wanted, "{method} {path}");
+        }
+    }
 }
 
 #[test]

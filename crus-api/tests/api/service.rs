@@ -122,6 +122,7 @@ fn plan_of_examples() -> Plan {
     let job = HoldingJob { id: "17".into(), user: "alice".into(), end };
     let condition = |name, met, detail: &str| Condition { name, met, detail: detail.to_owned() };
     let finding = |reason: &str, n: u32| Finding { reason: reason.to_owned(), nodes: vec![xname(n)] };
+    let held = "drained or taken down by somebody else: it is upgraded, and stays so (bad dimm)";
     let locked = "locked in the Hardware State Manager: the Boot Orchestration Service will leave it out, and it fails";
     Plan {
         at: at(0),
@@ -138,8 +139,8 @@ fn plan_of_examples() -> Plan {
         steps: vec![step(0, [0, 1], 0, 0, None), step(1, [2, 3], 12, 70, Some(job))],
         steps_total: 2,
         ends: Some((at(60), at(120))),
-        lost: vec![finding("unknown to the workload manager", 4)],
-        warnings: vec![finding(locked, 1)],
+        lost: vec![finding(locked, 1), finding("unknown to the workload manager", 4)],
+        warnings: vec![finding(held, 2)],
         caveats: vec!["A node that does not boot may cost an hour.".to_owned()],
     }
 }

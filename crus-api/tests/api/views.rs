@@ -246,7 +246,7 @@ fn an_order_that_makes_no_sense_is_refused_with_the_reason() {
     assert_eq!(refused("pause"), "The session is done: there is nothing to pause.");
     assert_eq!(refused("resume"), "The session is done: there is nothing to resume.");
     api.change(|session| session.head.counts.failed = 0);
-    assert!(refused("retry").contains("none of its nodes failed"));
+    assert!(refused("retry").contains("None of the session's nodes failed"));
     api.send("DELETE", &path).expect(200);
     for order in ["pause", "resume", "retry"] {
         assert!(refused(order).contains("being deleted"), "{order}");

@@ -63,6 +63,7 @@ impl Machine<'_> {
         });
         let head = &mut self.s.head;
         head.accepted = head.accepted.min(head.counts.failed);
+        head.retried = true;
         self.say(messages::retried(again.len()));
         self.tell(Happening::Retried { nodes: again.len() });
     }

@@ -352,9 +352,12 @@ impl Counts {
     }
 }
 
-/// Without the states that no node is in: "3 draining, 13 upgraded".
+/// Without the states that no node is in: "3 draining, 13 upgraded"; "no nodes" when there are none.
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.total() == 0 {
+            return f.write_str("no nodes");
+        }
         let mut comma = "";
         for (word, count) in self.named().into_iter().filter(|(_, count)| *count > 0) {
             write!(f, "{comma}{count} {word}")?;

@@ -115,22 +115,23 @@ fn who_will_not_make_it_does_not_and_why() {
         .iter()
         .flat_map(|finding| finding.nodes.iter().map(|xname| (*xname, finding.reason.clone())))
         .collect();
-    assert_eq!(lost.len(), 4);
-    for (xname, reason) in &lost {
+    assert_eq!(lost.len(), 6);
+    // Why it leaves a node out BOS does not tell a session.
+    let left_out = |reason: &String| reason.contains("will leave it out");
+    for (xname, reason) in lost.iter().filter(|(_, reason)| !left_out(reason)) {
         assert_eq!(failed.get(xname), Some(reason));
     }
-    // What fails beside them was warned of, or could not be known: one does not boot.
+    // What fails beside them could not be known: one does not boot.
     let node = |i: usize| session.nodes[i].xname;
     let warned = |words: &str| -> BTreeSet<Xname> {
         let such = plan.warnings.iter().filter(|finding| finding.reason.contains(words));
         such.flat_map(|finding| finding.nodes.iter().copied()).collect()
     };
-    assert_eq!(warned("locked"), [node(11)].into());
-    assert_eq!(warned("disabled"), [node(12)].into());
+    assert!(lost[&node(11)].starts_with("locked") && lost[&node(12)].starts_with("disabled"), "{lost:?}");
     assert_eq!(warned("bad dimm"), [node(14)].into());
     assert_eq!(warned("bad cable"), [node(15)].into());
     assert_eq!(warned("without a time limit"), [node(40)].into());
-    let expected: BTreeSet<Xname> = lost.keys().copied().chain([node(11), node(12), node(13)]).collect();
+    let expected: BTreeSet<Xname> = lost.keys().copied().chain([node(13)]).collect();
     assert_eq!(failed.keys().copied().collect::<BTreeSet<_>>(), expected);
 }
 
