@@ -138,14 +138,14 @@ impl Caps {
         if let Some(cap) = self.max_failed {
             let asked = *strategy.max_failed.get_or_insert(cap);
             if !is_at_most(asked, cap) {
-                let right = allows(&format!("{} of at most {cap}", kind_of(cap)));
+                let right = allows(&right_amount(asked, "at most", cap));
                 refuse("max_failed", format!("is {asked}; {right} (strategy_caps.max_failed)"));
             }
         }
         for (partition, &floor) in &self.min_in_service {
             let asked = *strategy.min_in_service.entry(partition.clone()).or_insert(floor);
             if !is_at_least(asked, floor) {
-                let right = allows(&format!("{} of at least {floor}", kind_of(floor)));
+                let right = allows(&right_amount(asked, "at least", floor));
                 let option = format!("min_in_service.{partition}");
                 refuse(&option, format!("is {asked}; {right} (strategy_caps.min_in_service)"));
             }
@@ -227,6 +227,15 @@ fn width(domain: Domain) -> u8 {
         Domain::Chassis => 3,
         Domain::Slot => 2,
         Domain::Board => 1,
+    }
+}
+
+/// Amounts of two kinds cannot be compared before it is known how many nodes there are: the kind of the bound is wanted.
+fn right_amount(asked: Amount, how: &str, bound: Amount) -> String {
+    let kind = kind_of(bound);
+    match kind == kind_of(asked) {
+        true => format!("{kind} of {how} {bound}"),
+        false => format!("{kind} of {how} {bound}, and not {}", kind_of(asked)),
     }
 }
 

@@ -431,13 +431,13 @@ impl Planner {
         }
         let head = &self.session.head;
         if head.pace.boots == 0 {
-            let minutes = |ms: u64| ms.div_ceil(60_000);
             let Limits { boot_low_ms, boot_high_ms, .. } = self.session.limits;
+            let (unit, unit_ms) = if boot_low_ms < 60_000 { ("seconds", 1000) } else { ("minutes", 60_000) };
             say(format!(
-                "No session tells how long boots take here: a node is taken to need {} to {} minutes, as configured \
+                "No session tells how long boots take here: a node is taken to need {} to {} {unit}, as configured \
                  (boot_estimate_low_s, boot_estimate_high_s).",
-                minutes(boot_low_ms),
-                minutes(boot_high_ms)
+                boot_low_ms.div_ceil(unit_ms),
+                boot_high_ms.div_ceil(unit_ms)
             ));
         }
         if head.outlook.is_some_and(|outlook| outlook.passed_ms == 0) && !jobs.is_empty() {

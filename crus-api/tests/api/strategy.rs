@@ -314,7 +314,7 @@ fn what_goes_beyond_a_cap_is_refused_and_the_cap_named() {
         (
             json!({ "max_failed": 1 }),
             "max_failed",
-            "is 1; the service's configuration allows a percentage of at most 5% (strategy_caps.max_failed)",
+            "is 1; the service's configuration allows a percentage of at most 5%, and not a number (strategy_caps.max_failed)",
         ),
         (
             json!({ "retries": 2 }),
