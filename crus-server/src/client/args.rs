@@ -13,17 +13,17 @@ since the service is in the system's own network; redirects are not followed, si
 [default: http://127.0.0.1:8080] [env: CRUS_URL] [file: url]";
 
 const TOKEN_HELP: &str = "\
-File with the bearer token to send; it is read anew for each request. CRUS_TOKEN, or token in the client's file, may hold \
-the token itself
-[env: CRUS_TOKEN_FILE] [file: token_file]";
+File with the bearer token to send; it is read anew for each request. CRUS_CLIENT_TOKEN, or token in the client's file, \
+may hold the token itself. Without TLS a token is sent to this host alone
+[env: CRUS_CLIENT_TOKEN_FILE] [file: token_file]";
 
 const CA_HELP: &str = "\
 PEM file with the certificate authorities to trust, instead of the system's
-[env: CRUS_CA_FILE] [file: ca_file]";
+[env: CRUS_CLIENT_CA_FILE] [file: ca_file]";
 
 const CONFIG_HELP: &str = "\
 The client's file: TOML with url, ca_file, and token_file or token. One with a token must be readable by you alone, and \
-its token is sent to its url alone
+have a url: its token is sent to that alone
 [default: client.toml in $XDG_CONFIG_HOME/crus or ~/.config/crus] [env: CRUS_CLIENT_CONFIG]";
 
 /// Where the service is, and how answers are shown.
@@ -184,7 +184,7 @@ pub(crate) struct Id {
 /// How a session is followed.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FollowArgs {
-    /// End with 5 once the session is paused.
+    /// End with 5 once the session is paused and its step in flight is finished.
     #[arg(long)]
     pub(crate) exit_on_pause: bool,
     /// End with 1 when the service cannot be reached for so long while the session is followed.

@@ -63,7 +63,7 @@ Session          45a24461-eee3-4b58-b1c2-4c0798e363dd
 State            UPDATING, step 1 QUIESCING
 Nodes            1 pending, 1 draining, 1 upgraded (33 % done)
 Elapsed          12 min
-Waits for        the jobs on nid000002
+Waits            the jobs on nid000002
 Starting group   slurm-nodes
 Upgrading group  upgrading-nodes
 Failed group     failed-nodes
