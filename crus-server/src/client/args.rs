@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use crus_core::model::NodeState;
 
-use super::strategy_args::StrategyArgs;
+use super::strategy_args::{StrategyArgs, step_size};
 
 const URL_HELP: &str = "\
 Root of the service's API, such as https://api-gw-service-nmn.local/apis/crus. Proxies of the environment are not used, \
@@ -215,7 +215,7 @@ pub(crate) struct UpgradeArgs {
     #[arg(long, value_name = "LABEL")]
     pub(crate) failed_label: String,
     /// How many nodes a step has at most.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = step_size)]
     pub(crate) upgrade_step_size: u32,
     /// BOS session template to boot from.
     #[arg(long, value_name = "NAME")]

@@ -1,5 +1,6 @@
 //! `crus session …` and `crus plan`: what each asks of the service, and how the answer is shown.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ const ID_LENGTH: usize = 36;
 const TAKEN_UP: Duration = Duration::from_secs(10);
 /// How often that is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Of how many sessions the progress is asked for at a time.
+const SIDE_BY_SIDE: usize = 20;
 /// How many messages of a session are shown to people.
 const MESSAGES: usize = 20;
 
@@ -65,7 +68,12 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
         }
         SessionVerb::List => {
             let sessions = api.get(&["session"], &[]).await?;
-            output.answer(&sessions, || list(output, &sessions))?;
+            let of = if output.format() == Format::Table {
+                at_work(&api, &sessions).await?
+            } else {
+                BTreeMap::new()
+            };
+            output.answer(&sessions, || list(output, &sessions, &of))?;
             Ok(exit::OK)
         }
         SessionVerb::Describe { id } => {
@@ -320,22 +328,48 @@ fn confirm(session: &Session) -> Result<(), ClientError> {
 
 // ---- tables -----------------------------------------------------------------------------------------------
 
-fn list(output: Output, sessions: &Value) -> Result<String, ClientError> {
+/// The progress of the sessions that are not finished, by their ids; without those whose is not told.
+async fn at_work(api: &Arc<Api>, sessions: &Value) -> Result<BTreeMap<String, Progress>, ClientError> {
+    let sessions: Vec<Session> = view(sessions)?;
+    let at_work: Vec<Session> = sessions.into_iter().filter(|session| !session.completed).collect();
+    let mut of = BTreeMap::new();
+    for some in at_work.chunks(SIDE_BY_SIDE) {
+        let asked = some.iter().map(async |session| {
+            let id = session.upgrade_id.as_str();
+            let progress = api.get(&["session", id, "progress"], &[]).await.ok()?;
+            Some((id.to_owned(), view(&progress).ok()?))
+        });
+        of.extend(futures_util::future::join_all(asked).await.into_iter().flatten());
+    }
+    Ok(of)
+}
+
+fn list(output: Output, sessions: &Value, of: &BTreeMap<String, Progress>) -> Result<String, ClientError> {
+    let now = Timestamp::now();
     let sessions: Vec<Session> = view(sessions)?;
     if sessions.is_empty() {
         return Ok("There are no sessions; crus session create starts one.\n".to_owned());
     }
+    let paused = |session: &Session| {
+        let paused = of.get(&session.upgrade_id)?.paused.as_ref()?;
+        Some(format!("since {}", time::clock(now, &paused.since)))
+    };
     let rows = sessions.iter().map(|session| {
         vec![
             session.upgrade_id.clone(),
             session.state.clone(),
+            of.get(&session.upgrade_id).map(|of| format!("{:.0}", of.percent)).unwrap_or_default(),
+            paused(session).unwrap_or_default(),
             session.starting_label.clone(),
             session.upgrade_template_id.clone(),
             session.upgrade_step_size.to_string(),
             session.messages.last().cloned().unwrap_or_default(),
         ]
     });
-    Ok(output.table(&["ID", "STATE", "GROUP", "TEMPLATE", "STEP SIZE", "LAST MESSAGE"], rows))
+    Ok(output.table(
+        &["ID", "STATE", "DONE %", "PAUSED (UTC)", "GROUP", "TEMPLATE", "STEP SIZE", "LAST MESSAGE"],
+        rows,
+    ))
 }
 
 /// Shows a session; to people with its progress and strategy, where the service tells them.

@@ -6,6 +6,8 @@ use crus_core::model::Counts;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::strategy_args::window_words;
+
 /// A session.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -206,6 +208,9 @@ pub(crate) fn strategy_words(strategy: &Value) -> String {
     let Ok(strategy) = Strategy::deserialize(strategy) else { return strategy.to_string() };
     let Ok(Value::Object(options)) = serde_json::to_value(&strategy) else { return String::new() };
     let words = options.iter().map(|(name, value)| match value {
+        Value::Object(_) if name == "window" => {
+            format!("{name} {}", strategy.window.as_ref().map(window_words).unwrap_or_default())
+        }
         Value::String(text) => format!("{name} {text}"),
         value => format!("{name} {value}"),
     });

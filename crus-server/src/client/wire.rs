@@ -17,7 +17,7 @@ use super::error::ClientError;
 use super::output::clean;
 use super::profile::{Profile, TokenSource};
 use super::sse::{Parser, SentEvent};
-use super::strategy_args::flag;
+use super::strategy_args::{flag, in_options};
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -322,7 +322,9 @@ impl Api {
                 let each: Vec<String> = errors
                     .iter()
                     .flat_map(|(name, reasons)| reasons.iter().map(move |reason| (name, reason)))
-                    .map(|(name, reason)| format!("\n  {}", clean(&format!("{} {reason}", flag(name)))))
+                    .map(|(name, reason)| {
+                        format!("\n  {}", clean(&format!("{} {}", flag(name), in_options(reason))))
+                    })
                     .collect();
                 if each.is_empty() {
                     format!("{url} finds the request wrong ({code}){said}")
