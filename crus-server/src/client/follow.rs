@@ -169,8 +169,6 @@ impl Follower {
                 fields.insert("kind".to_owned(), sent.event.into());
                 fields.insert("number".to_owned(), sent.id.parse::<u64>().unwrap_or_default().into());
             }
-            lives_at = None;
-            self.alive().await?;
             self.tell(raw).await?;
         }
     }
@@ -187,6 +185,8 @@ impl Follower {
         // What has no number is about the stream, such as that the session is gone: its end tells that.
         let number = event.number;
         if number > self.last {
+            // What comes again shows no life: who sends just that, and breaks, would be asked without pause.
+            self.alive().await?;
             self.last = number;
             self.say(Heard::Event(raw, event)).await?;
         }

@@ -148,14 +148,17 @@ fn a_finished_session_that_is_deleted_is_not_done_once_more() {
 /// Something between that breaks each stream as soon as it has begun.
 #[test]
 fn streams_that_break_at_once_are_tried_ever_more_seldom_and_given_up() {
-    let fake = Fake::start(Held { is_cut: true, ..at_work() });
-    let mut watch = Running::watch(&fake, &["--give-up-s", "3"]);
-    let (code, _, notes) = watch.end();
-    assert_eq!(code, Some(1), "{notes:?}");
-    assert_eq!(notes.len(), 2, "lost once, and never back: {notes:?}");
-    assert!(notes[1].starts_with("crus: gave up after 3 s: the connection to "), "{notes:?}");
-    let tries = fake.asked(&format!("GET /session/{ID}/events")).len();
-    assert!((3..20).contains(&tries), "{tries}");
+    for is_forgetful in [false, true] {
+        let fake = Fake::start(Held { is_cut: true, is_forgetful, ..at_work() });
+        let mut watch = Running::watch(&fake, &["--give-up-s", "3"]);
+        let (code, lines, notes) = watch.end();
+        assert_eq!(code, Some(1), "{notes:?}");
+        assert_eq!(lines.len(), usize::from(is_forgetful), "{lines:?}");
+        assert_eq!(notes.len(), 2, "lost once, and never back: {notes:?}");
+        assert!(notes[1].starts_with("crus: gave up after 3 s: the connection to "), "{notes:?}");
+        let tries = fake.asked(&format!("GET /session/{ID}/events")).len();
+        assert!((3..20).contains(&tries), "{tries}");
+    }
 }
 
 #[test]

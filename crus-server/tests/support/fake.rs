@@ -223,8 +223,14 @@ async fn answer(
                         return problem(503, "All places for streams are taken.");
                     }
                     if now.is_cut {
-                        let broken =
-                            futures_util::stream::iter([Err::<String, _>(std::io::Error::other("cut"))]);
+                        let first = now.events.first().filter(|_| now.is_forgetful);
+                        let first = first.map(|event| Ok(format!("id: 1\ndata: {event}\n\n")));
+                        let end = futures_util::stream::once(async {
+                            // What was written is on its way before the connection breaks.
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            Err::<String, _>(std::io::Error::other("cut"))
+                        });
+                        let broken = futures_util::StreamExt::chain(futures_util::stream::iter(first), end);
                         return ([("content-type", "text/event-stream")], Body::from_stream(broken))
                             .into_response();
                     }
