@@ -499,6 +499,9 @@ impl Audit {
     fn is_late(&self, xname: Xname, now: Time) -> bool {
         let held = self.nodes.get(&xname).filter(|story| story.held);
         let late = held.is_some_and(|story| self.keeper.is_late(story.held_since, now));
+        // Who let it go just now may not have been seen.
+        let let_go = self.nodes.get(&xname).and_then(|story| story.let_go);
+        let late = late || let_go.is_some_and(|at| now.since(at) < KNOWN_AFTER_MS);
         self.own.contains(&xname) && (late || self.clock_set)
     }
 

@@ -459,10 +459,7 @@ impl Machine<'_> {
             self.change(i, |node| {
                 node.state = NodeState::Draining;
                 node.job = job;
-                if in_service {
-                    // Whatever was wrong with it is mended: if it is given back, it goes back to work.
-                    node.failure_before = None;
-                }
+                node.was_mended = in_service && node.failure_before.is_some();
                 node.step = Some(step);
                 node.holder = holder;
                 node.boot_before = seen.boot_time;
@@ -653,6 +650,7 @@ impl Machine<'_> {
                 self.change(i, |node| {
                     node.state = NodeState::Upgraded;
                     node.failure_before = None;
+                    node.was_mended = false;
                 });
             }
         }
@@ -783,6 +781,7 @@ impl Machine<'_> {
                 node.owed.marking |= failure.is_marked();
                 node.job = None;
                 node.failure_before = None;
+                node.was_mended = false;
                 node.state = NodeState::Failed(failure.bounded());
             });
         }
@@ -866,12 +865,16 @@ fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
         let drained = matches!(node.state, NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting);
         match node.failure_before.clone() {
             // It is marked once more: our drain has replaced its mark.
-            Some(failure) if drained && failure.is_marked() => machine.fail_each(vec![(i, failure)]),
+            Some(failure) if drained && failure.is_marked() && !node.was_mended => {
+                machine.fail_each(vec![(i, failure)]);
+            }
+            // It was at work when it was taken, and goes back.
             Some(failure) if drained => machine.change(i, |node| {
                 node.owed.listing = true;
                 node.owed.resuming = node.holder == Holder::Us;
                 node.job = None;
                 node.failure_before = None;
+                node.was_mended = false;
                 node.state = NodeState::Failed(failure);
             }),
             Some(failure) => machine.change(i, |node| {
@@ -879,6 +882,7 @@ fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
                 node.owed.listing = begun;
                 node.job = None;
                 node.failure_before = None;
+                node.was_mended = false;
                 node.state = NodeState::Failed(failure);
             }),
             None => machine.change(i, |node| {

@@ -444,6 +444,16 @@ impl Planner {
                 self.session.limits.job_used_percent
             ));
         }
+        let (waits, takes) = self
+            .plan
+            .steps
+            .iter()
+            .fold((0, 0), |(waits, takes), step| (waits + step.wait_ms, takes + step.takes_ms));
+        if waits > takes / 3 * 2 {
+            say("Most of this time is spent waiting for jobs: where these run for many hours, every fifth upgrade ends \
+                 outside the range."
+                .to_owned());
+        }
         say("A node that does not boot may cost as much as the Boot Orchestration Service tries: an hour by its defaults."
             .to_owned());
         let wide = |(low, high): (Time, Time)| high.since(self.plan.at) > 2 * low.since(self.plan.at);

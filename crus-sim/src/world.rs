@@ -18,7 +18,7 @@ use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Trut
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Stage};
+use crus_core::model::{Command, Node, Phase, Stage};
 use crus_core::plan::{self, Experience, Sources};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
@@ -673,7 +673,9 @@ impl World {
         // What another session has begun with is that one's to put right. The end may be seen late, after a crash.
         let others = self.running.iter().filter(|(other, _)| **other != id);
         let elsewhere: BTreeSet<Xname> = others
-            .flat_map(|(_, runner)| runner.driver.session().in_flight().map(|node| node.xname))
+            .map(|(_, runner)| runner.driver.session())
+            .filter(|other| other.head.phase == Phase::Rolling)
+            .flat_map(|other| other.nodes.iter().filter(|node| node.step.is_some()).map(|node| node.xname))
             .collect();
         let nodes = session.nodes.iter().filter(|node| !elsewhere.contains(&node.xname));
         let truth = Truth {

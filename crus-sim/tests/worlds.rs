@@ -38,7 +38,13 @@ fn p1_to_p9_hold_whatever_fails_whoever_meddles_and_the_sessions_end() {
     for deed in [Deed::CrashBeforeStoring, Deed::TakenOver, Deed::WokenUp, Deed::BootedBySomebody] {
         assert!(report.sum.deeds.contains_key(&deed), "{}", deed.name());
     }
-    assert!(report.sum.sessions.len() == 2 && report.sum.nodes.len() == 2, "{report}");
+    for deed in [Deed::SessionPaused, Deed::SessionResumed, Deed::SessionRetried, Deed::GivenUp] {
+        assert!(report.sum.deeds.contains_key(&deed), "{}", deed.name());
+    }
+    for (option, count) in &report.sum.options {
+        assert!(*count > 0, "no session of {option}");
+    }
+    assert!(report.sum.sessions.len() == 2 && report.sum.nodes.len() == 3, "{report}");
 }
 
 #[test]

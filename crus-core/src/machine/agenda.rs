@@ -282,6 +282,14 @@ impl Agenda<'_> {
         if late.is_empty() {
             return;
         }
+        // Right before, somebody may have let them go.
+        let oldest = self.now - s.limits.last_look_ms;
+        let stale = |name: &&NodeName| s.known.wlm.get(*name).is_none_or(|(at, _)| *at < oldest);
+        let names = || late.iter().filter_map(|&i| s.nodes[i].name.as_ref());
+        if names().any(|name| stale(&name)) {
+            self.looks.extend(names().map(|name| (name.clone(), NOW)));
+            return;
+        }
         match s.jobs_to_end(&late, self.now) {
             // A request that was refused is due later, and needed until then.
             None if paced(s, Kind::EndJobs) > self.now => self.ask(end(Vec::new())),

@@ -97,3 +97,12 @@ fn a_plan_of_100_000_nodes_asks_no_more_and_lists_a_hundred_steps() {
     assert_eq!((plan.nodes.len(), plan.steps.len(), plan.steps_total), (100_000, STEPS_MAX, 2_000));
     assert!(plan.is_feasible() && plan.takes().is_some());
 }
+
+#[test]
+fn what_the_estimate_does_not_know_is_said() {
+    let told = |plan: &Plan, words: &str| plan.caveats.iter().any(|caveat| caveat.contains(words));
+    let idle = plan(cluster(4), spec(2));
+    assert!(told(&idle, "boot_estimate_low_s") && !told(&idle, "waiting for jobs"), "{:?}", idle.caveats);
+    let busy = plan(with_jobs(cluster(4), vec![job(1, &[1, 2, 3, 4], 600)]), spec(2));
+    assert!(told(&busy, "waiting for jobs") && told(&busy, "job_used_percent"), "{:?}", busy.caveats);
+}

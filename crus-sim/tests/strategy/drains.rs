@@ -134,3 +134,17 @@ fn p2_patience_begins_anew_with_each_drain() {
     let end = world.facts().iter().find(|fact| matches!(fact.what, What::JobEnded { .. })).unwrap();
     assert!(end.at.since(start) >= 15 * MINUTE, "after {} s", end.at.since(start) / 1000);
 }
+
+/// A look of the last poll may be a minute old.
+#[test]
+fn p2_nodes_are_looked_at_right_before_their_jobs_are_ended() {
+    let limits = crus_core::Limits { poll_ms: 70_000, ..crus_core::Limits::default() };
+    let mut world = World::new(busy(1, vec![job(1, &[1], 300)]), SEED, limits);
+    let id = world.create(spec_of(1, r#"{"drain_timeout_s":600,"on_drain_timeout":"cancel"}"#)).unwrap();
+    let start = world.now();
+    world.run_for(10 * MINUTE - 1_000).unwrap();
+    world.by_hand(|cluster| _ = cluster.update(&[name(1)], &Update::resume())).unwrap();
+    end(&mut world, id);
+    let end = world.facts().iter().find(|fact| matches!(fact.what, What::JobEnded { .. })).unwrap();
+    assert!(end.at.since(start) >= 19 * MINUTE, "after {} s", end.at.since(start) / 1000);
+}

@@ -12,5 +12,6 @@ mod drains;
 mod limits;
 mod mutants;
 mod orders;
+mod reviewed;
 mod soak;
 mod support;

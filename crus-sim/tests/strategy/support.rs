@@ -72,15 +72,6 @@ pub(crate) fn end(world: &mut World, id: UpgradeId) {
     });
 }
 
-/// How many nodes each step took, by the number of the step.
-pub(crate) fn steps(world: &World, id: UpgradeId) -> BTreeMap<u32, usize> {
-    let mut steps = BTreeMap::new();
-    for step in world.session(id).unwrap().nodes.iter().filter_map(|node| node.step) {
-        *steps.entry(step).or_default() += 1;
-    }
-    steps
-}
-
 /// What the stored history has.
 pub(crate) fn history(world: &World, id: UpgradeId) -> Vec<Entry> {
     world.history(id).unwrap()
