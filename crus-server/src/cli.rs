@@ -82,9 +82,20 @@ enum Verb {
     },
 }
 
+/// `crus help session create` and `crus session help create` as `crus session create --help`.
+fn help_asked(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let has_verbs = arguments.get(1).is_some_and(|verb| verb == "session" || verb == "store");
+    let at = if has_verbs { 2 } else { 1 };
+    if arguments.get(at).is_some_and(|word| word == "help") {
+        arguments.remove(at);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(help_asked(std::env::args_os().collect())) {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { exit::MISUSED } else { 0 };

@@ -217,9 +217,9 @@ async fn what_the_service_finds_wrong_is_named_by_the_options() {
     assert_eq!((code, out.as_str()), (2, ""));
     for option in [
         "--upgrade-step-size is 0",
-        "--soak-s needs canary",
+        "--soak-s needs --canary: ",
         "--check-command ",
-        "--window is not a time zone",
+        "--window: time_zone is not a time zone",
     ] {
         assert!(err.contains(&format!("\n  {option}")), "{option:?} is not in {err}");
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use crus_core::model::NodeState;
 
-use super::strategy_args::StrategyArgs;
+use super::strategy_args::{StrategyArgs, step_size};
 
 const URL_HELP: &str = "\
 Root of the service's API, such as https://api-gw-service-nmn.local/apis/crus. Proxies of the environment are not used, \
@@ -13,17 +13,17 @@ since the service is in the system's own network; redirects are not followed, si
 [default: http://127.0.0.1:8080] [env: CRUS_URL] [file: url]";
 
 const TOKEN_HELP: &str = "\
-File with the bearer token to send; it is read anew for each request. CRUS_TOKEN, or token in the client's file, may hold \
-the token itself
-[env: CRUS_TOKEN_FILE] [file: token_file]";
+File with the bearer token to send; it is read anew for each request. CRUS_CLIENT_TOKEN, or token in the client's file, \
+may hold the token itself. Without TLS a token is sent to this host alone
+[env: CRUS_CLIENT_TOKEN_FILE] [file: token_file]";
 
 const CA_HELP: &str = "\
 PEM file with the certificate authorities to trust, instead of the system's
-[env: CRUS_CA_FILE] [file: ca_file]";
+[env: CRUS_CLIENT_CA_FILE] [file: ca_file]";
 
 const CONFIG_HELP: &str = "\
 The client's file: TOML with url, ca_file, and token_file or token. One with a token must be readable by you alone, and \
-its token is sent to its url alone
+have a url: its token is sent to that alone
 [default: client.toml in $XDG_CONFIG_HOME/crus or ~/.config/crus] [env: CRUS_CLIENT_CONFIG]";
 
 /// Where the service is, and how answers are shown.
@@ -184,7 +184,7 @@ pub(crate) struct Id {
 /// How a session is followed.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FollowArgs {
-    /// End with 5 once the session is paused.
+    /// End with 5 once the session is paused and its step in flight is finished.
     #[arg(long)]
     pub(crate) exit_on_pause: bool,
     /// End with 1 when the service cannot be reached for so long while the session is followed.
@@ -215,7 +215,7 @@ pub(crate) struct UpgradeArgs {
     #[arg(long, value_name = "LABEL")]
     pub(crate) failed_label: String,
     /// How many nodes a step has at most.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = step_size)]
     pub(crate) upgrade_step_size: u32,
     /// BOS session template to boot from.
     #[arg(long, value_name = "NAME")]

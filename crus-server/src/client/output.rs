@@ -2,11 +2,16 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::args::Format;
 use super::error::ClientError;
+
+/// What is between two columns of a table, in characters.
+const GAP: u16 = 2;
+/// The last column of a table is no narrower, unless it holds less.
+const LAST_MIN: u16 = 20;
 
 /// Stdout, and what it is to hold.
 #[derive(Debug, Clone, Copy)]
@@ -50,23 +55,45 @@ impl Output {
         print_all(&text)
     }
 
-    /// A table, as wide as it must be, or as the terminal is.
+    /// A table, as wide as it must be, or as the terminal is, without the columns that hold nothing.
     pub(crate) fn table(self, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(head);
-        if self.is_terminal {
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width());
-        }
-        for row in rows {
-            table.add_row(row.iter().map(|cell| clean(cell)));
-        }
-        let mut text = String::new();
-        for line in table.lines() {
-            text.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
-            text.push('\n');
-        }
-        text
+        table(head, rows, self.is_terminal.then(width))
     }
+}
+
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<u16>) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
+    let is_held = |at: &usize| {
+        rows.is_empty() || rows.iter().any(|row| row.get(*at).is_some_and(|cell| !cell.is_empty()))
+    };
+    let held: Vec<usize> = (0..head.len()).filter(is_held).collect();
+    let choose = |cells: &[String]| -> Vec<String> {
+        held.iter().map(|at| cells.get(*at).cloned().unwrap_or_default()).collect()
+    };
+    let head: Vec<String> = choose(&head.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| choose(row)).collect();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(&head);
+    table.add_rows(&rows);
+    if let Some(width) = width {
+        // What is wrapped cannot be copied, or found: only the last column is, and not to shreds.
+        let widths = table.column_max_content_widths();
+        let (last, others) = widths.split_last().map_or((0, &[][..]), |(last, others)| (*last, others));
+        let fixed: u16 = others.iter().map(|width| width.saturating_add(GAP)).fold(GAP, u16::saturating_add);
+        let least = fixed.saturating_add(last.min(LAST_MIN));
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(least));
+        let columns = others.len();
+        for column in table.column_iter_mut().take(columns) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// The width of the terminal, in characters.
@@ -165,6 +192,22 @@ mod tests {
         let table = output.table(&["NAME"], [vec!["a\u{1b}[2Jb\nc".to_owned()]]);
         assert_eq!(table, "NAME\na [2Jb c\n");
         assert_eq!(pairs(&[("User", "x\u{7}".to_owned()), ("None", String::new())]), "User  x \n");
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_the_last_column_alone_is_wrapped_and_empty_ones_are_left_out() {
+        let xname = "x1000c0s0b0n0-of-some-length";
+        let row =
+            |reason: &str| [xname, "draining", "", "2026-11-24 10:31:07", reason].map(str::to_owned).to_vec();
+        let head = ["XNAME", "STATE", "JOB", "SINCE (UTC)", "REASON"];
+        let text =
+            table(&head, [row("it waits for what takes a long time to come, and is not here yet")], Some(90));
+        assert!(!text.contains("JOB") && text.lines().count() > 2, "{text}");
+        assert!(text.lines().all(|line| line.len() <= 90), "{text}");
+        assert!(text.contains(&format!("{xname}  draining  2026-11-24 10:31:07  it waits")), "{text}");
+        let narrow = table(&head, [row("short")], Some(20));
+        assert!(narrow.contains(&format!("{xname}  draining  2026-11-24 10:31:07  short")), "{narrow}");
+        assert_eq!(table(&["A", "B"], [], Some(80)), "A  B\n");
     }
 
     #[test]

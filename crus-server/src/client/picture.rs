@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::output::{clean, seconds};
 use super::time;
-use super::views::{Event, Node, Progress, Session, nodes};
+use super::views::{Echo, Event, Node, Progress, Session, nodes, pausing};
 
 /// How wide a bar is, in characters.
 const BAR: usize = 32;
@@ -29,11 +29,15 @@ pub(crate) struct Picture {
     pub(crate) events: VecDeque<Event>,
     /// Why the service cannot be reached, while it cannot.
     pub(crate) lost: Option<String>,
+    pub(crate) echo: Echo,
 }
 
 impl Picture {
     /// Takes in an event; forgets what would not be shown any more.
     pub(crate) fn add(&mut self, event: Event) {
+        if self.echo.is_one(&event) {
+            return;
+        }
         self.events.push_back(event);
         while self.events.len() > EVENTS_MAX {
             self.events.pop_front();
@@ -85,8 +89,10 @@ impl Picture {
         let yellow = Style::new().yellow();
         if let Some(paused) = &progress.paused {
             lines.push(yellow.apply_to(clean(&paused.reason)).to_string());
+            lines.extend(pausing(progress));
+        } else {
+            lines.extend(progress.waits_for.as_ref().map(|what| clean(&format!("waits: {what}"))));
         }
-        lines.extend(progress.waits_for.as_ref().map(|what| clean(&format!("waits for {what}"))));
         if let Some(why) = &self.lost {
             let text = clean(&format!("{why}; trying again"));
             lines.push(Style::new().red().apply_to(text).to_string());
@@ -202,6 +208,7 @@ mod tests {
             nodes: serde_json::from_value(nodes).unwrap(),
             events: serde_json::from_value(events).unwrap(),
             lost: None,
+            echo: Echo::default(),
         }
     }
 
@@ -216,7 +223,7 @@ mod tests {
 45a24461-eee3-4b58-b1c2-4c0798e363dd  slurm-nodes -> new-image
 UPDATING, step 3 QUIESCING, 38 % of 64 nodes, 12 min so far
 expected end 10:40:00 to 11:10:00 UTC (in 10 min to 40 min)
-waits for the jobs on nid000012 and 2 more
+waits: the jobs on nid000012 and 2 more
 
 pending    ##################..............  36
 draining   #...............................   3

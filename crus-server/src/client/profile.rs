@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,10 @@ use super::error::ClientError;
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 const URL: &str = "CRUS_URL";
-const TOKEN: &str = "CRUS_TOKEN";
-const TOKEN_FILE: &str = "CRUS_TOKEN_FILE";
-const CA_FILE: &str = "CRUS_CA_FILE";
+// Not those of the service: its token is for HSM and BOS, and must not go to whatever URL the client is given.
+const TOKEN: &str = "CRUS_CLIENT_TOKEN";
+const TOKEN_FILE: &str = "CRUS_CLIENT_TOKEN_FILE";
+const CA_FILE: &str = "CRUS_CLIENT_CA_FILE";
 const CONFIG: &str = "CRUS_CLIENT_CONFIG";
 
 /// Everything that may be in the file.
@@ -144,6 +146,11 @@ impl Profile {
                             "{in_file} holds both token and token_file; remove one of them"
                         )));
                     }
+                    _ if stored.url.is_none() => {
+                        return Err(ClientError::usage(format!(
+                            "{in_file} holds a token and does not say whose; add the url of the service that it is for"
+                        )));
+                    }
                     // It was written down for another service: this one may not see it.
                     _ if !of_file => TokenSource::None(Some(format!(
                         "the one in {in_file} is for the url that is there, and was not sent to another"
@@ -153,10 +160,26 @@ impl Profile {
                 },
             }
         };
+        if let Some(from) = token.from()
+            && !is_private(&url)
+        {
+            return Err(ClientError::usage(format!(
+                "the token from {from} would go to {} (from {url_from}) without TLS, where others may read it; give an \
+                 https:// URL, or do without the token",
+                url.origin().ascii_serialization()
+            )));
+        }
         let ca_file = given.ca_file.clone().or_else(|| variable(CA_FILE).map(PathBuf::from));
         let ca_file = ca_file.or_else(|| stored.ca_file.map(beside));
         Ok(Profile { url, url_from, token, ca_file })
     }
+}
+
+/// Whether what is sent there can be read by nobody else.
+fn is_private(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    url.scheme() == "https" || host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn base(text: &str, from: &str) -> Result<Url, ClientError> {
@@ -166,6 +189,12 @@ fn base(text: &str, from: &str) -> Result<Url, ClientError> {
             "the URL from {from} is not right: {why}; give one such as https://api-gw-service-nmn.local/apis/crus"
         ))
     };
+    let scheme = |scheme: &str| {
+        text.trim().get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    };
+    if !scheme("http://") && !scheme("https://") {
+        return Err(wrong(&"it must begin with http:// or https://"));
+    }
     text.parse::<BaseUrl>().map_err(|error| wrong(&error))?;
     Url::parse(text.trim()).map_err(|error| wrong(&error))
 }
@@ -262,21 +291,22 @@ mod tests {
     fn flags_win_over_environment_over_file_over_defaults() {
         let nothing = Home::with("", 0o644).read(&[], &[]).unwrap();
         assert_eq!((nothing.url.as_str(), sent(&nothing)), ("http://127.0.0.1:8080/", None));
-        let home = Home::with("url = 'http://file'\nca_file = 'ca.pem'\ntoken = 'of the file'", 0o600);
+        let home = Home::with("url = 'https://file'\nca_file = 'ca.pem'\ntoken = 'of the file'", 0o600);
         let file = home.read(&[], &[("CRUS_URL", "")]).unwrap();
-        assert_eq!(file.url.as_str(), "http://file/");
+        assert_eq!(file.url.as_str(), "https://file/");
         assert_eq!(sent(&file).as_deref(), Some("Bearer of the file"));
         assert!(file.ca_file.unwrap().ends_with(".config/crus/ca.pem"), "beside the file");
-        let variables = [("CRUS_URL", "http://variable"), ("CRUS_TOKEN", "t"), ("CRUS_CA_FILE", "/ca")];
+        let variables =
+            [("CRUS_URL", "https://variable"), ("CRUS_CLIENT_TOKEN", "t"), ("CRUS_CLIENT_CA_FILE", "/ca")];
         let environment = home.read(&[], &variables).unwrap();
-        assert_eq!(environment.url.as_str(), "http://variable/");
+        assert_eq!(environment.url.as_str(), "https://variable/");
         assert_eq!(sent(&environment).as_deref(), Some("Bearer t"));
         assert_eq!(environment.ca_file.unwrap(), Path::new("/ca"));
         let token = home.0.path().join("token");
         std::fs::write(&token, "of the flag\n").unwrap();
         let token = token.to_str().unwrap();
-        let flags = home.read(&["--url", "http://flag", "--token-file", token], &variables).unwrap();
-        assert_eq!(flags.url.as_str(), "http://flag/");
+        let flags = home.read(&["--url", "https://flag", "--token-file", token], &variables).unwrap();
+        assert_eq!(flags.url.as_str(), "https://flag/");
         assert_eq!(sent(&flags).as_deref(), Some("Bearer of the flag"));
     }
 
@@ -317,10 +347,49 @@ mod tests {
     }
 
     #[test]
+    fn a_token_goes_over_tls_or_stays_on_this_host() {
+        let home = Home::with("", 0o644);
+        let token = [("CRUS_CLIENT_TOKEN", "hunter2")];
+        for url in ["http://localhost:1", "http://127.9.9.9", "http://[::1]:1", "https://elsewhere"] {
+            assert!(sent(&home.read(&["--url", url], &token).unwrap()).is_some(), "{url}");
+        }
+        for url in ["http://elsewhere", "http://10.0.0.1", "http://localhost.elsewhere", "http://[::2]"] {
+            let error = home.read(&["--url", url], &token).unwrap_err();
+            assert!(error.contains("without TLS") && !error.contains("hunter2"), "{error}");
+            assert!(home.read(&["--url", url], &[]).is_ok(), "{url}: there is nothing to read");
+        }
+    }
+
+    /// The service's own token is for HSM and BOS.
+    #[test]
+    fn what_the_service_is_configured_with_is_not_sent() {
+        let variables = [("CRUS_TOKEN_FILE", "/token"), ("CRUS_CA_FILE", "/ca")];
+        let profile = Home::with("", 0o644).read(&["--url", "https://elsewhere"], &variables).unwrap();
+        assert_eq!((sent(&profile), profile.ca_file), (None, None));
+    }
+
+    #[test]
+    fn a_token_in_the_file_needs_the_url_that_it_is_for() {
+        for text in ["token = 'hunter2'", "token_file = 'token'"] {
+            let error = Home::with(text, 0o600).read(&["--url", "https://elsewhere"], &[]).unwrap_err();
+            assert!(error.ends_with("add the url of the service that it is for"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_url_without_a_scheme_is_said_to_have_none() {
+        for url in ["127.0.0.1:8080", "api-gw.local/apis/crus", "ftp://host", "localhost:8080"] {
+            let error = Home::with("", 0o644).read(&["--url", url], &[]).unwrap_err();
+            assert!(error.contains("it must begin with http:// or https://"), "{error}");
+        }
+    }
+
+    #[test]
     fn two_tokens_are_one_too_many() {
         let home = Home::with("", 0o600);
-        let error = home.read(&[], &[("CRUS_TOKEN", "a"), ("CRUS_TOKEN_FILE", "b")]).unwrap_err();
-        assert_eq!(error, "CRUS_TOKEN_FILE and CRUS_TOKEN are both set; unset one of them");
+        let error =
+            home.read(&[], &[("CRUS_CLIENT_TOKEN", "a"), ("CRUS_CLIENT_TOKEN_FILE", "b")]).unwrap_err();
+        assert_eq!(error, "CRUS_CLIENT_TOKEN_FILE and CRUS_CLIENT_TOKEN are both set; unset one of them");
     }
 
     #[test]

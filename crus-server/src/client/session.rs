@@ -1,10 +1,12 @@
 //! `crus session …` and `crus plan`: what each asks of the service, and how the answer is shown.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::args::{Connection, CreateArgs, Format, PlanArgs, SessionArgs, SessionVerb, UpgradeArgs};
@@ -13,7 +15,7 @@ use super::exit;
 use super::output::{Output, clean, note, pairs, print, seconds};
 use super::picture::standing;
 use super::profile::Profile;
-use super::views::{Event, Node, Progress, Session, strategy_words};
+use super::views::{Echo, Event, Node, Progress, Session, counted, strategy_words};
 use super::wire::{Api, CallError, view};
 use super::{plan, time, watch};
 
@@ -27,6 +29,8 @@ const ID_LENGTH: usize = 36;
 const TAKEN_UP: Duration = Duration::from_secs(10);
 /// How often that is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Of how many sessions the progress is asked for at a time.
+const SIDE_BY_SIDE: usize = 20;
 /// How many messages of a session are shown to people.
 const MESSAGES: usize = 20;
 
@@ -39,10 +43,10 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
     match args.verb {
         SessionVerb::Create(create) => {
             let CreateArgs { upgrade, wait, follow } = *create;
-            let created = api.post(&["session"], Some(&body(&upgrade)?)).await.map_err(|error| {
-                let may_be = error.status.is_none() && error.passing;
-                let hint = if may_be {
-                    ". Before that look with crus session list whether it was created"
+            let created = api.create(&body(&upgrade)?).await.map_err(|error| {
+                let hint = if error.is_in_doubt() {
+                    ". The session may be there all the same: before that look with crus session list whether it was \
+                     created"
                 } else {
                     ""
                 };
@@ -64,7 +68,12 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
         }
         SessionVerb::List => {
             let sessions = api.get(&["session"], &[]).await?;
-            output.answer(&sessions, || list(output, &sessions))?;
+            let of = if output.format() == Format::Table {
+                at_work(&api, &sessions).await?
+            } else {
+                BTreeMap::new()
+            };
+            output.answer(&sessions, || list(output, &sessions, &of))?;
             Ok(exit::OK)
         }
         SessionVerb::Describe { id } => {
@@ -92,8 +101,15 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
             let events = events.map_err(|error| no_such(&api, id, error))?;
             let answer = json!({ "events": events });
             output.answer(&answer, || {
-                let lines = events.iter().map(|raw| watch::line(Format::Table, raw, &view::<Event>(raw)?));
-                lines.collect()
+                let mut echo = Echo::default();
+                let mut text = String::new();
+                for raw in &events {
+                    let event: Event = view(raw)?;
+                    if !echo.is_one(&event) {
+                        text += &watch::line(Format::Table, raw, &event)?;
+                    }
+                }
+                Ok(text)
             })?;
             Ok(exit::OK)
         }
@@ -106,7 +122,10 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
                 confirm(&session)?;
             }
             let id = session.upgrade_id.clone();
-            let deleted = api.delete(&["session", &id]).await.map_err(|error| no_such(&api, &id, error))?;
+            let deleted = api
+                .order(Method::DELETE, &["session", &id])
+                .await
+                .map_err(|error| no_such(&api, &id, error))?;
             if !(wait && output.is_live()) {
                 show(output, &api, &deleted).await?;
             }
@@ -121,7 +140,7 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
 /// When it was not done: each says why, and what to do.
 pub(crate) async fn run_plan(args: PlanArgs) -> Result<u8, ClientError> {
     let (api, output) = connect(&args.connection)?;
-    let plan = api.post(&["plan"], Some(&body(&args.upgrade)?)).await?;
+    let plan = api.post(&["plan"], &body(&args.upgrade)?).await?;
     output.answer(&plan, || plan::table(output, &plan))?;
     plan::code(&plan)
 }
@@ -241,7 +260,8 @@ pub(crate) async fn pages(
 async fn order(api: &Api, output: Output, id: &str, verb: &str) -> Result<u8, ClientError> {
     let session: Session = view(&find(api, id).await?)?;
     let id = session.upgrade_id.as_str();
-    let noted = api.post(&["session", id, verb], None).await.map_err(|error| no_such(api, id, error))?;
+    let noted = api.order(Method::POST, &["session", id, verb]).await;
+    let noted = noted.map_err(|error| no_such(api, id, error))?;
     let begun = Instant::now();
     let answer = loop {
         match is_taken_up(api, &session, verb).await {
@@ -270,8 +290,11 @@ async fn is_taken_up(api: &Api, before: &Session, verb: &str) -> Result<Option<V
     let is_so = match verb {
         "pause" => is_paused || is_done,
         "resume" => !is_paused,
-        // A paused session stays so, and a step of nodes to be tried again takes longer than this.
-        _ => !(before.completed && is_done),
+        _ => {
+            // Counted as pending from when it is taken up, before any of them is touched again.
+            let counts = view::<Progress>(&progress).map(|progress| progress.counts).unwrap_or_default();
+            !(before.completed && is_done) && counts.failed + counts.skipped == 0
+        }
     };
     Ok(is_so.then_some(answer))
 }
@@ -305,22 +328,48 @@ fn confirm(session: &Session) -> Result<(), ClientError> {
 
 // ---- tables -----------------------------------------------------------------------------------------------
 
-fn list(output: Output, sessions: &Value) -> Result<String, ClientError> {
+/// The progress of the sessions that are not finished, by their ids; without those whose is not told.
+async fn at_work(api: &Arc<Api>, sessions: &Value) -> Result<BTreeMap<String, Progress>, ClientError> {
+    let sessions: Vec<Session> = view(sessions)?;
+    let at_work: Vec<Session> = sessions.into_iter().filter(|session| !session.completed).collect();
+    let mut of = BTreeMap::new();
+    for some in at_work.chunks(SIDE_BY_SIDE) {
+        let asked = some.iter().map(async |session| {
+            let id = session.upgrade_id.as_str();
+            let progress = api.get(&["session", id, "progress"], &[]).await.ok()?;
+            Some((id.to_owned(), view(&progress).ok()?))
+        });
+        of.extend(futures_util::future::join_all(asked).await.into_iter().flatten());
+    }
+    Ok(of)
+}
+
+fn list(output: Output, sessions: &Value, of: &BTreeMap<String, Progress>) -> Result<String, ClientError> {
+    let now = Timestamp::now();
     let sessions: Vec<Session> = view(sessions)?;
     if sessions.is_empty() {
         return Ok("There are no sessions; crus session create starts one.\n".to_owned());
     }
+    let paused = |session: &Session| {
+        let paused = of.get(&session.upgrade_id)?.paused.as_ref()?;
+        Some(format!("since {}", time::clock(now, &paused.since)))
+    };
     let rows = sessions.iter().map(|session| {
         vec![
             session.upgrade_id.clone(),
             session.state.clone(),
+            of.get(&session.upgrade_id).map(|of| format!("{:.0}", of.percent)).unwrap_or_default(),
+            paused(session).unwrap_or_default(),
             session.starting_label.clone(),
             session.upgrade_template_id.clone(),
             session.upgrade_step_size.to_string(),
             session.messages.last().cloned().unwrap_or_default(),
         ]
     });
-    Ok(output.table(&["ID", "STATE", "GROUP", "TEMPLATE", "STEP SIZE", "LAST MESSAGE"], rows))
+    Ok(output.table(
+        &["ID", "STATE", "DONE %", "PAUSED (UTC)", "GROUP", "TEMPLATE", "STEP SIZE", "LAST MESSAGE"],
+        rows,
+    ))
 }
 
 /// Shows a session; to people with its progress and strategy, where the service tells them.
@@ -347,13 +396,15 @@ fn description(
         None => lines.push(("State", session.state.clone())),
         Some(progress) => {
             lines.push(("State", standing(progress)));
-            let counts = format!("{} ({:.0} % done)", progress.counts, progress.percent);
+            let counts = format!("{} ({:.0} % done)", counted(&progress.counts), progress.percent);
             let counts = if progress.total == 0 { "not known yet".to_owned() } else { counts };
             lines.push(("Nodes", counts));
             lines.push(("Elapsed", time::duration(progress.elapsed_s)));
             let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
             lines.push(("Expected end", expected.unwrap_or_default()));
-            lines.push(("Waits for", progress.waits_for.clone().unwrap_or_default()));
+            // Of a paused one it is the pause.
+            let waits = progress.waits_for.clone().filter(|_| progress.paused.is_none());
+            lines.push(("Waits", waits.unwrap_or_default()));
             let paused = progress.paused.as_ref();
             let paused = paused.map(|paused| format!("{}, since {}", paused.reason, seconds(&paused.since)));
             lines.push(("Paused", paused.unwrap_or_default()));

@@ -3,12 +3,12 @@
 //! What is given is sent, and nothing else: what is left out is as the site has it, and only the service knows whether
 //! all of it together makes sense.
 
-use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueHint};
-use crus_core::strategy::Amount;
+use crus_api::request::MAX_STEP_SIZE;
+use crus_core::strategy::{Amount, RETRIES_MAX};
 use crus_core::window::{Span, TimeOfDay, Weekday, Window};
 use crus_core::{CheckName, PartitionName};
 use serde::Serialize;
@@ -28,19 +28,19 @@ pub(crate) struct StrategyArgs {
     strategy: Option<PathBuf>,
     /// How many nodes may fail, as a number or a percentage of all. With one more the session pauses before another
     /// node is touched.
-    #[arg(long, value_name = "AMOUNT", value_parser = one::<Amount>)]
+    #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, value_parser = one::<Amount>)]
     max_failed: Option<Value>,
     /// Likewise of one step, as a number or a percentage of its nodes.
-    #[arg(long, value_name = "AMOUNT", value_parser = one::<Amount>)]
+    #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, value_parser = one::<Amount>)]
     max_failed_step: Option<Value>,
     /// Sizes of the first steps, such as 1,5; the later ones have the full size.
-    #[arg(long, value_name = "SIZES", value_parser = sizes)]
+    #[arg(long, value_name = "SIZES", allow_negative_numbers = true, value_parser = sizes)]
     canary: Option<Value>,
     /// How long the nodes of a canary step must stay up and in service before the session goes on.
-    #[arg(long, value_name = "SECONDS", value_parser = one::<NonZeroU64>)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole)]
     soak_s: Option<Value>,
     /// How long the jobs on a drained node may take to end.
-    #[arg(long, value_name = "SECONDS", value_parser = one::<NonZeroU64>)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole)]
     drain_timeout_s: Option<Value>,
     /// What happens to a node that takes longer: wait says so and waits on; skip gives it back untouched; requeue and
     /// cancel do that to its jobs; later gives it back and tries it once more at the end.
@@ -54,7 +54,7 @@ pub(crate) struct StrategyArgs {
     #[arg(long, value_name = "PART", value_parser = ["cabinet", "chassis", "slot", "board"])]
     domain: Option<String>,
     /// How many nodes of one domain may be in flight.
-    #[arg(long, value_name = "COUNT", value_parser = one::<NonZeroU32>)]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole)]
     max_per_domain: Option<Value>,
     /// How many nodes of a partition must stay in service, as a number or a percentage: batch=90%. May be given for
     /// several partitions.
@@ -65,7 +65,7 @@ pub(crate) struct StrategyArgs {
     #[arg(long, value_name = "WINDOW", value_parser = window_or_none)]
     window: Vec<Option<Window>>,
     /// How often a node that failed to boot is tried again, in steps at the end.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = retries)]
     retries: Option<u32>,
     /// Program that judges each node before it returns to service, by its name in the service's configuration.
     #[arg(long, value_name = "NAME", value_parser = one::<CheckName>)]
@@ -105,11 +105,41 @@ impl StrategyArgs {
     }
 }
 
-/// The option that a property of the API is given by.
+/// The option that a property of the API is given by, and which part of its value.
 pub(crate) fn flag(property: &str) -> String {
-    let name = property.strip_prefix("strategy.").unwrap_or(property);
-    let name = name.split(['.', '[']).next().unwrap_or(name);
-    format!("--{}", name.replace('_', "-"))
+    let whole = property.strip_prefix("strategy.").unwrap_or(property);
+    let (name, part) = whole.split_at(whole.find(['.', '[']).unwrap_or(whole.len()));
+    let option = format!("--{}", name.replace('_', "-"));
+    if part.is_empty() { option } else { format!("{option}: {}", part.trim_start_matches('.')) }
+}
+
+/// What is wrong with a property, in the words of the options: `needs canary: …` is `needs --canary: …` here.
+pub(crate) fn in_options(reason: &str) -> String {
+    let needed = reason.strip_prefix("needs ").and_then(|rest| rest.split_once(':'));
+    match needed {
+        Some((name, why)) if !name.contains(' ') => format!("needs {}:{why}", flag(name)),
+        _ => reason.to_owned(),
+    }
+}
+
+/// A window as the options that ask for it.
+pub(crate) fn window_words(window: &Window) -> String {
+    let spans = window.open.iter().map(|span| {
+        let days: Vec<usize> = (0..DAYS.len())
+            .filter(|i| DAYS.get(*i).is_some_and(|(_, day)| span.days.contains(day)))
+            .collect();
+        let runs = days.chunk_by(|first, second| first + 1 == *second).map(|run| {
+            let word = |at: Option<&usize>| at.and_then(|at| DAYS.get(*at)).map_or("", |(word, _)| *word);
+            match run {
+                [_] => word(run.first()).to_owned(),
+                _ => format!("{}-{}", word(run.first()), word(run.last())),
+            }
+        });
+        let days = runs.collect::<Vec<_>>().join(",");
+        let space = if days.is_empty() { "" } else { " " };
+        format!("'{} {days}{space}{}-{}'", window.time_zone, span.from, span.to)
+    });
+    spans.collect::<Vec<_>>().join(" ")
 }
 
 fn file(path: &Path) -> Result<Map<String, Value>, ClientError> {
@@ -135,11 +165,31 @@ where
     serde_json::to_value(value).map_err(|error| error.to_string())
 }
 
+/// A whole number that is not 0, or none.
+fn whole(text: &str) -> Result<Value, String> {
+    if text == NONE {
+        return Ok(Value::Null);
+    }
+    match text.parse::<u64>() {
+        Ok(number) if number > 0 => Ok(json!(number)),
+        _ => Err("must be a whole number from 1".to_owned()),
+    }
+}
+
+/// How many nodes a step has. Which numbers may be is for the service to say.
+pub(crate) fn step_size(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("must be a whole number from 1 to {MAX_STEP_SIZE}"))
+}
+
+fn retries(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("must be a whole number from 0 to {RETRIES_MAX}"))
+}
+
 fn sizes(text: &str) -> Result<Value, String> {
     if text == NONE {
         return Ok(json!([]));
     }
-    text.split(',').map(|size| one::<NonZeroU32>(size.trim())).collect()
+    text.split(',').map(|size| whole(size.trim())).collect()
 }
 
 fn floor(text: &str) -> Result<Option<(PartitionName, Amount)>, String> {
@@ -364,6 +414,30 @@ mod tests {
     fn a_property_is_named_by_its_option() {
         assert_eq!(flag("upgrade_step_size"), "--upgrade-step-size");
         assert_eq!(flag("strategy.max_failed"), "--max-failed");
-        assert_eq!(flag("strategy.window.open"), "--window");
+        assert_eq!(flag("strategy.window.open[0].from"), "--window: open[0].from");
+        assert_eq!(flag("strategy.canary[1]"), "--canary: [1]");
+        assert_eq!(in_options("needs drain_timeout_s: why"), "needs --drain-timeout-s: why");
+        assert_eq!(in_options("is 0; it must be: 1"), "is 0; it must be: 1");
+    }
+
+    #[test]
+    fn a_window_is_shown_as_it_is_asked_for() {
+        for text in ["Europe/Zurich mon-wed,sat 22:00-06:00", "UTC 00:00-24:00", "UTC sun 01:00-02:00"] {
+            assert_eq!(window_words(&window(text).unwrap()), format!("'{text}'"));
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_named_by_its_option_and_what_it_must_be() {
+        for (option, value, must) in [
+            ("--retries", "-1", "must be a whole number from 0 to"),
+            ("--max-failed", "-1", "must be a whole number of nodes"),
+            ("--soak-s", "0", "must be a whole number from 1"),
+            ("--canary", "1,x", "must be a whole number from 1"),
+            ("--max-per-domain", "-5", "must be a whole number from 1"),
+        ] {
+            let error = read(&[option, value]).unwrap_err();
+            assert!(error.contains(option) && error.contains(must), "{error}");
+        }
     }
 }

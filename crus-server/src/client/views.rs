@@ -6,6 +6,8 @@ use crus_core::model::Counts;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::strategy_args::window_words;
+
 /// A session.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -123,7 +125,7 @@ impl Event {
                 count("failed")
             ),
             "finished" => match self.fields.get("counts").map(Counts::deserialize) {
-                Some(Ok(counts)) => format!("finished: {counts}"),
+                Some(Ok(counts)) => format!("finished: {}", counted(&counts)),
                 _ => "finished".to_owned(),
             },
             // Of a newer service: whatever it says.
@@ -143,6 +145,44 @@ impl Event {
         };
         nodes.map(|nodes| nodes.iter().map(name).collect()).unwrap_or_default()
     }
+}
+
+/// Finds the message that only repeats why the session is paused, or the pause that repeats a message.
+#[derive(Debug, Default)]
+pub(crate) struct Echo {
+    /// The kind and the words of what may be repeated.
+    said: Option<(String, String)>,
+}
+
+impl Echo {
+    /// Whether this event says what the other kind has said before.
+    pub(crate) fn is_one(&mut self, event: &Event) -> bool {
+        if !matches!(event.kind.as_str(), "message" | "paused") {
+            return false;
+        }
+        let words = event.words();
+        let is_one = self.said.as_ref().is_some_and(|(kind, said)| *kind != event.kind && *said == words);
+        self.said = (!is_one).then(|| (event.kind.clone(), words));
+        is_one
+    }
+}
+
+/// Nodes in flight.
+pub(crate) fn in_flight(counts: &Counts) -> u64 {
+    (counts.draining + counts.quiesced + counts.rebooting + counts.returning) as u64
+}
+
+/// What is said while a session finishes its step before it pauses; `None` when nothing is in flight.
+pub(crate) fn pausing(progress: &Progress) -> Option<String> {
+    let count = in_flight(&progress.counts);
+    let step = progress.step.unwrap_or_default();
+    (progress.paused.is_some() && count > 0)
+        .then(|| format!("pausing: step {step} ({}) is still in flight", nodes(count)))
+}
+
+/// How many nodes are in each state, in words.
+pub(crate) fn counted(counts: &Counts) -> String {
+    if counts.total() == 0 { "no nodes".to_owned() } else { counts.to_string() }
 }
 
 /// `1 node`, `2 nodes`.
@@ -168,6 +208,9 @@ pub(crate) fn strategy_words(strategy: &Value) -> String {
     let Ok(strategy) = Strategy::deserialize(strategy) else { return strategy.to_string() };
     let Ok(Value::Object(options)) = serde_json::to_value(&strategy) else { return String::new() };
     let words = options.iter().map(|(name, value)| match value {
+        Value::Object(_) if name == "window" => {
+            format!("{name} {}", strategy.window.as_ref().map(window_words).unwrap_or_default())
+        }
         Value::String(text) => format!("{name} {text}"),
         value => format!("{name} {value}"),
     });

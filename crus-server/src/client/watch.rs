@@ -17,11 +17,13 @@ use super::follow::{self, Heard};
 use super::output::{self, Output, clean, note, print, seconds};
 use super::picture::{Picture, all_upgraded};
 use super::session::pages;
-use super::views::{Event, Nodes, Progress, Session};
+use super::views::{Echo, Event, Nodes, Progress, Session, counted, pausing};
 use super::wire::{Api, CallError, view};
 
 /// How often the picture is drawn anew.
 const GLANCE: Duration = Duration::from_secs(1);
+/// How often the nodes of the picture are asked for, unless an event says that some moved.
+const NODES_EVERY: Duration = Duration::from_secs(5);
 /// How often it is asked whether a session has ended, beside its events: one that an older service ran has none.
 const LOOK: Duration = Duration::from_secs(30);
 /// How often, and how many times, it is asked when it may have ended just now.
@@ -38,12 +40,40 @@ const IN_FLIGHT: &str = "draining,quiesced,rebooting,returning";
 enum Standing {
     Working,
     Paused(String),
+    /// It will be once its step is finished: what is said until then.
+    Pausing(String),
     Done(Counts),
     Gone,
 }
 
+/// What is to be looked for after something was heard.
+#[derive(Clone, Copy)]
+enum Due {
+    Nothing,
+    /// Whether the session has ended.
+    Look,
+    /// The same, several times: what an event tells may be seen in the session a moment later.
+    Soon,
+}
+
 /// Follows a session; returns what the process ends with.
 pub(crate) async fn watch(
+    api: &Arc<Api>,
+    session: Session,
+    flags: &FollowArgs,
+    output: Output,
+) -> Result<u8, ClientError> {
+    let id = session.upgrade_id.clone();
+    let ended = follow_to_end(api, session, flags, output).await;
+    if matches!(ended, Ok(exit::INTERRUPTED)) {
+        note(&clean(&format!(
+            "the upgrade goes on; follow it with crus session watch {id}, stop it with crus session delete {id}"
+        )));
+    }
+    ended
+}
+
+async fn follow_to_end(
     api: &Arc<Api>,
     session: Session,
     flags: &FollowArgs,
@@ -60,6 +90,8 @@ pub(crate) async fn watch(
         last: 0,
         screen: picture,
         is_lost: false,
+        pausing: None,
+        echo: Echo::default(),
     };
     tokio::select! {
         ended = watch.run(events) => ended,
@@ -79,6 +111,9 @@ struct Watch<'a> {
     last: u64,
     screen: Option<Screen>,
     is_lost: bool,
+    /// What was said last of a step that is finished before the pause.
+    pausing: Option<String>,
+    echo: Echo,
 }
 
 impl Watch<'_> {
@@ -88,36 +123,40 @@ impl Watch<'_> {
         let mut look_at = Instant::now();
         let mut soon = 0;
         loop {
-            let is_due = tokio::select! {
+            let due = tokio::select! {
                 heard = heard.recv() => match heard {
                     Some(heard) => self.take_in(heard)?,
                     None => return Err(ClientError::failed("the events of the session ended; watch it again")),
                 },
-                () = tokio::time::sleep_until(look_at) => false,
+                () = tokio::time::sleep_until(look_at) => Due::Look,
             };
-            if is_due {
-                // What an event tells may be seen in the session a moment later.
-                soon = SOON_MAX;
-            } else if Instant::now() < look_at {
-                continue;
+            match due {
+                Due::Soon => soon = SOON_MAX,
+                Due::Look => {}
+                Due::Nothing if Instant::now() < look_at => continue,
+                Due::Nothing => {}
             }
+            // While the service is away the stream says so; asked as well it is only after that said something.
+            let is_asked = !self.is_lost || soon > 0;
+            let pace = if self.pausing.is_some() { pace.min(GLANCE) } else { pace };
             look_at = Instant::now() + if soon > 0 { SOON.min(pace) } else { pace };
             soon = soon.saturating_sub(1);
-            if !self.is_lost
-                && let Some(code) = self.look().await?
-            {
+            if is_asked && let Some(code) = self.look().await? {
                 return Ok(code);
             }
         }
     }
 
-    /// Shows what was heard; tells whether the session may have ended with it.
-    fn take_in(&mut self, heard: Heard) -> Result<bool, ClientError> {
+    /// Shows what was heard; tells what to look for then.
+    fn take_in(&mut self, heard: Heard) -> Result<Due, ClientError> {
         match heard {
             Heard::Event(raw, event) => {
-                let is_end = matches!(event.kind.as_str(), "finished" | "paused");
+                let due = match event.kind.as_str() {
+                    "finished" | "paused" => Due::Soon,
+                    _ => Due::Nothing,
+                };
                 self.show(&raw, event)?;
-                Ok(is_end)
+                Ok(due)
             }
             Heard::Lost(why) => {
                 self.is_lost = true;
@@ -128,7 +167,7 @@ impl Watch<'_> {
                     }
                     None => note(&format!("{}; trying again until the service is back", clean(&why))),
                 }
-                Ok(false)
+                Ok(Due::Nothing)
             }
             Heard::Back => {
                 self.is_lost = false;
@@ -136,9 +175,10 @@ impl Watch<'_> {
                     Some(screen) => screen.picture.lost = None,
                     None => note(&format!("connected to {} again", self.api.url())),
                 }
-                Ok(true)
+                Ok(Due::Soon)
             }
-            Heard::Ended | Heard::Gone => Ok(true),
+            Heard::Asked => Ok(Due::Look),
+            Heard::Ended | Heard::Gone => Ok(Due::Soon),
             Heard::Failed(error) => Err(error),
         }
     }
@@ -150,9 +190,14 @@ impl Watch<'_> {
         self.last = event.number;
         match &mut self.screen {
             Some(screen) => {
+                if event.kind == "nodes" {
+                    screen.nodes_at = None;
+                }
                 screen.picture.add(event);
                 Ok(())
             }
+            // Programs get all of it.
+            None if self.output.line_format() == Format::Table && self.echo.is_one(&event) => Ok(()),
             None => print(&line(self.output.line_format(), raw, &event)?),
         }
     }
@@ -165,8 +210,18 @@ impl Watch<'_> {
             Err(error) if error.passing => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        if !matches!(standing, Standing::Pausing(_)) {
+            self.pausing = None;
+        }
         match standing {
             Standing::Working => {}
+            Standing::Pausing(text) => {
+                // The picture has it anyway.
+                if self.screen.is_none() && self.exit_on_pause && self.pausing.as_ref() != Some(&text) {
+                    note(&clean(&text));
+                }
+                self.pausing = Some(text);
+            }
             Standing::Paused(_) if !self.exit_on_pause => {}
             Standing::Paused(why) => {
                 self.catch_up().await?;
@@ -175,7 +230,7 @@ impl Watch<'_> {
             }
             Standing::Done(counts) => {
                 self.catch_up().await?;
-                self.end(&format!("session {} is done: {counts}", self.id))?;
+                self.end(&format!("session {} is done: {}", self.id, counted(&counts)))?;
                 return Ok(Some(if all_upgraded(&counts) { exit::OK } else { exit::NOT_ALL }));
             }
             Standing::Gone => {
@@ -200,16 +255,24 @@ impl Watch<'_> {
             Err(error) if error.is_missing() => return self.missing().await,
             progress => known::<Progress>(&progress?)?,
         };
-        let standing = match &progress.paused {
+        let standing = match (&progress.paused, pausing(&progress)) {
+            // It ends with the session gone, whatever it was before.
+            _ if session.state == "DELETING" => Standing::Working,
             _ if session.completed => Standing::Done(progress.counts),
-            Some(paused) => Standing::Paused(paused.reason.clone()),
-            None => Standing::Working,
+            (Some(_), Some(text)) => Standing::Pausing(text),
+            (Some(paused), None) => Standing::Paused(paused.reason.clone()),
+            (None, _) => Standing::Working,
         };
         if let Some(screen) = &mut self.screen {
+            let is_old = screen.nodes_at.is_none_or(|at| at.elapsed() >= NODES_EVERY);
+            (screen.picture.session, screen.picture.progress) = (session, progress);
+            if !is_old {
+                return Ok(standing);
+            }
             let query = [("state", IN_FLIGHT.to_owned()), ("limit", NODES.to_owned())];
             let nodes = self.api.get(&["session", &self.id, "nodes"], &query).await?;
             screen.picture.nodes = known::<Nodes>(&nodes)?.nodes;
-            (screen.picture.session, screen.picture.progress) = (session, progress);
+            screen.nodes_at = Some(Instant::now());
         }
         Ok(standing)
     }
@@ -286,8 +349,10 @@ pub(crate) async fn until_gone(
 ) -> Result<u8, ClientError> {
     if output.is_live() {
         let flags = FollowArgs { exit_on_pause: false, give_up_s };
-        return match watch(api, session, &flags, output).await? {
+        let id = session.upgrade_id.clone();
+        return match follow_to_end(api, session, &flags, output).await? {
             exit::DELETED => Ok(exit::OK),
+            exit::INTERRUPTED => Ok(deletion_goes_on(&id)),
             other => Ok(other),
         };
     }
@@ -315,14 +380,23 @@ pub(crate) async fn until_gone(
     };
     tokio::select! {
         gone = gone => gone,
-        _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
+        _ = tokio::signal::ctrl_c() => Ok(deletion_goes_on(&id)),
     }
+}
+
+fn deletion_goes_on(id: &str) -> u8 {
+    note(&clean(&format!(
+        "the service goes on deleting session {id}; crus session list shows whether it is gone"
+    )));
+    exit::INTERRUPTED
 }
 
 /// The terminal with a picture on it.
 struct Screen {
     term: Term,
     picture: Picture,
+    /// When its nodes were asked for; `None` once they are known to have moved.
+    nodes_at: Option<Instant>,
     /// How many lines are drawn.
     drawn: std::cell::Cell<usize>,
 }
@@ -330,7 +404,7 @@ struct Screen {
 impl Screen {
     fn new(session: Session) -> Self {
         let picture = Picture { session, ..Picture::default() };
-        Screen { term: Term::stdout(), picture, drawn: std::cell::Cell::new(0) }
+        Screen { term: Term::stdout(), picture, nodes_at: None, drawn: std::cell::Cell::new(0) }
     }
 
     /// Draws the picture over the one before, in one write, so that it does not flicker.

@@ -17,7 +17,7 @@ use super::error::ClientError;
 use super::output::clean;
 use super::profile::{Profile, TokenSource};
 use super::sse::{Parser, SentEvent};
-use super::strategy_args::flag;
+use super::strategy_args::{flag, in_options};
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -53,6 +53,19 @@ impl CallError {
 
     pub(crate) fn passing(text: impl Into<String>) -> Self {
         CallError { status: None, passing: true, text: text.into() }
+    }
+
+    /// Whether the service answered that it cannot do so now.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.status == Some(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    /// Whether it is not known if the service did it.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        match self.status {
+            None => self.passing,
+            Some(status) => status.is_server_error() && !self.is_unavailable(),
+        }
     }
 
     /// Whether there is no such thing.
@@ -124,17 +137,29 @@ impl Api {
         self.call(self.request(Method::GET, path, JSON)?.query(query)).await
     }
 
-    pub(crate) async fn post(&self, path: &[&str], body: Option<&Value>) -> Result<Value, CallError> {
-        let request = self.request(Method::POST, path, JSON)?;
-        self.call(match body {
-            Some(body) => request.json(body),
-            None => request,
-        })
-        .await
+    pub(crate) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, CallError> {
+        self.call(self.request(Method::POST, path, JSON)?.json(body)).await
     }
 
-    pub(crate) async fn delete(&self, path: &[&str]) -> Result<Value, CallError> {
-        self.call(self.request(Method::DELETE, path, JSON)?).await
+    /// Asks for a new session; returns it.
+    pub(crate) async fn create(&self, body: &Value) -> Result<Value, CallError> {
+        let request = self.request(Method::POST, &["session"], JSON)?.json(body);
+        let (status, answer) = self.answered(request).await?;
+        self.session(status, answer, status == StatusCode::CREATED)
+    }
+
+    /// Orders something of a session; returns it as it is then.
+    pub(crate) async fn order(&self, method: Method, path: &[&str]) -> Result<Value, CallError> {
+        let (status, answer) = self.answered(self.request(method, path, JSON)?).await?;
+        self.session(status, answer, true)
+    }
+
+    /// Any server may answer with some JSON: that an order was taken is believed of CRUS alone.
+    fn session(&self, status: StatusCode, answer: Value, is_so: bool) -> Result<Value, CallError> {
+        match answer["upgrade_id"].as_str() {
+            Some(id) if is_so && !id.is_empty() => Ok(answer),
+            _ => Err(self.foreign(status, JSON)),
+        }
     }
 
     /// The events of a session that come after the one of this number, as they happen.
@@ -172,6 +197,10 @@ impl Api {
     }
 
     async fn call(&self, request: RequestBuilder) -> Result<Value, CallError> {
+        Ok(self.answered(request).await?.1)
+    }
+
+    async fn answered(&self, request: RequestBuilder) -> Result<(StatusCode, Value), CallError> {
         let request = request.timeout(self.timeout);
         let response = request.send().await.map_err(|error| self.failed(&error))?;
         let (status, kind) = (response.status(), content_type(&response));
@@ -182,7 +211,8 @@ impl Api {
             Some(error) => self.failed(&error),
             None => CallError::lasting(format!("{} answers with more than {BODY_MAX} bytes", self.url())),
         })?;
-        serde_json::from_slice(&body).map_err(|_| self.foreign(status, &kind))
+        let answer = serde_json::from_slice(&body).map_err(|_| self.foreign(status, &kind))?;
+        Ok((status, answer))
     }
 
     /// No answer came.
@@ -292,7 +322,9 @@ impl Api {
                 let each: Vec<String> = errors
                     .iter()
                     .flat_map(|(name, reasons)| reasons.iter().map(move |reason| (name, reason)))
-                    .map(|(name, reason)| format!("\n  {}", clean(&format!("{} {reason}", flag(name)))))
+                    .map(|(name, reason)| {
+                        format!("\n  {}", clean(&format!("{} {}", flag(name), in_options(reason))))
+                    })
                     .collect();
                 if each.is_empty() {
                     format!("{url} finds the request wrong ({code}){said}")
@@ -305,7 +337,10 @@ impl Api {
                 format!("{url} points elsewhere ({code}), to {to}; give the service's own root with --url")
             }
             _ if problem.is_none() => return self.foreign(status, &kind),
-            StatusCode::NOT_FOUND => format!("{url} does not have it (404){said}"),
+            StatusCode::NOT_FOUND => format!(
+                "{url} does not have it (404){said}; is it the right URL (from {})?",
+                self.profile.url_from
+            ),
             StatusCode::CONFLICT => format!("refused (409){said}"),
             _ => format!("{url} failed to do it ({code}){said}"),
         };
@@ -321,7 +356,8 @@ impl Api {
                 format!("{url} wants a token (401); {why}. Give one with --token-file")
             }
             (_, None) => format!(
-                "{url} wants a token (401); give one with --token-file, CRUS_TOKEN_FILE, CRUS_TOKEN, or in client.toml"
+                "{url} wants a token (401); give one with --token-file, CRUS_CLIENT_TOKEN_FILE, CRUS_CLIENT_TOKEN, or in \
+                 client.toml"
             ),
             (_, Some(from)) => {
                 format!(

@@ -52,8 +52,8 @@ fn tables_are_for_people() {
     assert_eq!(
         table(&["session", "list"]),
         "\
-ID                                    STATE     GROUP        TEMPLATE   STEP SIZE  LAST MESSAGE
-45a24461-eee3-4b58-b1c2-4c0798e363dd  UPDATING  slurm-nodes  new-image  8          Quiesce requested in step 1: moving to QUIESCING
+ID                                    STATE     DONE %  GROUP        TEMPLATE   STEP SIZE  LAST MESSAGE
+45a24461-eee3-4b58-b1c2-4c0798e363dd  UPDATING  33      slurm-nodes  new-image  8          Quiesce requested in step 1: moving to QUIESCING
 "
     );
     assert_eq!(
@@ -63,7 +63,7 @@ Session          45a24461-eee3-4b58-b1c2-4c0798e363dd
 State            UPDATING, step 1 QUIESCING
 Nodes            1 pending, 1 draining, 1 upgraded (33 % done)
 Elapsed          12 min
-Waits for        the jobs on nid000002
+Waits            the jobs on nid000002
 Starting group   slurm-nodes
 Upgrading group  upgrading-nodes
 Failed group     failed-nodes
@@ -95,6 +95,15 @@ Messages
     let none = Fake::start(Held::default());
     let empty = printed(&none, &["session", "list", "-o", "table"]);
     assert_eq!(empty, "There are no sessions; crus session create starts one.\n");
+}
+
+#[test]
+fn the_list_tells_which_session_is_paused() {
+    let mut held = at_work();
+    held.progress["paused"] = json!({ "reason": "Paused", "since": "2020-01-02T10:00:00.000Z" });
+    let fake = Fake::start(held);
+    let list = printed(&fake, &["session", "list", "-o", "table"]);
+    assert!(list.contains("33      since 2020-01-02 10:00:00  slurm-nodes"), "{list}");
 }
 
 #[test]

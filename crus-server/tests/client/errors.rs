@@ -57,11 +57,15 @@ fn a_service_that_cannot_be_reached_is_told_by_why() {
 #[test]
 fn who_is_not_let_in_learns_which_token_was_sent_and_never_what_it_is() {
     let fake = refusing(401, "Who are you?");
-    check(&ask(&fake, &["session", "list"]), 1, &["wants a token (401)", "--token-file", "CRUS_TOKEN"]);
+    check(
+        &ask(&fake, &["session", "list"]),
+        1,
+        &["wants a token (401)", "--token-file", "CRUS_CLIENT_TOKEN"],
+    );
     let mut command = crus(&["session", "list"]);
-    command.env("CRUS_URL", fake.url()).env("CRUS_TOKEN", "hunter2");
+    command.env("CRUS_URL", fake.url()).env("CRUS_CLIENT_TOKEN", "hunter2");
     let ended = run(command);
-    check(&ended, 1, &["does not accept the token from CRUS_TOKEN (401)", "get a new one"]);
+    check(&ended, 1, &["does not accept the token from CRUS_CLIENT_TOKEN (401)", "get a new one"]);
     assert!(!ended.err.contains("hunter2"));
     assert_eq!(fake.asked("GET /session")[1].authorization.as_deref(), Some("Bearer hunter2"));
     let forbidden = refusing(403, "You may only look.");
@@ -146,6 +150,24 @@ fn wrong_values_are_named_by_their_options() {
             "  --upgrade-step-size is 0; it must be a whole number from 1 to 100000"
         ]
     );
+}
+
+/// Any server may answer with some JSON.
+#[test]
+fn an_order_counts_as_taken_only_by_a_session() {
+    let create = [&["session", "create"], UPGRADE.as_slice()].concat();
+    check(&ask(&instead(200, "application/json", "{\"ok\":true}"), &create), 1, &["not as CRUS does"]);
+    let session = crate::session(ID, "CREATED").to_string();
+    check(&ask(&instead(200, "application/json", &session), &create), 1, &["not as CRUS does (200"]);
+    check(
+        &ask(&instead(201, "application/json", "{\"upgrade_id\":\"\"}"), &create),
+        1,
+        &["not as CRUS does"],
+    );
+    let broken = refusing(500, "The store is broken.");
+    check(&ask(&broken, &create), 1, &["may be there all the same", "look with crus session list whether"]);
+    let wrong_root = refusing(404, "Requested path does not exist.");
+    check(&ask(&wrong_root, &["session", "list"]), 1, &["is it the right URL (from CRUS_URL)?"]);
 }
 
 #[test]

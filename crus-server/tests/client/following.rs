@@ -109,7 +109,12 @@ fn a_session_that_is_deleted_or_paused_ends_it_with_a_code_of_its_own() {
         held.progress["paused"] =
             json!({ "reason": "2 nodes failed, 1 may", "since": "2026-11-24T10:31:07.123Z" });
         held.happen("paused", &json!({ "reason": "2 nodes failed, 1 may" }));
+        // It finishes the step in flight first.
+        held.progress["counts"]["draining"] = json!(8);
     });
+    assert_eq!(watch.note(), "crus: pausing: step 1 (8 nodes) is still in flight");
+    assert!(watch.child.try_wait().unwrap().is_none());
+    fake.with(|held| held.progress["counts"]["draining"] = json!(0));
     let (code, _, notes) = watch.end();
     assert_eq!(code, Some(5));
     assert_eq!(notes, [format!("crus: session {ID} is paused. 2 nodes failed, 1 may")]);
@@ -123,6 +128,63 @@ fn a_session_that_is_deleted_or_paused_ends_it_with_a_code_of_its_own() {
     assert_eq!(code, Some(4));
     assert_eq!(notes, [format!("crus: session {ID} is gone: it was deleted")]);
     assert_eq!(watched(&fake).code, Some(1), "one that is not there is no deletion");
+}
+
+#[test]
+fn a_finished_session_that_is_deleted_is_not_done_once_more() {
+    let mut held = at_work();
+    finish(&mut held, 3, 0, 0);
+    held.set_state("DELETING", true);
+    let fake = Fake::start(held);
+    let mut watch = Running::watch(&fake, &[]);
+    for _ in 0..4 {
+        watch.line();
+    }
+    assert!(watch.child.try_wait().unwrap().is_none());
+    fake.with(|held| held.sessions.clear());
+    assert_eq!(watch.end().0, Some(4));
+}
+
+/// Something between that breaks each stream as soon as it has begun.
+#[test]
+fn streams_that_break_at_once_are_tried_ever_more_seldom_and_given_up() {
+    for is_forgetful in [false, true] {
+        let fake = Fake::start(Held { is_cut: true, is_forgetful, ..at_work() });
+        let mut watch = Running::watch(&fake, &["--give-up-s", "3"]);
+        let (code, lines, notes) = watch.end();
+        assert_eq!(code, Some(1), "{notes:?}");
+        assert_eq!(lines.len(), usize::from(is_forgetful), "{lines:?}");
+        assert_eq!(notes.len(), 2, "lost once, and never back: {notes:?}");
+        assert!(notes[1].starts_with("crus: gave up after 3 s: the connection to "), "{notes:?}");
+        let tries = fake.asked(&format!("GET /session/{ID}/events")).len();
+        assert!((3..20).contains(&tries), "{tries}");
+    }
+}
+
+#[test]
+fn where_no_stream_is_to_be_had_events_are_asked_for_and_the_end_is_seen() {
+    let fake = Fake::start(Held { is_full: true, ..at_work() });
+    let mut watch = Running::watch(&fake, &[]);
+    for _ in 0..3 {
+        watch.line();
+    }
+    fake.with(|held| finish(held, 3, 0, 0));
+    let (code, lines, notes) = watch.end();
+    assert_eq!((code, lines.len()), (Some(0), 1), "{lines:?}");
+    assert_eq!(notes, [format!("crus: session {ID} is done: 3 upgraded")]);
+}
+
+#[test]
+fn what_a_pause_says_is_not_said_again() {
+    let fake = Fake::start(at_work());
+    fake.with(|held| {
+        for _ in 0..2 {
+            held.happen("paused", &json!({ "reason": "2 nodes failed, 1 may" }));
+            held.happen("message", &json!({ "text": "2 nodes failed, 1 may" }));
+        }
+    });
+    let text = ask(&fake, &["session", "events", ID, "-o", "table"]).out;
+    assert_eq!(text.matches("2 nodes failed, 1 may").count(), 2, "{text}");
 }
 
 /// Pauses and ends of the past are no news.
@@ -277,7 +339,7 @@ fn a_token_that_expires_meanwhile_is_said() {
 }
 
 #[test]
-fn ctrl_c_ends_it_quietly_and_asks_for_nothing() {
+fn ctrl_c_ends_it_with_what_goes_on_and_asks_for_nothing() {
     let fake = Fake::start(at_work());
     let mut watch = Running::watch(&fake, &[]);
     for _ in 0..3 {
@@ -285,7 +347,10 @@ fn ctrl_c_ends_it_quietly_and_asks_for_nothing() {
     }
     let pid = watch.child.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-    assert_eq!(watch.end(), (Some(130), vec![], vec![]));
+    let note = format!(
+        "crus: the upgrade goes on; follow it with crus session watch {ID}, stop it with crus session delete {ID}"
+    );
+    assert_eq!(watch.end(), (Some(130), vec![], vec![note]));
     assert!(fake.with(|held| held.asked.iter().all(|asked| asked.what.starts_with("GET"))));
 }
 

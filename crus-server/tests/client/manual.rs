@@ -38,6 +38,16 @@ fn commands() -> Vec<(Vec<String>, BTreeSet<String>)> {
 }
 
 #[test]
+fn help_can_be_asked_for_as_a_word() {
+    let create = run(crus(&["session", "create", "--help"]));
+    for words in [&["help", "session", "create"], &["session", "help", "create"]] {
+        assert_eq!(run(crus(words)), create);
+    }
+    assert_eq!(run(crus(&["help"])), run(crus(&["--help"])));
+    assert_eq!(run(crus(&["session", "help"])), run(crus(&["session", "--help"])));
+}
+
+#[test]
 fn the_help_of_each_command_lists_its_options() {
     let commands = commands();
     let options = |path: &[&str]| &commands.iter().find(|(known, _)| known == path).unwrap().1;

@@ -35,6 +35,10 @@ pub(crate) struct Held {
     pub(crate) is_original: bool,
     /// Sends all events anew to whoever comes again.
     pub(crate) is_forgetful: bool,
+    /// Breaks each stream of events once it has begun.
+    pub(crate) is_cut: bool,
+    /// All places for streams are taken.
+    pub(crate) is_full: bool,
     /// Answers nothing.
     pub(crate) is_silent: bool,
     /// What it was asked.
@@ -68,7 +72,11 @@ impl Held {
                 self.progress["paused"] = json!({ "reason": "Paused", "since": "2020-01-02T10:00:00.000Z" });
             }
             "resume" => self.progress["paused"] = json!(null),
-            _ => self.set_state("UPDATING", false),
+            _ => {
+                self.progress["counts"]["failed"] = json!(0);
+                self.progress["counts"]["skipped"] = json!(0);
+                self.set_state("UPDATING", false);
+            }
         }
     }
 
@@ -211,6 +219,21 @@ async fn answer(
                     json(200, &json!({ "next": next, "nodes": page }))
                 }
                 ("GET", ["events"]) if header("accept").as_deref() == Some("text/event-stream") => {
+                    if now.is_full {
+                        return problem(503, "All places for streams are taken.");
+                    }
+                    if now.is_cut {
+                        let first = now.events.first().filter(|_| now.is_forgetful);
+                        let first = first.map(|event| Ok(format!("id: 1\ndata: {event}\n\n")));
+                        let end = futures_util::stream::once(async {
+                            // What was written is on its way before the connection breaks.
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            Err::<String, _>(std::io::Error::other("cut"))
+                        });
+                        let broken = futures_util::StreamExt::chain(futures_util::stream::iter(first), end);
+                        return ([("content-type", "text/event-stream")], Body::from_stream(broken))
+                            .into_response();
+                    }
                     let after = header("last-event-id").map_or(0, |id| id.parse().unwrap());
                     let after = if now.is_forgetful { 0 } else { after };
                     drop(now);
