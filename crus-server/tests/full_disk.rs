@@ -86,7 +86,7 @@ async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
     assert_eq!((code, all.as_array().unwrap().len()), (200, others.len() + 1), "{kind}");
     assert_eq!(service.get(&upgrade).await.0, 200, "{kind}");
     if disk.stops_every_write() {
-        let failures = || told().matches("failed to store the session").count();
+        let failures = || told().matches("failed to use the store for the session").count();
         until("the session cannot be stored", async || failures() > 0).await;
         let changes = site.changes();
         until("the session could not be stored, time and again", async || failures() > 5).await;
