@@ -85,7 +85,7 @@ async fn an_upgrade_is_waited_for_and_every_node_accounted_for() {
     assert_eq!(events["events"], json!(watched), "the same events, as a list and as a stream");
     let (_, described, _) = ask(url, &["session", "describe", id, "--format", "table"]).await;
     assert!(described.contains("Nodes            12 upgraded (100 % done)\n"), "{described}");
-    assert!(described.contains("Strategy         canary [1]\n"), "{described}");
+    assert!(described.contains("Strategy         canary [1], order soonest_free\n"), "{described}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
