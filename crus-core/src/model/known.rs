@@ -107,7 +107,7 @@ pub struct Known {
     /// Whether the reboot may be asked for, once: its intent was noted in this run, on a last look, and not acted
     /// upon.
     pub may_ask: bool,
-    /// What [`Boot::unanswered`] was before that intent.
+    /// What [`Boot::unanswered`](super::Boot::unanswered) was before that intent.
     pub unanswered_before: Option<Time>,
     /// Why BOS left nodes out of its session, as far as HSM's facts tell.
     pub left_out: BTreeMap<Xname, String>,
