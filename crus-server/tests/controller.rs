@@ -355,7 +355,7 @@ async fn a_session_that_is_done_makes_no_calls_and_can_be_deleted() {
     let status = service.controller.get(done.head.id).await.unwrap().unwrap();
     assert_eq!((status.state, status.completed), (SessionState::Ready, true));
     let status = service.controller.delete(done.head.id).await.unwrap().unwrap();
-    assert_eq!((status.state, status.completed), (SessionState::Deleting, true));
+    assert_eq!((status.state, status.completed), (SessionState::Deleting, false), "what is taken away");
     service.gone(done.head.id).await;
     assert_eq!(service.peers.calls(), 0);
 }
