@@ -3,7 +3,7 @@
 use super::{Event, Machine};
 use crate::history::Happening;
 use crate::messages;
-use crate::model::{Command, NodeState, Pause, PauseReason, Phase, Session, Stage};
+use crate::model::{Command, Pause, PauseReason, Phase, Session, Stage};
 use crate::time::Time;
 use crate::window::{self, Opening, ZoneOffset};
 
@@ -53,12 +53,13 @@ impl Machine<'_> {
         }
     }
 
-    /// The failures so far are known to the operator, and do not count any more.
+    /// The failures that paused the session are known to the operator, and do not count any more. Those of a step in
+    /// flight that an operator had paused are not: they were never told as too many.
     fn resume(&mut self) {
-        if self.s.head.pause.take().is_none() {
-            return;
+        let Some(pause) = self.s.head.pause.take() else { return };
+        if pause.why != PauseReason::Command {
+            self.s.head.accepted = self.s.head.counts.failed;
         }
-        self.s.head.accepted = self.s.head.counts.failed;
         self.say(messages::resumed(self.s.head.step));
         self.tell(Happening::Resumed);
     }
@@ -79,11 +80,6 @@ impl Machine<'_> {
         }
     }
 
-    /// An operator who paused the session must learn of failures that would have paused it, before it is resumed.
-    fn is_unpaused_by_failures(&self) -> bool {
-        self.s.head.pause.as_ref().is_none_or(|pause| pause.why == PauseReason::Command)
-    }
-
     /// Likewise at the end of a step.
     pub(super) fn pause_when_step_failed(&mut self, failed: usize) {
         let head = &self.s.head;
@@ -94,6 +90,11 @@ impl Machine<'_> {
         if failed > max && keeps {
             self.pause(PauseReason::MaxFailedStep { failed, max });
         }
+    }
+
+    /// An operator who paused the session must learn of failures that would have paused it, before it is resumed.
+    fn is_unpaused_by_failures(&self) -> bool {
+        self.s.head.pause.as_ref().is_none_or(|pause| pause.why == PauseReason::Command)
     }
 
     /// Whether a step may start now. What was looked at while it might not is looked at again then.
@@ -138,7 +139,7 @@ impl Session {
 
     /// The clocks of the window's zone, as long as they are as they were when they were asked for.
     fn zone(&self, now: Time) -> Option<Option<ZoneOffset>> {
-        // A change is told two weeks ahead, and a window looks one week ahead.
+        // A change is told two weeks ahead, and a window looks one week ahead; but the system's clock may be set.
         const HOLDS_MS: u64 = 600_000;
         let (at, zone) = self.known.zone?;
         let change = zone.and_then(|zone| zone.change).map(|(change, _)| change);
@@ -176,7 +177,7 @@ impl Session {
     fn floor_reached(&self) -> Option<String> {
         let (_, chosen) = self.known.chosen.as_ref().filter(|(at, _)| *at >= self.head.stage_since)?;
         let (_, partitions) = self.known.partitions.as_ref()?;
-        if !chosen.is_empty() || !self.pending().any(|node| node.state == NodeState::Pending) {
+        if !chosen.is_empty() || !self.has_pending() {
             return None;
         }
         let floors = &self.head.spec.strategy.min_in_service;

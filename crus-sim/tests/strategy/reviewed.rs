@@ -79,6 +79,25 @@ fn failures_beyond_the_limit_are_told_to_who_had_paused_the_session() {
     assert!(told, "{:#?}", messages(&world, id));
 }
 
+/// A pause that is taken back while the step is still in flight must not make its failures known ones.
+#[test]
+fn a_pause_and_resume_amid_a_step_let_no_failure_pass() {
+    let mut config = brisk(4);
+    config.nodes.iter_mut().for_each(|node| node.boot = BootBehaviour::Fails);
+    // The second node of the step holds it in flight for longer.
+    config.nodes[1].boot = BootBehaviour::Hangs;
+    let mut world = world(config);
+    let id = world.create(spec_of(2, r#"{"max_failed":0,"order":"name"}"#)).unwrap();
+    let one_failed = |world: &crus_sim::world::World| {
+        let head = &world.session(id).unwrap().head;
+        head.counts.failed == 1 && head.stage == crus_core::model::Stage::Booting
+    };
+    world.run_until(DAY, one_failed).unwrap();
+    order(&mut world, id, Command::Pause);
+    order(&mut world, id, Command::Resume);
+    assert_eq!(until_paused(&mut world, id), PauseReason::MaxFailed { failed: 2, max: 0 });
+}
+
 /// A node was quiet for longer than a drain may take when somebody let it go: the job that then began has its time.
 #[test]
 fn p2_a_job_on_a_node_that_was_quiet_and_let_go_is_not_ended_at_once() {
