@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
-use crate::settings::{Config, NONE, SETTINGS, Setting};
+use crate::settings::{self, Config, NONE, Setting};
 use crate::webhook::HookUrl;
 
 /// Names the configuration file, when no flag does.
@@ -26,7 +26,7 @@ impl Flags {
         let given = |setting: &Setting| Some((setting.key, matches.get_one::<String>(setting.key)?.clone()));
         Flags {
             config: matches.get_one("config").cloned(),
-            values: SETTINGS.iter().filter(|setting| has(setting)).filter_map(given).collect(),
+            values: settings::all().filter(|setting| has(setting)).filter_map(given).collect(),
         }
     }
 }
@@ -50,7 +50,7 @@ fn with_flag(command: Command, setting: &Setting) -> Command {
 
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        SETTINGS.iter().fold(command.arg(config_flag()), with_flag)
+        settings::all().fold(command.arg(config_flag()), with_flag)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -81,7 +81,7 @@ impl StoreFlags {
 
 impl Args for StoreFlags {
     fn augment_args(command: Command) -> Command {
-        SETTINGS.iter().filter(|setting| StoreFlags::has(setting)).fold(command.arg(config_flag()), with_flag)
+        settings::all().filter(|setting| StoreFlags::has(setting)).fold(command.arg(config_flag()), with_flag)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -218,7 +218,7 @@ impl Loaded {
 
         let mut config = Config::default();
         let mut chosen = Vec::new();
-        for setting in SETTINGS {
+        for setting in settings::all() {
             let from_file = file.remove(setting.key);
             let (value, from) = if let Some(flag) = flags.values.get(setting.key) {
                 (Value::String(flag.clone()), Source::Flag)
@@ -313,7 +313,7 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
 /// The option that a misspelt key may have meant: one that it contains, or that contains it.
 fn nearest(key: &str) -> String {
     let plain = key.to_ascii_lowercase().replace('-', "_");
-    let meant = SETTINGS.iter().find(|setting| {
+    let meant = settings::all().find(|setting| {
         let stem = setting.key.strip_suffix("_s").unwrap_or(setting.key);
         !plain.is_empty() && (plain.contains(stem) || setting.key.contains(&plain))
     });

@@ -184,7 +184,7 @@ fn help_tells_every_option_with_unit_default_and_variable() {
     let (code, help, _) = output(crus().args(["serve", "--help"]));
     assert_eq!(code, Some(0));
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    for setting in crus_server::settings::SETTINGS {
+    for setting in crus_server::settings::all() {
         for part in [
             format!("--{} <{}>", setting.flag(), setting.value),
             format!("[default: {}]", setting.default),
