@@ -19,6 +19,7 @@ pub mod controller;
 pub mod demo;
 pub mod http;
 pub mod logging;
+mod notify;
 pub mod peers;
 pub mod serve;
 pub mod settings;

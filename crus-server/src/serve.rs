@@ -21,6 +21,7 @@ use crate::config::Misconfigured;
 use crate::controller::{Controller, Outside, Retention};
 use crate::http::{self, HttpLimits};
 use crate::logging;
+use crate::notify::{self, State};
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
@@ -150,6 +151,7 @@ impl Service {
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;
+            notify::tell(State::Stopping);
             tell.send_replace(true);
             if controller.shutdown(patience).await {
                 info!("all sessions stopped; they go on with the next start");
@@ -216,6 +218,7 @@ fn cannot_listen(address: SocketAddr) -> String {
 pub(crate) fn announce(address: SocketAddr) {
     print(&format!("listening on http://{address}"));
     info!(%address, "listening");
+    notify::tell(State::Ready);
 }
 
 /// Prints a line. Nobody needs to read it: a closed pipe stops nothing.

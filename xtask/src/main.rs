@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`.
+//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`, `cargo xtask dist`.
 
 mod bench;
 mod cargo;
+mod dist;
 mod layers;
 mod peers;
 mod sim;
@@ -39,6 +40,8 @@ enum Task {
     },
     /// Run random worlds against the promises: faults, crashes, replicas, operators.
     Sim(sim::Sim),
+    /// Make what is shipped, in target/dist: the binary with all that belongs to it, as a folder and as an archive.
+    Dist(dist::Dist),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Sim(sim) => sim::run(&sim),
+        Task::Dist(dist) => dist::run(&dist),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 //! (`poll_interval_s`), its flag (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
+mod example;
 mod logs;
 mod pace;
 mod peers;
@@ -24,6 +25,8 @@ use crate::checks::CheckOptions;
 use crate::controller::Retention;
 use crate::logging::{LogFilter, LogFormat};
 use crate::webhook::WebhookOptions;
+
+pub use example::example;
 
 /// What the service runs with.
 #[derive(Debug, Clone, PartialEq)]
