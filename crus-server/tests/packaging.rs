@@ -13,3 +13,6 @@ mod sandbox;
 
 #[path = "packaging/unit.rs"]
 mod unit;
+
+#[path = "packaging/chart.rs"]
+mod chart;

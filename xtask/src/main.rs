@@ -5,6 +5,7 @@ mod cargo;
 mod dist;
 mod layers;
 mod peers;
+mod python;
 mod sim;
 mod test;
 

@@ -66,7 +66,8 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    fn new() -> Result<Self> {
+    /// Where it is made, and found again.
+    pub(crate) fn new() -> Result<Self> {
         let dist = cargo::target_directory()?.join("dist");
         let name = format!("crus-{VERSION}-{}-linux", std::env::consts::ARCH);
         Ok(Product { folder: dist.join(&name), archive: dist.join(format!("{name}.tar.gz")) })
