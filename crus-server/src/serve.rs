@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::LONG_VERSION;
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
@@ -67,6 +68,7 @@ pub(crate) fn on_runtime(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     logging::start(config.log_format, &config.log).context("failed to start logging")?;
+    info!("crus {LONG_VERSION} starts");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(WAITING_THREADS)
