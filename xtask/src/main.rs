@@ -1,8 +1,10 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`, `cargo xtask dist`.
+//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`,
+//! `cargo xtask fuzz`, `cargo xtask dist`.
 
 mod bench;
 mod cargo;
 mod dist;
+mod fuzz;
 mod layers;
 mod peers;
 mod python;
@@ -26,9 +28,9 @@ enum Task {
     /// Run everything that must pass: format, layers, clippy, all tests, docs, and hundreds of kills.
     ///
     /// Tests talk to a real Slurm and a real etcd, whose client is built with protoc. What of it is missing is installed
-    /// by apt-get, given root or a sudo that asks for no password.
+    /// by apt-get, given root or a sudo that asks for no password. The API is fuzzed with schemathesis, from PyPI.
     Test {
-        /// Leave out the tests against real servers, and need neither these nor protoc.
+        /// Leave out the tests against real servers and the fuzzer from PyPI, and need neither these nor protoc.
         #[arg(long)]
         no_peers: bool,
     },
@@ -43,6 +45,8 @@ enum Task {
     Sim(sim::Sim),
     /// Make what is shipped, in target/dist: the binary with all that belongs to it, as a folder and as an archive.
     Dist(dist::Dist),
+    /// Look for input that breaks something.
+    Fuzz(fuzz::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Sim(sim) => sim::run(&sim),
         Task::Dist(dist) => dist::run(&dist),
+        Task::Fuzz(fuzz) => fuzz::run(&fuzz),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
