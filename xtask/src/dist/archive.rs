@@ -33,7 +33,14 @@ pub(super) fn pack(folder: &Path, archive: &Path) -> Result<()> {
     let plain = archive.with_extension("");
     let mut tar = Command::new("tar");
     tar.arg("--create").arg("--file").arg(&plain).arg("--directory").arg(parent);
-    tar.args(["--format=ustar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=go-w"]);
+    tar.args([
+        "--format=ustar",
+        "--sort=name",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--mode=u=rwX,go=rX",
+    ]);
     tar.arg(format!("--mtime=@{}", date_s())).arg(name);
     run(&mut tar, "pack the archive")?;
     // Without the name and the time of the file in it.

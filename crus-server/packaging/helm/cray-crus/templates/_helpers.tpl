@@ -58,9 +58,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $config "oauth_client_secret_file" "/etc/crus/oauth/client-secret" -}}
 {{- end -}}
 {{- if .Values.auth.enabled -}}
-{{- with .Values.auth.jwks }}{{ $_ := set $config "auth_jwks" . }}{{ end -}}
-{{- with .Values.auth.issuer }}{{ $_ := set $config "auth_issuer" . }}{{ end -}}
-{{- with .Values.auth.audience }}{{ $_ := set $config "auth_audience" . }}{{ end -}}
+{{- if .Values.auth.jwks -}}
+{{- $_ := set $config "auth_jwks" .Values.auth.jwks -}}
+{{- $_ := set $config "auth_issuer" .Values.auth.issuer -}}
+{{- $_ := set $config "auth_audience" .Values.auth.audience -}}
+{{- $_ := set $config "auth_role_claim" .Values.auth.roleClaim -}}
+{{- with .Values.auth.operateRoles }}{{ $_ := set $config "auth_operate_roles" . }}{{ end -}}
+{{- with .Values.auth.readRoles }}{{ $_ := set $config "auth_read_roles" . }}{{ end -}}
+{{- if .Values.peers.ca.configMap -}}
+{{- $_ := set $config "auth_jwks_ca_file" "/etc/crus/ca/ca.pem" -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.auth.tokenSecret }}{{ $_ := set $config "auth_token_file" "/etc/crus/tokens/tokens" }}{{ end -}}
 {{- else -}}
 {{- $_ := set $config "auth" "off" -}}
@@ -102,10 +110,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (eq .Values.peers.via "gateway") .Values.peers.oauth.enabled }}yes{{ end -}}
 {{- end -}}
 
+{{/* Not empty when the platform's authority is mounted. */}}
+{{- define "crus.ca" -}}
+{{- $for := or (eq .Values.peers.via "gateway") (and .Values.auth.enabled .Values.auth.jwks) -}}
+{{- if and $for .Values.peers.ca.configMap }}yes{{ end -}}
+{{- end -}}
+
 {{/* What no schema can say. */}}
 {{- define "crus.check" -}}
 {{- if and (not .Values.etcd.endpoints) (gt (int .Values.replicaCount) 1) -}}
 {{- fail "replicaCount must be 1 where the sessions are in a file: set etcd.endpoints for more" -}}
+{{- end -}}
+{{- if and .Values.auth.enabled .Values.auth.jwks (not (and .Values.auth.issuer .Values.auth.audience)) -}}
+{{- fail "auth.jwks needs auth.issuer and auth.audience" -}}
 {{- end -}}
 {{- if and .Values.auth.enabled (not .Values.auth.jwks) (not .Values.auth.tokenSecret) -}}
 {{- fail "auth needs auth.jwks or auth.tokenSecret; auth.enabled: false lets everybody who reaches the service reboot nodes" -}}
