@@ -20,7 +20,6 @@ pub(crate) enum Answer {
     Silence,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "most bodies are made in the call")]
 pub(crate) fn json(status: &'static str, body: impl Display) -> Answer {
     Answer::Json(status, body.to_string())
 }
