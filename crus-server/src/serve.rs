@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use crus_api::{ApiLimits, Site};
+use crus_api::access::Open;
+use crus_api::{Api, ApiLimits, Site};
 use crus_core::ports::{Clock, SessionStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::LONG_VERSION;
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
@@ -60,6 +62,7 @@ pub(crate) fn on_runtime(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     logging::start(config.log_format, &config.log).context("failed to start logging")?;
+    info!("crus {LONG_VERSION} starts");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(WAITING_THREADS)
@@ -93,6 +96,13 @@ impl Service {
             return Err(Misconfigured::error(format!(
                 "keep_finished is {count}: it must be less than max_sessions, which is {max_sessions}, or finished \
                  sessions leave no room for new ones"
+            )));
+        }
+        if config.max_streams >= config.http.max_connections {
+            return Err(Misconfigured::error(format!(
+                "max_streams is {}: it must be less than max_connections, which is {}, or those who follow sessions leave \
+                 no connection for others",
+                config.max_streams, config.http.max_connections
             )));
         }
         let clock = Arc::new(SteadyClock::new());
@@ -151,7 +161,7 @@ impl Service {
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let Service { listener, controller, checks, store, site, api_limits, tls, limits, patience, .. } =
             self;
-        let router = crus_api::router(Arc::new(controller.clone()), site, api_limits);
+        let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open)).limits(api_limits).router();
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;

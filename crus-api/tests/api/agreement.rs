@@ -2,19 +2,25 @@
 //! seen to in every other test; here, that nothing in the document is made up.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::body::Body;
+use crus_api::access::Role;
 use crus_api::routes::OPENAPI;
-use crus_api::{API_VERSION, ServiceError};
+use crus_api::{API_VERSION, ServiceError, Site};
 use crus_core::ports::StoreError;
 use http::{Method, Request};
 use serde_json::{Value, json};
 
+use crate::access::{Known, documented_role};
 use crate::document::{DOCUMENT, allowed, documented_answer, documented_path};
 use crate::schema;
 use crate::service::{Api, example, example_with, request, session_of_examples};
 
-/// Every operation of the document with the statuses that it has there.
+/// Answers that are not the routes': who listens gives them, before a request is read as a whole.
+const OF_THE_LISTENER: [u16; 3] = [408, 429, 431];
+
+/// Every operation of the document with the statuses that it has there, but for those.
 fn operations() -> Vec<(&'static str, Method, u16)> {
     let mut operations = Vec::new();
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
@@ -22,8 +28,9 @@ fn operations() -> Vec<(&'static str, Method, u16)> {
         {
             let method: Method = method.to_uppercase().parse().unwrap();
             let statuses = operation["responses"].as_object().unwrap().keys();
-            operations
-                .extend(statuses.map(|status| (path.as_str(), method.clone(), status.parse().unwrap())));
+            let statuses = statuses.map(|status| status.parse().unwrap());
+            let statuses = statuses.filter(|status| !OF_THE_LISTENER.contains(status));
+            operations.extend(statuses.map(|status| (path.as_str(), method.clone(), status)));
         }
     }
     operations
@@ -31,6 +38,14 @@ fn operations() -> Vec<(&'static str, Method, u16)> {
 
 /// The request that the example of this answer is about, and the service that it meets.
 fn provoke(path: &str, method: &Method, status: u16, content_type: &str) -> (Api, Request<Body>) {
+    if matches!(status, 401 | 403) {
+        let role = documented_role(path, method).unwrap();
+        let known = Known::of("alice", Role::ALL.into_iter().rfind(|known| *known < role));
+        let api = Api::built(Site::default(), Arc::new(known), |api| api);
+        let request = request(method.as_str(), &path.replace("{upgrade_id}", "x"));
+        let request = if status == 403 { request.header("authorization", "Bearer good") } else { request };
+        return (api, request.body(Body::empty()).unwrap());
+    }
     let api = Api::new();
     let is_view = ["/nodes", "/progress", "/events"].iter().any(|view| path.ends_with(view));
     let id = match status {
@@ -133,6 +148,9 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
             let answer = api.call(request).expect(status);
             let what = format!("{method} {path} {status} {content_type}");
             assert_eq!(answer.header("content-type"), content_type, "{what}");
+            for (name, header) in documented["headers"].as_object().into_iter().flatten() {
+                assert_eq!(answer.header(name), header["example"], "{what}");
+            }
             let Some(example) = content.get("example") else { continue };
             assert_eq!(schema::check(&DOCUMENT, &content["schema"], example), Ok(()), "{what}");
             if content_type == "text/event-stream" {
@@ -142,6 +160,26 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
                 && (status != 400 || path.ends_with("/events") || path == "/session")
             {
                 assert_eq!(&answer.json(), example, "{what}");
+            }
+        }
+    }
+}
+
+/// Any request may come too often or with too long a head, and any body too slowly.
+#[test]
+fn every_operation_has_the_answers_of_who_listens() {
+    for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+        {
+            for status in OF_THE_LISTENER {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let answer = documented_answer(path, &method, status);
+                let may_be = status != 408 || operation.get("requestBody").is_some();
+                assert_eq!(answer.is_some(), may_be, "{method} {path} {status}");
+                let Some(answer) = answer else { continue };
+                let content = &answer["content"]["application/problem+json"];
+                assert_eq!(schema::check(&DOCUMENT, &content["schema"], &content["example"]), Ok(()));
+                assert_eq!(content["example"]["status"], status);
             }
         }
     }

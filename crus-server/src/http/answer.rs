@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use crus_api::Problem;
+use crus_api::access::Remote;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::{Request, StatusCode, header};
 use tokio::time::{Sleep, sleep, timeout};
@@ -31,10 +32,11 @@ impl Answers {
     /// Answers one. Whatever is wrong is an answer, too.
     pub(super) async fn answer(
         self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<hyper::Response<Tracked>, Infallible> {
         let Answers { router, limits, state } = self;
         state.begin();
+        request.extensions_mut().insert(Remote(state.remote));
         let answered = match limits.requests_per_second_per_client {
             Some(rate) => match state.client.ask(state.elapsed(), rate) {
                 Ok(()) => answered(router, request, &limits, &state).await,

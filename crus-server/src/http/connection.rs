@@ -121,7 +121,7 @@ impl Service {
             Some(config) => self.talk_over_tls(&mut guard, stream, config).await,
         };
         if let Err(cut) = ended {
-            debug!(client = %place.state.address, ?cut, "connection given up");
+            debug!(client = %place.state.remote, ?cut, "connection given up");
         }
         drop(place);
     }
@@ -145,7 +145,7 @@ impl Service {
                 self.talk(guard, stream).await
             }
             Err(error) => {
-                debug!(client = %guard.state.address, %error, "failed to agree on TLS");
+                debug!(client = %guard.state.remote, %error, "failed to agree on TLS");
                 Ok(())
             }
         }
@@ -185,7 +185,7 @@ impl Service {
         match ended {
             Ok(ended) => {
                 if let Err(error) = ended {
-                    debug!(client = %state.address, %error, "connection ended early");
+                    debug!(client = %state.remote, %error, "connection ended early");
                 }
                 if state.said_last() {
                     return linger(guard, &mut io).await;

@@ -244,7 +244,7 @@ async fn place(
         tokio::task::yield_now().await;
     }
     loop {
-        let (taken, Evicted(evicted)) = places.take(client.ip(), phase);
+        let (taken, Evicted(evicted)) = places.take(*client, phase);
         crowd.evicted(evicted);
         match taken {
             Ok(place) => return Some(place),

@@ -1,7 +1,7 @@
 //! Who is connected, and who makes room when there is none left.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -140,10 +140,14 @@ impl Places {
         self.count() >= self.limit
     }
 
-    /// A place for a connection from this address. When all are taken, the connections that have waited longest for their
+    /// A place for a connection from there. When all are taken, the connections that have waited longest for their
     /// clients make room.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr, phase: Phase) -> (Result<Place, Refusal>, Evicted) {
-        let address = key(address);
+    pub(super) fn take(
+        self: &Arc<Self>,
+        remote: SocketAddr,
+        phase: Phase,
+    ) -> (Result<Place, Refusal>, Evicted) {
+        let address = key(remote.ip());
         let now = self.epoch.elapsed();
         let mut table = self.lock();
         let mut evicted = 0;
@@ -167,7 +171,7 @@ impl Places {
         }
         let known = table.clients.entry(address).or_default();
         known.connections += 1;
-        let state = Arc::new(State::new(self.epoch, phase, address, Arc::clone(&known.client)));
+        let state = Arc::new(State::new(self.epoch, phase, remote, address, Arc::clone(&known.client)));
         if table.stopping {
             state.stop();
         }
@@ -267,8 +271,8 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn address(n: u32) -> IpAddr {
-        IpAddr::from(std::net::Ipv4Addr::from_bits(0x7f00_0000 + n))
+    fn address(n: u32) -> SocketAddr {
+        SocketAddr::from((std::net::Ipv4Addr::from_bits(0x7f00_0000 + n), 1))
     }
 
     /// A place, for one who has waited for so long already.

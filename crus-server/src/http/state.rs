@@ -1,6 +1,6 @@
 //! What a connection waits for, and since when.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -71,11 +71,20 @@ pub(super) struct State {
     stopping: AtomicBool,
     waker: AtomicWaker,
     pub(super) client: Arc<Client>,
+    /// What stands for all addresses of the client.
     pub(super) address: IpAddr,
+    /// The other end.
+    pub(super) remote: SocketAddr,
 }
 
 impl State {
-    pub(super) fn new(epoch: Instant, phase: Phase, address: IpAddr, client: Arc<Client>) -> Self {
+    pub(super) fn new(
+        epoch: Instant,
+        phase: Phase,
+        remote: SocketAddr,
+        address: IpAddr,
+        client: Arc<Client>,
+    ) -> Self {
         let state = State {
             epoch,
             word: AtomicU64::new(0),
@@ -85,6 +94,7 @@ impl State {
             waker: AtomicWaker::new(),
             client,
             address,
+            remote,
         };
         state.enter(phase);
         state
