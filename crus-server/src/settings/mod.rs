@@ -5,6 +5,7 @@
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
 mod access;
+mod http;
 mod logs;
 mod pace;
 mod peers;
@@ -23,6 +24,7 @@ use toml::Value;
 
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
+use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::peers::AccessOptions;
 use crate::webhook::WebhookOptions;
@@ -38,12 +40,10 @@ pub struct Config {
     pub etcd: EtcdOptions,
     /// How many sessions there may be, and for how long those that are done are kept.
     pub retention: Retention,
-    /// Connections served at a time; more wait to be accepted.
-    pub max_connections: usize,
+    /// The listener, and what clients may take.
+    pub http: HttpOptions,
     /// How many clients may follow the events of sessions at a time.
     pub max_streams: usize,
-    /// How long one request may take, in milliseconds.
-    pub request_timeout_ms: u64,
     /// How long a shutdown waits for what is under way, in milliseconds.
     pub shutdown_timeout_ms: u64,
     /// The root of the Hardware State Manager's API.
@@ -126,9 +126,8 @@ impl Default for Config {
             store: PathBuf::from("/var/lib/crus/crus.redb"),
             etcd: EtcdOptions::default(),
             retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
-            max_connections: 256,
+            http: HttpOptions::default(),
             max_streams: 64,
-            request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
             hsm_url: "https://api-gw-service-nmn.local/apis/smd/hsm/v2".to_owned(),
             bos_url: "https://api-gw-service-nmn.local/apis/bos/v2".to_owned(),
@@ -191,6 +190,7 @@ const MOST_NODES: usize = 150_000;
 
 const PARTS: &[&[Setting]] = &[
     service::SETTINGS,
+    http::SETTINGS,
     replicas::SETTINGS,
     peers::SETTINGS,
     access::SETTINGS,
@@ -214,6 +214,7 @@ mod tests {
     use toml::Value;
 
     use super::*;
+    use crate::http::TlsFiles;
     use crate::peers::{OauthOptions, OwnFiles};
     use crate::webhook::Class;
 
@@ -274,9 +275,24 @@ mod tests {
                 key_file: Some(other().into()),
             },
             retention: Retention { max_sessions: 1, count: 1, max_age_ms: None },
-            max_connections: 1,
+            http: HttpOptions {
+                tls: TlsFiles {
+                    cert: Some(other().into()),
+                    key: Some(other().into()),
+                    client_ca: Some(other().into()),
+                },
+                max_connections: 1,
+                max_connections_per_client: None,
+                requests_per_second_per_client: None,
+                max_header_bytes: 1,
+                max_body_bytes: 1,
+                head_timeout_ms: 1,
+                body_timeout_ms: 1,
+                request_timeout_ms: 1,
+                stall_timeout_ms: 1,
+                idle_timeout_ms: 1,
+            },
             max_streams: 1,
-            request_timeout_ms: 1,
             shutdown_timeout_ms: 1,
             hsm_url: other(),
             bos_url: other(),
