@@ -4,6 +4,7 @@
 //! (`poll_interval_s`), its flag (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
+mod health;
 mod logs;
 mod pace;
 mod peers;
@@ -22,6 +23,7 @@ use toml::Value;
 
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
+use crate::health::ProbeOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::webhook::WebhookOptions;
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub caps: Caps,
     /// Who is told what happens.
     pub webhook: WebhookOptions,
+    /// How often the peers and the store are looked at, besides the calls that are made anyway.
+    pub probe: ProbeOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -146,6 +150,7 @@ impl Default for Config {
             strategy: Strategy::default(),
             caps: Caps::default(),
             webhook: WebhookOptions::default(),
+            probe: ProbeOptions::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -197,6 +202,7 @@ const PARTS: &[&[Setting]] = &[
     pace::SETTINGS,
     strategy::SETTINGS,
     webhook::SETTINGS,
+    health::SETTINGS,
     logs::SETTINGS,
 ];
 
@@ -312,6 +318,7 @@ mod tests {
                 timeout_ms: 1,
                 retry_max_ms: 1,
             },
+            probe: ProbeOptions { interval_ms: None },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };
