@@ -6,6 +6,7 @@
 
 mod access;
 mod example;
+mod health;
 mod http;
 mod logs;
 mod pace;
@@ -25,6 +26,7 @@ use toml::Value;
 
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
+use crate::health::ProbeOptions;
 use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::peers::AccessOptions;
@@ -79,6 +81,8 @@ pub struct Config {
     pub caps: Caps,
     /// Who is told what happens.
     pub webhook: WebhookOptions,
+    /// How often the peers and the store are looked at, besides the calls that are made anyway.
+    pub probe: ProbeOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -147,6 +151,7 @@ impl Default for Config {
             strategy: Strategy::default(),
             caps: Caps::default(),
             webhook: WebhookOptions::default(),
+            probe: ProbeOptions::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -200,6 +205,7 @@ const PARTS: &[&[Setting]] = &[
     pace::SETTINGS,
     strategy::SETTINGS,
     webhook::SETTINGS,
+    health::SETTINGS,
     logs::SETTINGS,
 ];
 
@@ -351,6 +357,7 @@ mod tests {
                 timeout_ms: 1,
                 retry_max_ms: 1,
             },
+            probe: ProbeOptions { interval_ms: None },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };

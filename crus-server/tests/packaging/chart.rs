@@ -188,7 +188,6 @@ fn the_pods_have_no_privilege_and_write_nowhere_but_to_their_volumes() {
 }
 
 #[test]
-#[ignore = "until /readyz is there"]
 fn probes_ports_and_selectors_meet_the_service() {
     let api: Value = serde_json::from_str(API).unwrap();
     let Some(answers) = helm(&sites()) else { return };
