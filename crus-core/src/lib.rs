@@ -12,6 +12,7 @@
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
 //! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
 //! - [`history`]: what happened, as a list that can be followed.
+//! - [`boots`]: how a reboot is asked for once of a BOS that takes no names of ours.
 //! - [`estimate`]: how long the rest takes. [`plan`]: what an upgrade would come to.
 //! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
 //! - [`stored`]: how a session is kept.
@@ -33,6 +34,7 @@
 //! | P9 | fix and go on: an unmet condition never ends a session |
 
 pub mod batch;
+pub mod boots;
 pub mod check;
 pub mod claims;
 pub mod commands;
@@ -55,7 +57,7 @@ pub mod wlm;
 
 pub use model::{Limits, Message, Session, Spec, UpgradeId};
 pub use names::{
-    CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, Xname,
+    CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, TenantName, Xname,
 };
 pub use strategy::Strategy;
 pub use time::Time;
