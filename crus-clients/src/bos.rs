@@ -3,6 +3,9 @@
 //! BOS has no call that tells how the nodes of one session ended: each component (node) tells how it stands and
 //! which session has it, and a session tells which nodes it took.
 
+pub mod v1;
+mod version;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
@@ -17,8 +20,10 @@ use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::version::{explain, is_missing};
 use crate::http::{Access, ConfigError, Http, PeerConfig, Reply, clean};
 
+const VERSION: u64 = 2;
 /// The longest `limit` that BOS takes, in characters.
 const LIMIT_MAX_CHARS: usize = 524_288;
 /// More components than this are asked for page by page: some 1 MB of answer each.
@@ -92,21 +97,15 @@ impl BosClient {
     }
 }
 
-/// Whether BOS says that it has no such thing. A 404 of something in front of it, or for a path that BOS does not
-/// serve, says nothing about the thing.
-fn is_missing(reply: &Reply) -> bool {
-    reply.status() == 404
-        && !reply.detail().is_empty()
-        && !reply.says(404, "requested URL was not found")
-        && !reply.detail().eq_ignore_ascii_case("not found")
-}
-
 #[async_trait]
 impl Bos for BosClient {
     async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
         let reply = self.get(template.tenant.as_ref(), &["sessiontemplates", template.name.as_str()]).await?;
         if is_missing(&reply) {
             return Ok(false);
+        }
+        if reply.status() == 404 {
+            return Err(explain(&self.http, VERSION, &reply).await);
         }
         reply.done().map(|()| true)
     }

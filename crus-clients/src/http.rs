@@ -435,15 +435,19 @@ fn bearer(token: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// What an RFC 7807 problem says.
+/// What an RFC 7807 problem says, or a text alone.
 fn problem(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Problem {
         detail: Option<String>,
         title: Option<String>,
     }
-    let problem: Problem = serde_json::from_slice(body).ok()?;
     let said = |text: &String| !text.trim().is_empty();
+    // BOS v1 says some things in a bare JSON string.
+    if let Ok(text) = serde_json::from_slice::<String>(body) {
+        return Some(text).filter(said);
+    }
+    let problem: Problem = serde_json::from_slice(body).ok()?;
     problem.detail.filter(said).or(problem.title.filter(said))
 }
 
