@@ -332,6 +332,7 @@ mod tests {
                 max_checks: 1,
             },
             limits: Limits {
+                names_boots: true,
                 poll_ms: 1,
                 retry_max_ms: 1,
                 drain_timeout_ms: Some(1),
