@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use crus_api::access::Open;
 use crus_api::{Api, ApiLimits, Site};
 use crus_core::ports::{Clock, SessionStore};
 use tokio::net::TcpListener;
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::LONG_VERSION;
+use crate::auth::Auth;
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
@@ -44,6 +44,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long killed check commands may take to be gone.
 const CHECKS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the last lines of the audit log may take.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long threads that wait for the system may hold up the end of the process.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -84,6 +87,7 @@ pub(crate) fn on_runtime(
 pub(crate) struct Service {
     listener: TcpListener,
     address: SocketAddr,
+    auth: Auth,
     controller: Controller,
     checks: Arc<CommandChecks>,
     store: Store,
@@ -105,17 +109,13 @@ impl Service {
         }
         let clock = Arc::new(SteadyClock::new());
         let site = site_of(config, clock.clone())?;
+        // Before the store is touched: what is missing here is soon mended.
+        let auth = Auth::start(&config.auth).await?;
         let store = Store::open(config).await?;
         let Peers { hsm, bos, wlm } = Peers::new(config)?;
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
-        if !address.ip().is_loopback() {
-            warn!(
-                "the service listens on {address}, and asks nobody who they are: whoever reaches this address can reboot \
-                 nodes. Let only a gateway that does ask reach it, or listen on a loopback address (--listen)"
-            );
-        }
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
         let webhook = Webhook::new(&config.webhook)?;
@@ -131,7 +131,7 @@ impl Service {
         };
         let patience = Duration::from_millis(config.shutdown_timeout_ms);
         let api_limits = ApiLimits { max_streams: config.max_streams, ..ApiLimits::default() };
-        Ok(Service { listener, address, controller, checks, store, site, api_limits, limits, patience })
+        Ok(Service { listener, address, auth, controller, checks, store, site, api_limits, limits, patience })
     }
 
     /// The address in use.
@@ -146,8 +146,13 @@ impl Service {
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, checks, store, site, api_limits, limits, patience, .. } = self;
-        let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open)).limits(api_limits).router();
+        let Service { listener, auth, controller, checks, store, site, api_limits, limits, patience, .. } =
+            self;
+        let audit = auth.audit.clone();
+        let router = Api::new(Arc::new(controller.clone()), site, auth.access)
+            .audit(auth.audit.clone())
+            .limits(api_limits)
+            .router();
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;
@@ -167,6 +172,7 @@ impl Service {
             store.close().await;
         };
         tokio::join!(http::serve(listener, router, limits, until(stopped)), sessions);
+        audit.close(AUDIT_PATIENCE).await;
     }
 }
 
