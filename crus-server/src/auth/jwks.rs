@@ -255,9 +255,11 @@ impl Shared {
 
     /// Fetches the keys, unless that was done just now. Whether they are those that the issuer has.
     async fn fetch(&self) -> bool {
+        let asked = Instant::now();
         let mut fetched = self.fetched.lock().await;
+        // Who waited while they were fetched has what came of that.
         if let Some(before) = &*fetched
-            && before.at.elapsed() < self.pause
+            && (before.at >= asked || before.at.elapsed() < self.pause)
         {
             return before.failed.is_none();
         }
