@@ -189,7 +189,7 @@ impl Counts {
 pub struct AuditLog {
     counts: Arc<Mutex<Counts>>,
     /// Taken at the end.
-    lines: Mutex<Option<SyncSender<Line>>>,
+    lines: Mutex<Option<SyncSender<Box<Line>>>>,
     lost: Arc<AtomicU64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -237,7 +237,7 @@ impl Audit for AuditLog {
         let line = Line::of(deed);
         line.log();
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        match lines.as_ref().map(|lines| lines.try_send(line)) {
+        match lines.as_ref().map(|lines| lines.try_send(Box::new(line))) {
             Some(Ok(())) => {}
             None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +249,7 @@ impl Audit for AuditLog {
 /// What writes the lines, on a thread of its own.
 struct Writer {
     file: Option<Lines>,
-    lines: Receiver<Line>,
+    lines: Receiver<Box<Line>>,
     counts: Arc<Mutex<Counts>>,
     lost: Arc<AtomicU64>,
     span: Duration,

@@ -24,7 +24,7 @@ async fn one_key() -> (Issuer, Key) {
 }
 
 /// Some claims changed, or taken away where they are null.
-fn with(changes: Value) -> Value {
+fn with(changes: &Value) -> Value {
     let mut claims = claims("ada", &["crus-operate"]);
     for (name, value) in changes.as_object().unwrap() {
         match value {
@@ -64,7 +64,7 @@ async fn each_claim_must_be_right() {
         json!({ "iat": null, "sub": null }),
     ];
     for changes in good {
-        assert_eq!(known(&auth, &key.token(&with(changes.clone()))).await, "ada operate", "{changes}");
+        assert_eq!(known(&auth, &key.token(&with(&changes))).await, "ada operate", "{changes}");
     }
     let bad = [
         (json!({ "exp": in_s(-90) }), "is expired"),
@@ -89,7 +89,7 @@ async fn each_claim_must_be_right() {
         (json!({ "preferred_username": "\n \u{202e}", "sub": " " }), "-"),
     ];
     for (changes, flaw) in bad {
-        let told = known(&auth, &key.token(&with(changes.clone()))).await;
+        let told = known(&auth, &key.token(&with(&changes))).await;
         if flaw != "-" {
             assert_eq!(told, format!("the token {flaw}"), "{changes}");
         }
@@ -105,7 +105,7 @@ async fn a_name_is_made_harmless() {
     let caller = ask(&auth, &key.token(&claims(&name, &[]))).await.unwrap();
     assert!(caller.name.as_str().starts_with("ada??[2Jxxx"), "{}", caller.name);
     assert_eq!(caller.name.as_str().chars().count(), 128);
-    let named = with(json!({ "preferred_username": 7 }));
+    let named = with(&json!({ "preferred_username": 7 }));
     assert_eq!(ask(&auth, &key.token(&named)).await.unwrap().name.as_str(), named["sub"]);
 }
 
@@ -266,7 +266,7 @@ async fn an_algorithm_that_is_not_allowed_does_not_count() {
 async fn a_role_counts_where_it_belongs_and_nowhere_else() {
     let (issuer, key) = one_key().await;
     let auth = start(&issuer.options()).await;
-    let role_of = async |changes: Value| known(&auth, &key.token(&with(changes))).await;
+    let role_of = async |changes: Value| known(&auth, &key.token(&with(&changes))).await;
     assert_eq!(
         role_of(json!({ "realm_access": { "roles": ["crus-read", "crus-operate"] } })).await,
         "ada operate"
@@ -331,11 +331,11 @@ async fn roles_and_names_are_where_the_site_says() {
         ..issuer.options()
     };
     let auth = start(&options).await;
-    let claims = with(json!({ "scope": "openid crus:see", "https://site/user": "grace", "aud": null }));
+    let claims = with(&json!({ "scope": "openid crus:see", "https://site/user": "grace", "aud": null }));
     assert_eq!(known(&auth, &key.token(&claims)).await, "grace read");
     assert_eq!(
-        known(&auth, &key.token(&with(json!({ "scope": "", "aud": "other" })))).await,
-        with(json!({}))["sub"].as_str().unwrap().to_owned() + " -"
+        known(&auth, &key.token(&with(&json!({ "scope": "", "aud": "other" })))).await,
+        with(&json!({}))["sub"].as_str().unwrap().to_owned() + " -"
     );
 }
 
@@ -345,9 +345,9 @@ async fn roles_and_names_are_where_the_site_says() {
 async fn a_token_is_not_longer_than_it_may_be() {
     let (issuer, key) = one_key().await;
     let auth = start(&issuer.options()).await;
-    let long = key.token(&with(json!({ "x": "x".repeat(20_000) })));
+    let long = key.token(&with(&json!({ "x": "x".repeat(20_000) })));
     assert_eq!(known(&auth, &long).await, "the token is too long");
-    let claims = with(json!({ "x": "x".repeat(10_000) }));
+    let claims = with(&json!({ "x": "x".repeat(10_000) }));
     assert_eq!(known(&auth, &key.token(&claims)).await, "ada operate");
 }
 
