@@ -113,9 +113,10 @@ fn read() -> Result<String, ClientError> {
     }
     let is_sendable = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
     if token.len() > super::TOKEN_MAX || !token.bytes().all(is_sendable) {
-        return Err(ClientError::usage(
-            "the token cannot be sent: it must be letters, digits, and any of - . _ ~ + /, and at most 16384 of them",
-        ));
+        let most = super::TOKEN_MAX;
+        return Err(ClientError::usage(format!(
+            "the token cannot be sent: it must be letters, digits, and any of - . _ ~ + /, and at most {most} of them"
+        )));
     }
     Ok(token.to_owned())
 }

@@ -35,7 +35,8 @@ use jwt::{Algorithm, ClaimPath};
 use tokens::TokenFile;
 
 /// The longest token, in bytes: those of an issuer that lists every group of a user take a few thousand.
-const TOKEN_MAX: usize = 16 * 1024;
+/// The head of a request, which holds it, may have 16384 unless configured otherwise.
+const TOKEN_MAX: usize = 12 * 1024;
 
 /// Whether callers are asked who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
