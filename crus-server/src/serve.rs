@@ -196,7 +196,8 @@ impl Service {
             .health(self.health)
             .limits(api_limits)
             .router()
-            .layer(middleware::from_fn_with_state(self.metrics, watch_requests));
+            .layer(middleware::from_fn_with_state(Arc::clone(&self.metrics), watch_requests));
+        let connections = self.metrics.connections.clone();
         let (tell, stopped) = watch::channel(false);
         let (probe, options) = self.probe;
         tokio::spawn(probe.run(options, tell.subscribe()));
@@ -217,7 +218,7 @@ impl Service {
             }
             store.close().await;
         };
-        tokio::join!(http::serve(listener, tls, router, limits, until(stopped)), sessions);
+        tokio::join!(http::serve(listener, tls, router, limits, connections, until(stopped)), sessions);
     }
 }
 

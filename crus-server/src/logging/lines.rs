@@ -235,8 +235,7 @@ mod tests {
         let write = move |line: &str| to.lock().unwrap().push_str(line);
         let subscriber = tracing_subscriber::registry().with(Lines { format, colours: false, write });
         tracing::subscriber::with_default(subscriber, say);
-        let text = written.lock().unwrap().clone();
-        text
+        std::mem::take(&mut *written.lock().unwrap())
     }
 
     fn json(say: impl FnOnce()) -> Vec<Value> {

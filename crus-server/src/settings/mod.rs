@@ -4,8 +4,8 @@
 //! (`poll_interval_s`), its flag (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
-mod health;
 mod access;
+mod health;
 mod http;
 mod logs;
 mod pace;
