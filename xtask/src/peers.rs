@@ -13,7 +13,7 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: [Program; 13] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -23,6 +23,7 @@ const PROGRAMS: [Program; 12] = [
     Program { name: "munged", package: "munge" },
     Program { name: "etcd", package: "etcd-server" },
     Program { name: "openssl", package: "openssl" },
+    Program { name: "promtool", package: "prometheus" },
     Program { name: "protoc", package: "protobuf-compiler" },
     Program { name: DESCRIPTOR, package: "libprotobuf-dev" },
     Program { name: VENV, package: "python3-venv" },
