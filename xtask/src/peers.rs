@@ -23,6 +23,7 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "munged", package: "munge" },
     Program { name: "etcd", package: "etcd-server" },
     Program { name: "openssl", package: "openssl" },
+    Program { name: "promtool", package: "prometheus" },
     Program { name: "protoc", package: "protobuf-compiler" },
     Program { name: DESCRIPTOR, package: "libprotobuf-dev" },
     Program { name: VENV, package: "python3-venv" },
