@@ -301,7 +301,9 @@ impl Api {
         let (status, kind) = (response.status(), content_type(&response));
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let target = location.and_then(|location| self.profile.url.join(location).ok());
-        let body = read(response, PROBLEM_MAX).await.unwrap_or_default();
+        // Whoever got our token may repeat it.
+        let secret = self.profile.token.secret();
+        let body = secret.hidden_in_body(read(response, PROBLEM_MAX).await.unwrap_or_default());
         let problem = serde_json::from_slice::<Problem>(&body).ok();
         let detail = problem.as_ref().map(|problem| clean(&problem.detail));
         let url = self.url();
@@ -346,7 +348,11 @@ impl Api {
         };
         // What an HTML page of a gateway says is not here is no session.
         let status_told = if problem_is_ours(&body) { Some(status) } else { None };
-        CallError { status: status_told, passing: is_passing(status), text }
+        CallError {
+            status: status_told,
+            passing: is_passing(status),
+            text: secret.hidden_in(&text).into_owned(),
+        }
     }
 
     fn unknown_here(&self) -> String {
