@@ -38,7 +38,7 @@ pub fn serve(mut loaded: Loaded) -> anyhow::Result<()> {
         let cluster = DemoCluster::start(kept.as_deref()).await?;
         cluster.configure(&mut loaded.config)?;
         let service = Service::start(&loaded.config).await?;
-        serve::announce(service.address());
+        serve::announce(&service.url());
         serve::print(&cluster.tour(service.address()));
         service.run(serve::until(stop)).await;
         Ok(())
