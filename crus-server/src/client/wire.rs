@@ -183,6 +183,13 @@ impl Api {
 
     /// A request for what is at these segments below the root.
     fn request(&self, method: Method, path: &[&str], accept: &str) -> Result<RequestBuilder, CallError> {
+        if path.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            // An id of a session that the service told us: as a path it would mean something else.
+            return Err(CallError::lasting(format!(
+                "{} tells of a session with an id that is none",
+                self.url()
+            )));
+        }
         let mut url = self.profile.url.clone();
         // Fails only for URLs that are no base, and http ones always are.
         if let Ok(mut segments) = url.path_segments_mut() {
