@@ -25,6 +25,7 @@ use crate::health::{Probe, ProbeOptions, Watched, Watching};
 use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
 use crate::metrics::{Metrics, watch_requests};
+use crate::notify::{self, State};
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
@@ -203,6 +204,7 @@ impl Service {
         tokio::spawn(probe.run(options, tell.subscribe()));
         let sessions = async {
             stop.await;
+            notify::tell(State::Stopping);
             tell.send_replace(true);
             if controller.shutdown(patience).await {
                 info!("all sessions stopped; they go on with the next start");
@@ -274,6 +276,7 @@ fn cannot_listen(address: SocketAddr) -> String {
 pub(crate) fn announce(url: &str) {
     print(&format!("listening on {url}"));
     info!(url, "listening");
+    notify::tell(State::Ready);
 }
 
 /// Prints a line. Nobody needs to read it: a closed pipe stops nothing.

@@ -5,6 +5,7 @@
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
 mod access;
+mod example;
 mod health;
 mod http;
 mod logs;
@@ -30,6 +31,8 @@ use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::peers::AccessOptions;
 use crate::webhook::WebhookOptions;
+
+pub use example::example;
 
 /// What the service runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -329,6 +332,7 @@ mod tests {
                 max_checks: 1,
             },
             limits: Limits {
+                names_boots: true,
                 poll_ms: 1,
                 retry_max_ms: 1,
                 drain_timeout_ms: Some(1),
