@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crus_clients::bos::BosClient;
+use crus_clients::bos::v1::BosV1Client;
 use crus_clients::hsm::HsmClient;
 use crus_clients::http::PeerConfig;
 use crus_clients::slurm::{Slurm, SlurmConfig};
-use crus_core::names::{BootSessionName, NodeName, PartitionName};
-use crus_core::ports::{Bos, Hsm, Wlm};
+use crus_core::names::{BootHandle, BootSessionName, NodeName, PartitionName, TenantName};
+use crus_core::ports::{BootKey, Bos, Hsm, RebootRequest, TemplateKey, Wlm};
 use crus_core::{GroupLabel, TemplateName, Xname};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -79,6 +80,7 @@ struct Asked {
     /// The segments below `/api`, as they came.
     path: Vec<String>,
     query: Option<String>,
+    tenant: Option<String>,
     body: Value,
 }
 
@@ -97,6 +99,7 @@ impl Asked {
             method: method.to_owned(),
             path: path.split('/').map(str::to_owned).collect(),
             query,
+            tenant: head.lines().find_map(|line| line.strip_prefix("cray-tenant-name: ")).map(str::to_owned),
             body: serde_json::from_str(body).unwrap_or_default(),
         }
     }
@@ -175,11 +178,18 @@ fn check<S: Strategy>(count: u32, strategy: &S, test: impl Fn(S::Value) -> Resul
     proptest::test_runner::TestRunner::new(cases(count)).run(strategy, test).unwrap();
 }
 
+fn key(name: BootSessionName) -> BootKey {
+    let template = "new-image".parse().unwrap();
+    let request = RebootRequest { name, tenant: None, template, nodes: Vec::new(), before: None };
+    BootKey { request, handle: None }
+}
+
 #[test]
 fn a_name_of_the_api_is_one_segment_of_a_path_or_reaches_nobody() {
     let runtime = Runtime::new().unwrap();
     let recorder = Recorder::start(&runtime);
     let (hsm, bos) = (HsmClient::new(recorder.config()).unwrap(), BosClient::new(recorder.config()).unwrap());
+    let old_bos = BosV1Client::new(recorder.config()).unwrap();
     let node = Xname::new("x1000c0s0b0n0").unwrap();
     check(256, &hostile("blue"), |text| {
         if let Ok(label) = GroupLabel::new(&text) {
@@ -195,13 +205,21 @@ fn a_name_of_the_api_is_one_segment_of_a_path_or_reaches_nobody() {
             prop_assert_eq!(of(2), ("DELETE", vec!["groups", &lower, "members", "x1000c0s0b0n0"], None));
         }
         if let Ok(template) = TemplateName::new(&text) {
-            _ = runtime.block_on(bos.has_template(&template));
+            // What may name a template may name a tenant.
+            let key = TemplateKey { tenant: TenantName::new(&text).ok(), name: template };
+            _ = runtime.block_on(bos.has_template(&key));
             let asked = recorder.taken();
             prop_assert_eq!(asked.len(), 1);
             prop_assert_eq!((asked[0].plain(), &asked[0].query), (vec!["sessiontemplates", &text], &None));
+            prop_assert_eq!(&asked[0].tenant, &Some(text.clone()));
+            // The other BOS has templates elsewhere, and no tenants.
+            _ = runtime.block_on(old_bos.has_template(&TemplateKey { tenant: None, ..key }));
+            let asked = recorder.taken();
+            prop_assert_eq!(asked.len(), 1);
+            prop_assert_eq!((asked[0].plain(), &asked[0].tenant), (vec!["sessiontemplate", &text], &None));
         }
         if let Ok(name) = BootSessionName::new(&text) {
-            _ = runtime.block_on(bos.session(&name));
+            _ = runtime.block_on(bos.session(&key(name)));
             for asked in recorder.taken() {
                 let query = asked.query.clone().unwrap_or_default();
                 let expected = match asked.path[0].as_str() {
@@ -265,7 +283,7 @@ fn an_id_of_a_bos_that_lies_is_one_value_of_a_query() {
     let runtime = Runtime::new().unwrap();
     let recorder = Recorder::start(&runtime);
     let bos = BosClient::new(recorder.config()).unwrap();
-    let name = BootSessionName::new("crus-1").unwrap();
+    let key = key("crus-1".parse().unwrap());
     let taken: Vec<String> = (0..1001).map(|n| format!("x{n}c0s0b0n0")).collect();
     let taken = taken.join(",");
     check(64, &hostile("x1000c0s0b0n0"), |lie| {
@@ -276,7 +294,7 @@ fn an_id_of_a_bos_that_lies_is_one_value_of_a_query() {
             }
             _ => json!([{"id": id, "session": id, "error": id, "status": {"status": id}}]),
         });
-        _ = runtime.block_on(bos.session(&name));
+        _ = runtime.block_on(bos.session(&key));
         recorder.answers({
             let (id, components) = (lie.clone(), taken.clone());
             move |asked| match asked.path[0].as_str() {
@@ -284,7 +302,7 @@ fn an_id_of_a_bos_that_lies_is_one_value_of_a_query() {
                 _ => json!([{"id": id, "session": id, "error": id, "status": {"status": id}}]),
             }
         });
-        _ = runtime.block_on(bos.session(&name));
+        _ = runtime.block_on(bos.session(&key));
         for asked in recorder.taken() {
             prop_assert_eq!(&asked.method, "GET");
             let url = format!("http://h/?{}", asked.query.clone().unwrap_or_default());
@@ -298,6 +316,54 @@ fn an_id_of_a_bos_that_lies_is_one_value_of_a_query() {
                     prop_assert_eq!(&pairs[2].1, &lie);
                 }
                 ["components"] => prop_assert_eq!(names, ["session", "page_size"]),
+                _ => prop_assert!(false, "{:?}", asked),
+            }
+        }
+        Ok(())
+    });
+}
+
+/// BOS v1 says itself what it calls a session and its boot sets, and is asked by that.
+#[test]
+fn an_id_and_a_boot_set_of_an_older_bos_that_lies_are_one_segment_each() {
+    let runtime = Runtime::new().unwrap();
+    let recorder = Recorder::start(&runtime);
+    let bos = BosV1Client::new(recorder.config()).unwrap();
+    let reboot = RebootRequest {
+        nodes: vec![Xname::new("x1000c0s0b0n0").unwrap()],
+        before: Some([].into_iter().collect()),
+        ..key("crus-1".parse().unwrap()).request
+    };
+    check(128, &(hostile("0a1b-2c3d"), hostile("compute")), |(id, set)| {
+        let (told, boot_set) = (id.clone(), set.clone());
+        recorder.answers(move |asked| match (asked.method.as_str(), asked.path.len()) {
+            ("POST", _) => {
+                json!({"job": format!("boa-{told}"), "links": [{"href": format!("/v1/session/{told}")}]})
+            }
+            (_, 1) => json!([told]),
+            (_, 3) => json!({"boot_sets": [boot_set], "id": told}),
+            _ => json!({"complete": true, "templateName": "new-image"}),
+        });
+        let handle: Option<BootHandle> = runtime.block_on(bos.reboot(&reboot)).ok().flatten();
+        _ = runtime.block_on(bos.boot_ids());
+        let asked = recorder.taken();
+        prop_assert_eq!(asked.len(), 2);
+        prop_assert!(asked.iter().all(|asked| asked.plain() == ["session"] && asked.query.is_none()));
+        let Some(handle) = handle else { return Ok(()) };
+        let of_handle = BootKey { request: reboot.clone(), handle: Some(handle.clone()) };
+        _ = runtime.block_on(bos.session(&of_handle));
+        for asked in recorder.taken() {
+            prop_assert_eq!((asked.method.as_str(), &asked.query), ("GET", &None));
+            match asked.plain()[..] {
+                ["session", of] | ["session", of, "status"] => prop_assert_eq!(of, handle.as_str()),
+                ["session", of, "status", part] => {
+                    prop_assert_eq!(of, handle.as_str());
+                    let url = reqwest::Url::parse("http://h/").unwrap();
+                    let mut expected = url.clone();
+                    expected.path_segments_mut().unwrap().pop_if_empty().push(&set);
+                    prop_assert_eq!(format!("/{part}"), expected.path());
+                    prop_assert!(!matches!(part, "" | "." | ".."));
+                }
                 _ => prop_assert!(false, "{:?}", asked),
             }
         }
