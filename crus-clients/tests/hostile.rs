@@ -241,7 +241,7 @@ fn members_of_an_hsm_that_lies_are_nodes_or_nothing() {
     let label = GroupLabel::new("blue").unwrap();
     let good = "x1000c0s0b0n0";
     check(128, &prop::collection::vec(hostile(good), 1..6), |lies| {
-        let told = lies.clone();
+        let told = lies;
         recorder.answers(move |asked| match asked.path.last().map(String::as_str) {
             Some("Query") => {
                 let component = |id: &String| json!({"ID": id, "NID": id, "Role": "Compute"});
@@ -335,7 +335,7 @@ fn an_id_and_a_boot_set_of_an_older_bos_that_lies_are_one_segment_each() {
         ..key("crus-1".parse().unwrap()).request
     };
     check(128, &(hostile("0a1b-2c3d"), hostile("compute")), |(id, set)| {
-        let (told, boot_set) = (id.clone(), set.clone());
+        let (told, boot_set) = (id, set.clone());
         recorder.answers(move |asked| match (asked.method.as_str(), asked.path.len()) {
             ("POST", _) => {
                 json!({"job": format!("boa-{told}"), "links": [{"href": format!("/v1/session/{told}")}]})
