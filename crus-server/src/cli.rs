@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::auth::command::{self as token, TokenArgs};
 use crate::client::args::{PlanArgs, SessionArgs};
 use crate::client::error::ClientError;
 use crate::client::manual::{Completes, ManArgs};
@@ -65,6 +66,8 @@ enum Verb {
     /// time.
     #[command(after_help = store::HELP)]
     Store(StoreArgs),
+    /// Make tokens for those who may use a service (auth_token_file).
+    Token(TokenArgs),
     /// Print what a shell needs to complete this command line.
     #[command(
         after_help = "For bash: crus completions bash > ~/.local/share/bash-completion/completions/crus\n\
@@ -87,7 +90,8 @@ enum Verb {
 
 /// `crus help session create` and `crus session help create` as `crus session create --help`.
 fn help_asked(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let has_verbs = arguments.get(1).is_some_and(|verb| verb == "session" || verb == "store");
+    let has_verbs =
+        arguments.get(1).is_some_and(|verb| verb == "session" || verb == "store" || verb == "token");
     let at = if has_verbs { 2 } else { 1 };
     if arguments.get(at).is_some_and(|word| word == "help") {
         arguments.remove(at);
@@ -127,6 +131,7 @@ pub fn main() -> ExitCode {
         Verb::Session(args) => client_ended(client::session(args)),
         Verb::Plan(args) => client_ended(client::plan(*args)),
         Verb::Store(args) => client_ended(store::run(&args)),
+        Verb::Token(args) => client_ended(token::run(&args)),
         Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
         Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
         Verb::SlurmStandIn { arguments } => {
