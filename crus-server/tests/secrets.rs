@@ -11,6 +11,7 @@ mod server;
 mod support;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +29,9 @@ const CLIENT_SECRET: &str = "cl1ent-s3cret";
 const ISSUED: &str = "issu3d-tok3n";
 const HOOK_PATH: &str = "h00k-p4th";
 const HOOK_SECRET: &str = "h00k-s3cret";
-const CALLER_TOKEN: &str = "call3r-tok3n";
+/// Of somebody who may all, and of somebody who is not known.
+const CALLER_TOKEN: &str = "call3r-tok3n-0123456789-0123456789-0123456789";
+const STRANGERS_TOKEN: &str = "strang3r-tok3n-0123456789-0123456789-0123";
 
 /// How many ways there are to repeat a token.
 const WAYS: usize = 12;
@@ -101,6 +104,16 @@ async fn receiver(ca: &Ca) -> Server {
     .await
 }
 
+/// What the file of callers' tokens holds: hashes.
+fn callers() -> String {
+    let mut hash = support::crus();
+    hash.args(["token", "hash", "--name", "ada", "--role", "operate"]);
+    hash.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut hashing = hash.spawn().unwrap();
+    hashing.stdin.take().unwrap().write_all(CALLER_TOKEN.as_bytes()).unwrap();
+    String::from_utf8(hashing.wait_with_output().unwrap().stdout).unwrap()
+}
+
 struct Site {
     folder: tempfile::TempDir,
     hsm: Server,
@@ -134,6 +147,7 @@ impl Site {
             ("hsm-token", HSM_TOKEN),
             ("client-secret", CLIENT_SECRET),
             ("hook-secret", HOOK_SECRET),
+            ("callers", &callers()),
         ] {
             put(site.path(), name, text);
         }
@@ -160,6 +174,8 @@ impl Site {
             ("webhook_secret_file", file("hook-secret")),
             ("webhook_ca_file", file("ca.pem")),
             ("webhook_retry_max_s", "0.1".to_owned()),
+            ("auth_token_file", file("callers")),
+            ("audit_file", file("audit")),
             ("log", "trace".to_owned()),
         ];
         let lines = config.map(|(key, value)| format!("{key} = '{value}'\n"));
@@ -182,8 +198,9 @@ impl Site {
         let basic = BASE64_STANDARD.encode(format!("admin-client:{CLIENT_SECRET}"));
         let key = self.own.key.lines().nth(1).unwrap();
         // Of which an escaped spelling lacks the first character.
-        let secrets = [HSM_TOKEN, CLIENT_SECRET, ISSUED, HOOK_PATH, HOOK_SECRET, CALLER_TOKEN]
-            .map(|secret| &secret[1..]);
+        let secrets =
+            [HSM_TOKEN, CLIENT_SECRET, ISSUED, HOOK_PATH, HOOK_SECRET, CALLER_TOKEN, STRANGERS_TOKEN]
+                .map(|secret| &secret[1..]);
         for secret in secrets.into_iter().chain([basic.trim_end_matches('='), key]) {
             let Some(at) = text.find(secret) else { continue };
             let line = text[..at].rfind('\n').map_or(0, |start| start + 1);
@@ -221,11 +238,17 @@ async fn works_and_shows_nothing(log_format: &str) {
     let mut service = Service::start(command);
     let client = reqwest::Client::new();
     let ask = async |path: &str| {
-        let request = client.get(format!("{}{path}", service.url)).bearer_auth(CALLER_TOKEN);
-        request.send().await.unwrap().text().await.unwrap()
+        let mut text = String::new();
+        for token in [CALLER_TOKEN, STRANGERS_TOKEN] {
+            let request = client.get(format!("{}{path}", service.url)).bearer_auth(token);
+            text += &request.send().await.unwrap().text().await.unwrap();
+        }
+        text
     };
-    let (code, created) = service.post(&spec(8)).await;
-    assert_eq!(code, 201, "{created}");
+    let create = client.post(format!("{}/session", service.url)).bearer_auth(CALLER_TOKEN).json(&spec(8));
+    let created = create.send().await.unwrap();
+    assert_eq!(created.status(), 201);
+    let created = created.json().await.unwrap();
     let path = path_of(&created);
     let mut shown = String::new();
     until("all the ways to repeat a secret", async || {
@@ -256,6 +279,9 @@ async fn works_and_shows_nothing(log_format: &str) {
         assert!(said.contains(part), "{part}: {said}");
     }
     site.holds_none("the log", &said);
+    let audit = fs::read_to_string(site.path().join("audit")).unwrap();
+    assert!(audit.contains("ada"), "{audit}");
+    site.holds_none("the audit log", &audit);
     let (store, store_file) =
         (site.path().join("crus.redb"), fs::read(site.path().join("crus.redb")).unwrap());
     site.holds_none("the store's file", &String::from_utf8_lossy(&store_file));
