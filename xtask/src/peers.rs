@@ -29,6 +29,7 @@ const PROGRAMS: [Program; 15] = [
     Program { name: VENV, package: "python3-venv" },
     Program { name: "systemd-analyze", package: "systemd" },
     Program { name: "buildah", package: "buildah" },
+    Program { name: "strace", package: "strace" },
 ];
 
 /// What protoc includes, in the folder `include` beside that of some programs: Debian has it in a package of its own.
