@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use crus_api::{ApiLimits, Site};
+use crus_api::access::Open;
+use crus_api::{Api, ApiLimits, Site};
 use crus_core::ports::{Clock, SessionStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -146,7 +147,7 @@ impl Service {
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let Service { listener, controller, checks, store, site, api_limits, limits, patience, .. } = self;
-        let router = crus_api::router(Arc::new(controller.clone()), site, api_limits);
+        let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open)).limits(api_limits).router();
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;
