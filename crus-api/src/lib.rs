@@ -14,6 +14,8 @@
 
 pub mod access;
 pub mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod json;
 pub mod plan;
 pub mod problem;

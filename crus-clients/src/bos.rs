@@ -3,6 +3,9 @@
 //! BOS has no call that tells how the nodes of one session ended: each component (node) tells how it stands and
 //! which session has it, and a session tells which nodes it took.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;

@@ -19,6 +19,9 @@
 //!
 //! Proxies of the environment are not used: both peers are in the system's own network.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::str::FromStr;
