@@ -41,7 +41,7 @@ enum Task {
     },
     /// Run random worlds against the promises: faults, crashes, replicas, operators.
     Sim(sim::Sim),
-    /// Look for input that breaks something.
+    /// Look for input that breaks something, with libFuzzer, or with schemathesis for the API.
     Fuzz(fuzz::Fuzz),
 }
 
