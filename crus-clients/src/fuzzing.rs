@@ -12,5 +12,6 @@ pub const PROPERTIES: &[Property] = &[
     ("hsm_answers", crate::hsm::fuzzing::answers),
     ("bos_answers", crate::bos::fuzzing::answers),
     ("problems", crate::http::fuzzing::problems),
+    ("token_answers", crate::http::fuzzing::token_answers),
     ("urls", crate::http::fuzzing::urls),
 ];

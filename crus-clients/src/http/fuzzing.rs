@@ -10,6 +10,8 @@ use reqwest::{Method, StatusCode};
 
 use super::{Access, BaseUrl, DETAIL_MAX_CHARS, Http, PeerConfig, Reply, clean, problem};
 
+pub(crate) use super::issuer::fuzzing::answers as token_answers;
+
 /// Whatever a peer answers, its error is a line of bounded length.
 pub(crate) fn problems(data: &[u8]) {
     let cleaned = clean(&String::from_utf8_lossy(data));
