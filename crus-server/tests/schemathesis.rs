@@ -12,6 +12,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -108,6 +109,17 @@ async fn session(service: &Service, kind: &str, number: usize) -> String {
     created["upgrade_id"].as_str().unwrap().to_owned()
 }
 
+/// The same command with longer pauses: hundreds of sessions will wait for groups that are not there.
+fn patient(command: &Command) -> Command {
+    let arguments: Vec<_> = command.get_args().collect();
+    let mut other = support::crus();
+    for pair in [&[arguments[0]], &arguments[..]].concat().windows(2) {
+        other.arg(if pair[0] == "--retry-max-s" { OsStr::new("5") } else { pair[1] });
+    }
+    other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    other
+}
+
 fn variable(name: &str, default: &str) -> String {
     env::var(name).unwrap_or_else(|_| default.to_owned())
 }
@@ -122,7 +134,7 @@ async fn a_public_fuzzer_finds_nothing_in_the_api() {
     );
 
     let site = Simulated::start(cluster(), 5, 600.0).await;
-    let mut command = site.serve();
+    let mut command = patient(&site.serve_from(&site.store(), "0.2"));
     command.args(["--check-commands", "{ always = [\"true\"] }", "--max-sessions", "100000"]);
     command.args(["--keep-finished", "50000", "--boot-timeout-s", "600"]);
     let service = Service::start(command);
