@@ -20,7 +20,7 @@ mod follow;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 pub(crate) mod manual;
-mod output;
+pub(crate) mod output;
 mod picture;
 mod plan;
 mod profile;
