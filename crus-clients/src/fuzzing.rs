@@ -11,6 +11,7 @@ pub const PROPERTIES: &[Property] = &[
     ("slurm_arguments", crate::slurm::fuzzing::arguments),
     ("hsm_answers", crate::hsm::fuzzing::answers),
     ("bos_answers", crate::bos::fuzzing::answers),
+    ("bos_v1_answers", crate::bos::v1::fuzzing::answers),
     ("problems", crate::http::fuzzing::problems),
     ("token_answers", crate::http::fuzzing::token_answers),
     ("urls", crate::http::fuzzing::urls),

@@ -16,8 +16,8 @@ use crate::hostlist::{self, NAMES_MAX, TEXT_MAX};
 use crate::machine::{self, Changes};
 use crate::model::{Command, Head, Message, Node, Session};
 use crate::names::{
-    BootSessionName, CheckName, Domain, GroupLabel, InvalidName, NodeName, NodeNameFormat, PartitionName,
-    TemplateName, Xname,
+    BootHandle, BootSessionName, CheckName, Domain, GroupLabel, InvalidName, NodeName, NodeNameFormat,
+    PartitionName, TemplateName, Xname,
 };
 use crate::stored::{self, Parts};
 use crate::strategy::Amount;
@@ -137,6 +137,7 @@ fn names(data: &[u8]) {
     for name in [
         named::<TemplateName>(text, plain).map(|name| name.as_str().to_owned()),
         named::<BootSessionName>(text, plain).map(|name| name.as_str().to_owned()),
+        named::<BootHandle>(text, plain).map(|name| name.as_str().to_owned()),
     ]
     .into_iter()
     .flatten()

@@ -4,6 +4,8 @@ use crus_core::fuzzing::Property;
 
 /// Those of this crate.
 const OWN: &[Property] = &[
+    ("token", crate::auth::fuzzing::token),
+    ("token_file", crate::auth::fuzzing::token_file),
     ("configuration", crate::config::fuzzing::file),
     ("options", crate::config::fuzzing::options),
     ("client_profile", crate::client::fuzzing::profile),
