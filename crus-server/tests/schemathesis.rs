@@ -199,7 +199,9 @@ async fn a_public_fuzzer_finds_nothing_in_the_api() {
     let operations =
         document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
     for id in operations.filter_map(|operation| operation["operationId"].as_str()) {
-        let done = seen.keys().any(|key| key.starts_with(&format!("{id} ")) && key.contains(" 2"));
+        let is_good = |key: &String| key.starts_with(&format!("{id} ")) && key.contains(" 2");
+        // What a path allows is known without its answers.
+        let done = seen.keys().any(|key| is_good(key) && !key.contains(" OPTIONS "));
         assert!(done, "no request of {id} was a good one: the fuzzer has not seen what it answers");
     }
     assert_eq!(service.get("/healthz").await.0, 200);
