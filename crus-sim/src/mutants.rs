@@ -35,6 +35,8 @@ pub enum Mutant {
     TakesDown,
     /// P3: a boot session gets another name after each start of the service.
     ForgetsBootNames,
+    /// P3: a reboot that may have been begun is asked for again at once.
+    RepeatsReboots,
     /// P3: the store loses the intent to reboot.
     LosesIntents,
     /// P4, P7: resumes are swallowed, and looks show that they worked.
@@ -206,7 +208,14 @@ impl Bos for Bent {
 
     async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         let name = self.bent_name(&request.name);
-        self.inner.bos.reboot(&RebootRequest { name, ..request.clone() }).await
+        let request = RebootRequest { name, ..request.clone() };
+        let reply = self.inner.bos.reboot(&request).await;
+        match reply {
+            Err(PortError::MayHaveActed { .. }) if self.is(Mutant::RepeatsReboots) => {
+                self.inner.bos.reboot(&request).await
+            }
+            reply => reply,
+        }
     }
 
     async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {

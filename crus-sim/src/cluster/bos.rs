@@ -242,6 +242,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// The number of the next session: no two have the same, not even one that is forgotten.
+    pub fn next_boot_session(&self) -> u32 {
+        self.bos.last + 1
+    }
+
     /// `POST /sessions`
     ///
     /// # Errors
