@@ -8,7 +8,7 @@
 //! - `ids=` takes 127 characters in all.
 //! - `DELETE /sessions` without a filter deletes them all.
 
-mod schema;
+pub(super) mod schema;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -56,18 +56,18 @@ pub(super) fn router(live: LiveCluster) -> Router {
 
 /// A problem.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     title: &'static str,
     detail: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
         Refusal { status, title, detail: detail.into() }
     }
 
-    fn bad_request(detail: impl Into<String>) -> Self {
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Refusal::new(StatusCode::BAD_REQUEST, "Bad Request", detail)
     }
 }
@@ -104,18 +104,18 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer = Result<Response, Refusal>;
+pub(super) type Answer = Result<Response, Refusal>;
 
-fn ok(body: &impl Serialize) -> Response {
+pub(super) fn ok(body: &impl Serialize) -> Response {
     answer::json(StatusCode::OK, body)
 }
 
-fn no_content() -> Response {
+pub(super) fn no_content() -> Response {
     answer::empty(StatusCode::NO_CONTENT)
 }
 
 /// Reads a JSON object.
-fn read(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
@@ -133,7 +133,7 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Refusal>
 }
 
 /// A moment as BOS writes it: no zone.
-fn time(at: Time) -> String {
+pub(super) fn time(at: Time) -> String {
     let at = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%S").to_string()).unwrap_or_default()
 }
