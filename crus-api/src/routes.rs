@@ -3,6 +3,7 @@
 //! As in the original a path with a slash at its end is another path, and not there: otherwise a request to
 //! delete a session whose id was left out could mean something.
 
+mod health;
 mod views;
 
 use std::sync::Arc;
@@ -19,11 +20,11 @@ use crus_core::UpgradeId;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use serde_json::json;
 use tracing::{error, warn};
 
 use crate::access::{self, About, Access, Audit, Gate, Role};
 use crate::events::Places;
+use crate::health::Health;
 use crate::plan::PlanView;
 use crate::problem::Problem;
 use crate::request;
@@ -65,19 +66,26 @@ pub struct Api {
     site: Site,
     access: Arc<dyn Access>,
     audit: Option<Arc<dyn Audit>>,
+    health: Arc<dyn Health>,
     limits: ApiLimits,
 }
 
 impl Api {
     /// The API of these sessions at this site. `access` tells who a caller is; [`Open`](crate::access::Open) asks nobody.
     pub fn new(sessions: Arc<dyn Sessions>, site: Site, access: Arc<dyn Access>) -> Self {
-        Api { sessions, site, access, audit: None, limits: ApiLimits::default() }
+        Api { sessions, site, access, audit: None, health: Arc::new(()), limits: ApiLimits::default() }
     }
 
     /// Who is told what changes something, and what was refused: nobody otherwise.
     #[must_use]
     pub fn audit(self, audit: Arc<dyn Audit>) -> Self {
         Api { audit: Some(audit), ..self }
+    }
+
+    /// How the service stands, for who watches it: nothing is known of it otherwise.
+    #[must_use]
+    pub fn health(self, health: Arc<dyn Health>) -> Self {
+        Api { health, ..self }
     }
 
     /// What a request may take: the defaults otherwise.
@@ -88,7 +96,7 @@ impl Api {
 
     /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
     pub fn router(self) -> Router {
-        let Api { sessions, site, access, audit, limits } = self;
+        let Api { sessions, site, access, audit, health, limits } = self;
         let paths = Paths { router: Router::new(), access, audit }
             .add(
                 "/session",
@@ -110,13 +118,21 @@ impl Api {
             // A plan changes nothing.
             .add("/plan", POST, [for_role(Role::Read, post(plan))])
             .add("/openapi.json", GET, [for_anyone(get(openapi))])
-            .add("/healthz", GET, [for_anyone(get(healthz))])
+            .add("/healthz", GET, [for_anyone(get(health::healthz))])
+            .add("/readyz", GET, [for_anyone(get(health::readyz))])
+            .add("/metrics", GET, [for_anyone(get(health::metrics))])
             .router;
         Router::new()
             .merge(paths.clone())
             .nest("/apis/crus", paths)
             .fallback(async || Problem::no_such_path())
-            .with_state(Arc::new(Served { sessions, site, streams: Places::new(limits.max_streams), limits }))
+            .with_state(Arc::new(Served {
+                sessions,
+                site,
+                health,
+                streams: Places::new(limits.max_streams),
+                limits,
+            }))
     }
 }
 
@@ -124,6 +140,7 @@ impl Api {
 struct Served {
     sessions: Arc<dyn Sessions>,
     site: Site,
+    health: Arc<dyn Health>,
     streams: Places,
     limits: ApiLimits,
 }
@@ -241,11 +258,6 @@ async fn remove(
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, JSON)], OPENAPI).into_response()
-}
-
-/// The process is there and answers; whether its peers are is another matter.
-async fn healthz() -> Response {
-    answer(StatusCode::OK, JSON, &json!({ "status": "ok" }))
 }
 
 // ---- their parts ------------------------------------------------------------------------------------------

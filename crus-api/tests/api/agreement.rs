@@ -17,7 +17,10 @@ use crate::document::{DOCUMENT, allowed, documented_answer, documented_path};
 use crate::schema;
 use crate::service::{Api, example, example_with, request, session_of_examples};
 
-/// Every operation of the document with the statuses that it has there.
+/// Answers that are not the routes': who listens gives them, before a request is read as a whole.
+const OF_THE_LISTENER: [u16; 3] = [408, 429, 431];
+
+/// Every operation of the document with the statuses that it has there, but for those.
 fn operations() -> Vec<(&'static str, Method, u16)> {
     let mut operations = Vec::new();
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
@@ -25,8 +28,9 @@ fn operations() -> Vec<(&'static str, Method, u16)> {
         {
             let method: Method = method.to_uppercase().parse().unwrap();
             let statuses = operation["responses"].as_object().unwrap().keys();
-            operations
-                .extend(statuses.map(|status| (path.as_str(), method.clone(), status.parse().unwrap())));
+            let statuses = statuses.map(|status| status.parse().unwrap());
+            let statuses = statuses.filter(|status| !OF_THE_LISTENER.contains(status));
+            operations.extend(statuses.map(|status| (path.as_str(), method.clone(), status)));
         }
     }
     operations
@@ -78,6 +82,8 @@ fn provoke(path: &str, method: &Method, status: u16, content_type: &str) -> (Api
     };
     match status {
         500 => api.fail(ServiceError::Store(StoreError::Unreadable("x".into()))),
+        503 if path == "/healthz" => api.health.set_deaf("what follows the store has ended"),
+        503 if path == "/readyz" => api.health.set_ready(false),
         503 => api.fail(ServiceError::Store(StoreError::Failed("x".into()))),
         _ => {}
     }
@@ -123,7 +129,7 @@ fn every_operation_on_sessions_says_that_it_is_behind_a_bearer_token() {
     let scheme = &DOCUMENT["components"]["securitySchemes"]["bearerAuth"];
     assert_eq!((&scheme["type"], &scheme["scheme"]), (&json!("http"), &json!("bearer")));
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
-        let is_open = ["/openapi.json", "/healthz"].contains(&path.as_str());
+        let is_open = ["/openapi.json", "/healthz", "/readyz", "/metrics"].contains(&path.as_str());
         let wanted = if is_open { Value::Null } else { json!([{ "bearerAuth": [] }]) };
         for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
         {
@@ -138,12 +144,17 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
         let documented = documented_answer(path, &method, status).unwrap();
         assert!(documented["description"].is_string(), "{method} {path} {status}");
         let contents = documented["content"].as_object().unwrap();
-        assert_eq!(contents.len(), 1 + usize::from(path.ends_with("/events") && status == 200));
+        let has_two = (path.ends_with("/events") || path == "/metrics") && status == 200;
+        assert_eq!(contents.len(), 1 + usize::from(has_two));
         for (content_type, content) in contents {
             let (api, request) = provoke(path, &method, status, content_type);
             let answer = api.call(request).expect(status);
             let what = format!("{method} {path} {status} {content_type}");
-            assert_eq!(answer.header("content-type"), content_type, "{what}");
+            let answered_type = answer.header("content-type");
+            match path {
+                "/metrics" => assert!(answered_type.starts_with(&format!("{content_type};")), "{what}"),
+                _ => assert_eq!(answered_type, content_type, "{what}"),
+            }
             for (name, header) in documented["headers"].as_object().into_iter().flatten() {
                 assert_eq!(answer.header(name), header["example"], "{what}");
             }
@@ -156,6 +167,26 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
                 && (status != 400 || path.ends_with("/events") || path == "/session")
             {
                 assert_eq!(&answer.json(), example, "{what}");
+            }
+        }
+    }
+}
+
+/// Any request may come too often or with too long a head, and any body too slowly.
+#[test]
+fn every_operation_has_the_answers_of_who_listens() {
+    for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+        {
+            for status in OF_THE_LISTENER {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let answer = documented_answer(path, &method, status);
+                let may_be = status != 408 || operation.get("requestBody").is_some();
+                assert_eq!(answer.is_some(), may_be, "{method} {path} {status}");
+                let Some(answer) = answer else { continue };
+                let content = &answer["content"]["application/problem+json"];
+                assert_eq!(schema::check(&DOCUMENT, &content["schema"], &content["example"]), Ok(()));
+                assert_eq!(content["example"]["status"], status);
             }
         }
     }
