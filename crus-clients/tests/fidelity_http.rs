@@ -251,7 +251,8 @@ mod bos {
                 bos.session(&key("crus-1")).await.unwrap_err(),
             ] {
                 assert!(matches!(error, PortError::Refused { .. }), "{error:?}");
-                assert!(error.to_string().contains("the base URL may be wrong"), "{error}");
+                let told = ["the base URL may be wrong", "set bos_api to v1"];
+                assert!(told.iter().any(|told| error.to_string().contains(told)), "{error}");
             }
         }
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crus_clients::http::BaseUrl;
+use crus_core::TenantName;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
@@ -31,6 +32,7 @@ struct Stored {
     token: Option<String>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    tenant: Option<TenantName>,
 }
 
 /// Where the service is, and how to be let in.
@@ -43,6 +45,8 @@ pub(crate) struct Profile {
     pub(crate) token: TokenSource,
     /// The authorities to trust, as PEM.
     pub(crate) ca_file: Option<PathBuf>,
+    /// For whom upgrades are asked for, where it is not said.
+    pub(crate) tenant: Option<TenantName>,
 }
 
 /// Where the token is. Its text is in no debug output and in no message.
@@ -171,7 +175,7 @@ impl Profile {
         }
         let ca_file = given.ca_file.clone().or_else(|| variable(CA_FILE).map(PathBuf::from));
         let ca_file = ca_file.or_else(|| stored.ca_file.map(beside));
-        Ok(Profile { url, url_from, token, ca_file })
+        Ok(Profile { url, url_from, token, ca_file, tenant: stored.tenant })
     }
 }
 
@@ -236,7 +240,7 @@ fn stored(
         let why =
             if error.message().starts_with("unknown field") { error.message() } else { "it is not right" };
         ClientError::usage(format!(
-            "{shown}, line {line}: {why}; it may hold url, token, token_file and ca_file"
+            "{shown}, line {line}: {why}; it may hold url, token, token_file, ca_file and tenant"
         ))
     })?;
     let mode = file.metadata().map_err(unreadable)?.permissions().mode();
