@@ -114,6 +114,8 @@ fn p3_reboots_that_are_asked_for_again_because_the_reply_was_lost() {
     let nameless = || {
         let mut config = cluster(2);
         config.bos.api = BosApi::V1;
+        // So that it stays to see the second power cut.
+        config.bos.says_complete = false;
         config
     };
     caught(Mutant::RepeatsReboots, "P3", nameless, |world| {
