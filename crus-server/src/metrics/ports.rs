@@ -123,8 +123,8 @@ pub struct WatchedBos {
 
 #[async_trait]
 impl Bos for WatchedBos {
-    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
-        self.calls.watch(Peer::Bos, "has_template", self.inner.has_template(template)).await
+    async fn has_template(&self, key: &TemplateKey) -> Result<bool, PortError> {
+        self.calls.watch(Peer::Bos, "has_template", self.inner.has_template(key)).await
     }
 
     async fn boot_ids(&self) -> Result<BootIds, PortError> {
