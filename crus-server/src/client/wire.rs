@@ -138,10 +138,6 @@ impl Api {
         self.call(self.request(Method::GET, path, JSON)?.query(query)).await
     }
 
-    pub(crate) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, CallError> {
-        self.call(self.request(Method::POST, path, JSON)?.json(body)).await
-    }
-
     /// Asks what an upgrade would come to.
     pub(crate) async fn plan(&self, body: &Value, tenant: Option<&TenantName>) -> Result<Value, CallError> {
         let request = self.for_tenant(self.request(Method::POST, &["plan"], JSON)?, tenant);
