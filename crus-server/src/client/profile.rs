@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crus_clients::http::BaseUrl;
 use crus_clients::http::Secret;
+use crus_core::TenantName;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
@@ -32,6 +33,7 @@ pub(super) struct Stored {
     token: Option<String>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    tenant: Option<TenantName>,
 }
 
 /// Where the service is, and how to be let in.
@@ -44,6 +46,8 @@ pub(crate) struct Profile {
     pub(crate) token: TokenSource,
     /// The authorities to trust, as PEM.
     pub(crate) ca_file: Option<PathBuf>,
+    /// For whom upgrades are asked for, where it is not said.
+    pub(crate) tenant: Option<TenantName>,
 }
 
 /// Where the token is. Its text is in no debug output and in no message.
@@ -188,7 +192,7 @@ impl Profile {
         }
         let ca_file = given.ca_file.clone().or_else(|| variable(CA_FILE).map(PathBuf::from));
         let ca_file = ca_file.or_else(|| stored.ca_file.map(beside));
-        Ok(Profile { url, url_from, token, ca_file })
+        Ok(Profile { url, url_from, token, ca_file, tenant: stored.tenant })
     }
 }
 
@@ -266,7 +270,7 @@ pub(super) fn parse(shown: &str, text: &str) -> Result<Stored, ClientError> {
         let why =
             if error.message().starts_with("unknown field") { error.message() } else { "it is not right" };
         ClientError::usage(format!(
-            "{shown}, line {line}: {why}; it may hold url, token, token_file and ca_file"
+            "{shown}, line {line}: {why}; it may hold url, token, token_file, ca_file and tenant"
         ))
     })
 }
