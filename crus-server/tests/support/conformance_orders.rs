@@ -2,7 +2,7 @@
 
 use crus_core::history::{ENTRIES_MAX, Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, Phase, Session, Stage, UpgradeId};
+use crus_core::model::{Command, Ordered, Phase, Session, Stage, UpgradeId};
 use crus_core::ports::{Change, Revision, SessionStore, StoreError};
 use crus_core::{Actor, Time, Xname};
 
@@ -321,7 +321,7 @@ async fn tells_commands_to_other_replicas(one: &dyn SessionStore, two: &dyn Sess
     let mut changes = one.changes().await.unwrap();
     let number = two.command(id, Command::Pause, None).await.unwrap().unwrap();
     assert_eq!(next(&mut changes, id).await, Change::Commanded(id));
-    assert_eq!(one.commands(id).await, Ok(vec![(number, Command::Pause)]));
+    assert_eq!(one.commands(id).await, Ok(vec![(number, Ordered { command: Command::Pause, by: None })]));
     assert_eq!(one.command(id, Command::Pause, None).await, Ok(Some(number)), "whoever asks again");
     take_in(one, &mut session, number, revision).await;
     // Neither that nor what changed nothing is told as a command.
@@ -380,7 +380,7 @@ async fn keeps_commands_when_another_takes_over(one: &dyn SessionStore, two: &dy
     assert!(two.own(id).await.unwrap());
     assert_eq!(two.delivered(id).await, Ok(Some(7)));
     assert_eq!(load(two, id).await.0.head.commands, first);
-    assert_eq!(two.commands(id).await, Ok(vec![(second, Command::Resume)]));
+    assert_eq!(two.commands(id).await, Ok(vec![(second, Ordered { command: Command::Resume, by: None })]));
     take_in(two, &mut session, second, revision).await;
     assert_eq!(noted(one, id).await, []);
     two.remove(id).await.unwrap();
