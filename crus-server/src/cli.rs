@@ -14,7 +14,7 @@ use crate::client::store::{self, StoreArgs};
 use crate::client::{self, exit, manual};
 use crate::config::{Flags, Loaded, Misconfigured};
 use crate::demo::{self, DemoFlags};
-use crate::{LONG_VERSION, serve};
+use crate::{LONG_VERSION, serve, settings};
 
 /// Compute Rolling Upgrade Service: moves compute nodes to a new boot image, a group at a time, and harms no job.
 #[derive(Parser)]
@@ -38,6 +38,9 @@ enum Verb {
         /// Print the options in force as a configuration file, with the source of each, and exit.
         #[arg(long)]
         print_config: bool,
+        /// Print a configuration file with every option, its meaning and its default, to be changed, and exit.
+        #[arg(long, exclusive = true)]
+        example_config: bool,
         /// Run on a simulated cluster in this process, to be explored: HSM groups slurm-nodes,
         /// upgrading-nodes and failed-nodes, session template new-image. Whatever is set for HSM, BOS and Slurm
         /// does not count. With --store the cluster is kept beside the sessions.
@@ -108,7 +111,8 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Verb::Serve { flags, print_config, demo } => {
+        Verb::Serve { example_config: true, .. } => print(&settings::example()),
+        Verb::Serve { flags, print_config, demo, .. } => {
             let defaults = if demo { demo::DEFAULTS } else { &[] };
             match Loaded::with_defaults(&flags, |name| std::env::var_os(name), defaults) {
                 Err(error) => fail(&error.into(), exit::MISUSED),

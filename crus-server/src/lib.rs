@@ -24,6 +24,7 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+mod notify;
 pub mod peers;
 pub mod serve;
 pub mod settings;

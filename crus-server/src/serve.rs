@@ -25,6 +25,7 @@ use crate::health::{Probe, ProbeOptions, Watched, Watching};
 use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
 use crate::metrics::{Metrics, watch_requests};
+use crate::notify::{self, State};
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
@@ -144,7 +145,7 @@ impl Service {
         let told = Told { webhook: Webhook::new(&config.webhook)?, metrics: Arc::clone(&metrics) };
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
         let controller = Controller::start_telling(told, outside.clone(), limits, retention).await?;
-        let probe = watched.probe(&outside);
+        let probe = (watched.probe(&outside), config.probe.clone());
         let health = Arc::new(watched.health(controller.clone(), store.lease()));
         let mut limits = HttpLimits::new(&config.http, DRAIN_TIMEOUT);
         limits.max_connections = http::fit(limits.max_connections);
@@ -155,7 +156,6 @@ impl Service {
             max_streams: config.max_streams,
             ..ApiLimits::default()
         };
-        let probe = (probe, config.probe.clone());
         Ok(Service {
             listener,
             address,
@@ -211,12 +211,14 @@ impl Service {
             .health(self.health)
             .limits(api_limits)
             .router()
-            .layer(middleware::from_fn_with_state(self.metrics, watch_requests));
+            .layer(middleware::from_fn_with_state(Arc::clone(&self.metrics), watch_requests));
+        let connections = self.metrics.connections.clone();
         let (tell, stopped) = watch::channel(false);
         let (probe, options) = self.probe;
         tokio::spawn(probe.run(options, tell.subscribe()));
         let sessions = async {
             stop.await;
+            notify::tell(State::Stopping);
             tell.send_replace(true);
             if controller.shutdown(patience).await {
                 info!("all sessions stopped; they go on with the next start");
@@ -232,7 +234,7 @@ impl Service {
             }
             store.close().await;
         };
-        tokio::join!(http::serve(listener, tls, router, limits, until(stopped)), sessions);
+        tokio::join!(http::serve(listener, tls, router, limits, connections, until(stopped)), sessions);
         audit.close(AUDIT_PATIENCE).await;
     }
 }
@@ -289,6 +291,7 @@ fn cannot_listen(address: SocketAddr) -> String {
 pub(crate) fn announce(url: &str) {
     print(&format!("listening on {url}"));
     info!(url, "listening");
+    notify::tell(State::Ready);
 }
 
 /// Prints a line. Nobody needs to read it: a closed pipe stops nothing.

@@ -8,8 +8,10 @@
 //!   4 KiB/s on average, in which an event stream that has nothing to tell costs nothing.
 //! - A client that sends a request at once is served, however many others hold connections and do nothing. Connections are
 //!   accepted always. When all places are taken (`max_connections`), those make room that have waited longest for their
-//!   clients, in whatever phase; none that is being served ever does, and none before it had a quarter of a second. When all
-//!   are being served, new ones wait in the system's queue until one is not.
+//!   clients, in whatever phase; none that is being served ever does. They are taken from the clients with the most
+//!   connections, never from one that has fewer than who comes, and each is given a quarter of a second first; when too many
+//!   come for that, the client with the most makes room for one with fewer, and is itself refused more. When all are being
+//!   served, new ones wait in the system's queue until one is not.
 //! - One client (an IPv4 address, or the 64 bits of an IPv6 one) has no more than its share of the connections
 //!   (`max_connections_per_client`), and of the requests (`requests_per_second_per_client`), with two seconds' worth at once
 //!   after it was silent. A client with too many connections makes room for itself first.
@@ -47,6 +49,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::metrics::Connections;
 use connection::Service;
 use places::{Evicted, Places, Refusal};
 use refusal::Refusals;
@@ -188,6 +191,7 @@ pub async fn serve(
     tls: Option<Tls>,
     router: Router,
     limits: HttpLimits,
+    connections: Connections,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let places = Places::new(limits.max_connections, limits.max_connections_per_client);
@@ -195,7 +199,7 @@ pub async fn serve(
     let service =
         Service { answers: router, refusals: Arc::new(Refusals::new(&limits)), limits: Arc::clone(&limits) };
     let mut shutdown = pin!(shutdown);
-    let mut crowd = Crowd::default();
+    let mut crowd = Crowd { connections: connections.clone(), ..Crowd::default() };
     loop {
         let next = async {
             let (stream, client) = listener.accept().await?;
@@ -209,7 +213,12 @@ pub async fn serve(
         match accepted {
             Ok((Some(place), stream)) => {
                 set_options(&stream, limits.stall_timeout);
-                tokio::spawn(service.clone().serve(place, stream, tls.as_ref().map(Tls::current)));
+                let served = service.clone().serve(place, stream, tls.as_ref().map(Tls::current));
+                let open = connections.accepted();
+                tokio::spawn(async move {
+                    served.await;
+                    drop(open);
+                });
             }
             Ok((None, stream)) => refuse(&stream, tls.is_some()),
             Err(error) if is_of_a_client(&error) => debug!(%error, "a client went before it was accepted"),
@@ -249,7 +258,7 @@ async fn place(
         match taken {
             Ok(place) => return Some(place),
             Err(Refusal::Client) => {
-                crowd.refused += 1;
+                crowd.refused();
                 return None;
             }
             Err(Refusal::Full) => places.freed().await,
@@ -271,8 +280,7 @@ fn set_options(stream: &TcpStream, stall_timeout: Duration) {
 /// Says why, as far as that can be done without waiting.
 fn refuse(stream: &TcpStream, tls: bool) {
     if !tls {
-        let detail =
-            "This client has as many connections as it may. Close some, or use those that there are.";
+        let detail = "This client has its share of the connections. Close some, or use those that there are.";
         // It may have gone.
         _ = stream.try_write(&refusal::no_place(detail));
         _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
@@ -293,11 +301,19 @@ struct Crowd {
     evicted: usize,
     refused: usize,
     told: Option<Instant>,
+    /// Who counts them.
+    connections: Connections,
 }
 
 impl Crowd {
     fn evicted(&mut self, count: usize) {
         self.evicted += count;
+        self.connections.evicted(count);
+    }
+
+    fn refused(&mut self) {
+        self.refused += 1;
+        self.connections.refused();
     }
 
     fn tell(&mut self, places: &Places) {
@@ -311,6 +327,11 @@ impl Crowd {
             "there are more connections than may be: those that waited longest for their clients were closed, and new ones \
              of clients with too many refused (max_connections, max_connections_per_client)"
         );
-        *self = Crowd { told: Some(Instant::now()), ..Crowd::default() };
+        *self = Crowd {
+            evicted: 0,
+            refused: 0,
+            told: Some(Instant::now()),
+            connections: self.connections.clone(),
+        };
     }
 }

@@ -6,6 +6,7 @@
 
 mod access;
 mod auth;
+mod example;
 mod health;
 mod http;
 mod logs;
@@ -32,6 +33,8 @@ use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::peers::AccessOptions;
 use crate::webhook::WebhookOptions;
+
+pub use example::example;
 
 /// What the service runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -355,6 +358,7 @@ mod tests {
                 max_checks: 1,
             },
             limits: Limits {
+                names_boots: true,
                 poll_ms: 1,
                 retry_max_ms: 1,
                 drain_timeout_ms: Some(1),

@@ -60,6 +60,7 @@ pub(super) fn session() -> Session {
         failed: "failed".parse().unwrap(),
         step_size: std::num::NonZeroU32::MIN,
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: Strategy::default(),
     };
     Session::new(UpgradeId(Uuid::from_u128(1)), spec, "1", Limits::default(), Time(0))
@@ -121,8 +122,8 @@ pub(super) fn everything() -> Arc<Metrics> {
     metrics.told(250);
     metrics.checked("hsm", Some(true));
     metrics.can_serve(true);
-    let Connections(of) = Connections(Arc::clone(&metrics));
-    drop(Connections(of).accepted());
+    drop(metrics.connections.accepted());
+    metrics.connections.refused();
 
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
