@@ -3,6 +3,8 @@
 //! As in the original a path with a slash at its end is another path, and not there: otherwise a request to
 //! delete a session whose id was left out could mean something.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod health;
 mod views;
 
