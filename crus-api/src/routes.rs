@@ -24,7 +24,7 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tracing::{error, warn};
 
-use crate::access::{self, About, Access, Audit, Gate, Role};
+use crate::access::{self, About, Access, Audit, By, Gate, Role};
 use crate::events::Places;
 use crate::health::Health;
 use crate::plan::PlanView;
@@ -205,12 +205,12 @@ impl Paths {
 
 // ---- the operations ---------------------------------------------------------------------------------------
 
-async fn create(State(api): State<Arc<Served>>, request: Request) -> Result<Response, Problem> {
+async fn create(State(api): State<Arc<Served>>, By(by): By, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
     let spec = Spec { tenant: tenant(&head.headers, &api.site)?, ..request::spec(&body, &api.site)? };
-    let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
+    let status = api.sessions.create(spec, by).await.map_err(|error| failed("create a session", error))?;
     let mut answer = answer(StatusCode::CREATED, JSON, &*status);
     answer.extensions_mut().insert(About(status.upgrade_id));
     Ok(answer)
@@ -254,10 +254,11 @@ async fn describe(
 
 async fn remove(
     State(api): State<Arc<Served>>,
+    By(by): By,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let found =
-        api.sessions.delete(upgrade_id(id)?).await.map_err(|error| failed("delete a session", error))?;
+        api.sessions.delete(upgrade_id(id)?, by).await.map_err(|error| failed("delete a session", error))?;
     one(found)
 }
 
