@@ -21,6 +21,8 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod demo;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod health;
 pub mod http;
 pub mod logging;
