@@ -145,7 +145,7 @@ impl Service {
         let told = Told { webhook: Webhook::new(&config.webhook)?, metrics: Arc::clone(&metrics) };
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
         let controller = Controller::start_telling(told, outside.clone(), limits, retention).await?;
-        let probe = watched.probe(&outside);
+        let probe = (watched.probe(&outside), config.probe.clone());
         let health = Arc::new(watched.health(controller.clone(), store.lease()));
         let mut limits = HttpLimits::new(&config.http, DRAIN_TIMEOUT);
         limits.max_connections = http::fit(limits.max_connections);
@@ -156,7 +156,6 @@ impl Service {
             max_streams: config.max_streams,
             ..ApiLimits::default()
         };
-        let probe = (probe, config.probe.clone());
         Ok(Service {
             listener,
             address,
@@ -212,7 +211,8 @@ impl Service {
             .health(self.health)
             .limits(api_limits)
             .router()
-            .layer(middleware::from_fn_with_state(self.metrics, watch_requests));
+            .layer(middleware::from_fn_with_state(Arc::clone(&self.metrics), watch_requests));
+        let connections = self.metrics.connections.clone();
         let (tell, stopped) = watch::channel(false);
         let (probe, options) = self.probe;
         tokio::spawn(probe.run(options, tell.subscribe()));
@@ -234,7 +234,7 @@ impl Service {
             }
             store.close().await;
         };
-        tokio::join!(http::serve(listener, tls, router, limits, until(stopped)), sessions);
+        tokio::join!(http::serve(listener, tls, router, limits, connections, until(stopped)), sessions);
         audit.close(AUDIT_PATIENCE).await;
     }
 }

@@ -247,7 +247,7 @@ impl Shared {
                 Err(_) => return Err(ServiceError::MayBeCreated { id, error }),
             }
         }
-        runner::span(id).in_scope(|| info!("session created"));
+        self.span(id).in_scope(|| info!("session created"));
         self.watch.metrics().created();
         let Session { head, messages, .. } = session;
         let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
@@ -265,7 +265,7 @@ impl Shared {
         // It may be one that nobody here has heard of yet: the store knows.
         self.ports.store.order_deletion(id).await?;
         let Some(status) = self.board.order_deletion(id) else { return self.stored(id).await };
-        runner::span(id).in_scope(|| info!("deletion ordered"));
+        self.span(id).in_scope(|| info!("deletion ordered"));
         self.watch.metrics().deletion_ordered();
         // Whoever runs it elsewhere hears of it from the store.
         runner::take_up(&self, id, Why::Ordered);
@@ -284,7 +284,7 @@ impl Shared {
             return Err(ServiceError::NotNow { reason });
         }
         let Some(number) = self.ports.store.command(id, command).await? else { return Ok(None) };
-        runner::span(id).in_scope(|| info!(?command, number, "command noted"));
+        self.span(id).in_scope(|| info!(?command, number, "command noted"));
         self.watch.metrics().commanded(command);
         if !self.board.command(id, number) {
             self.ask_follower(id);

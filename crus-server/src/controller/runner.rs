@@ -33,10 +33,12 @@ pub(super) fn take_up(shared: &Arc<Shared>, id: UpgradeId, why: Why) {
         stop: shared.stop.subscribe(),
         pause: FIRST_PAUSE,
         waits_for: None,
+        span: shared.span(id),
         why: Some(why),
         shared: Arc::clone(shared),
     };
-    tokio::spawn(runner.run().instrument(span(id)));
+    let span = runner.span.clone();
+    tokio::spawn(runner.run().instrument(span));
 }
 
 /// Why a session is taken up.
@@ -50,10 +52,14 @@ pub(super) enum Why {
     Ordered,
 }
 
-/// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
-/// with its level, and with it the id of every warning inside: hence that of errors.
-pub(super) fn span(id: UpgradeId) -> Span {
-    error_span!("session", upgrade_id = %id)
+impl Shared {
+    /// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
+    /// with its level, and with it the id of every warning inside: hence that of errors.
+    pub(super) fn span(&self, id: UpgradeId) -> Span {
+        // One that is not on the board is new.
+        let step = self.board.head(id).map_or(0, |head| head.step);
+        error_span!("session", upgrade_id = %id, step)
+    }
 }
 
 struct Runner {
@@ -64,6 +70,8 @@ struct Runner {
     pause: Duration,
     /// What was last said to be waited for.
     waits_for: Option<String>,
+    /// What is logged of it is within this.
+    span: Span,
     /// Why it was taken up, until it was.
     why: Option<Why>,
 }
@@ -173,6 +181,7 @@ impl Runner {
                 // It goes now, and its history with it.
                 self.unless_stopped(courier.idle_in_time()).await;
             }
+            self.span.record("step", driver.session().head.step);
             let round = async {
                 self.hand_over_commands(&mut driver).await?;
                 driver.advance().await
@@ -271,6 +280,7 @@ impl Runner {
         if self.why.take() == Some(Why::Unowned) {
             self.shared.watch.metrics().taken_over();
         }
+        self.span.record("step", session.head.step);
         info!("taking up the session");
         Ok(Ok(Driver::new(session, revision, self.shared.ports.clone())))
     }

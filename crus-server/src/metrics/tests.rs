@@ -2,6 +2,7 @@
 
 mod exposition;
 mod recorded;
+mod shipped;
 mod table;
 
 use crus_api::health::Exposition;

@@ -236,7 +236,6 @@ fn probes_ports_and_selectors_meet_the_service() {
 
 /// With the variables of the pod, as Kubernetes sets them.
 #[test]
-#[ignore = "until the options for tokens are there"]
 fn the_service_takes_the_configuration_of_every_site() {
     let Some(answers) = helm(&sites()) else { return };
     for answer in &answers {

@@ -122,8 +122,8 @@ pub(super) fn everything() -> Arc<Metrics> {
     metrics.told(250);
     metrics.checked("hsm", Some(true));
     metrics.can_serve(true);
-    let Connections(of) = Connections(Arc::clone(&metrics));
-    drop(Connections(of).accepted());
+    drop(metrics.connections.accepted());
+    metrics.connections.refused();
 
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
