@@ -10,6 +10,7 @@
 //! - [`demo`]: a simulated cluster, and the service on it.
 //! - `client`: what can be asked of a running service on the command line.
 //! - [`metrics`]: what is counted and measured; [`health`]: how it and its peers stand.
+//! - [`otlp`]: traces, for who wants them.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
 pub mod auth;
@@ -20,11 +21,14 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod demo;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
 mod notify;
+pub mod otlp;
 pub mod peers;
 pub mod serve;
 pub mod settings;

@@ -26,7 +26,8 @@ use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
 use crate::metrics::{Metrics, watch_requests};
 use crate::notify::{self, State};
-use crate::peers::Peers;
+use crate::otlp::Tracer;
+use crate::peers::{BosApi, Peers};
 use crate::settings::Config;
 use crate::store::Store;
 use crate::webhook::Webhook;
@@ -45,6 +46,10 @@ const CHECKS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the last lines of the audit log may take.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a collector of traces may take to take in the last of them.
+#[cfg(feature = "otlp")]
+const TRACES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long threads that wait for the system may hold up the end of the process.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -95,6 +100,8 @@ pub(crate) struct Service {
     limits: HttpLimits,
     patience: Duration,
     metrics: Arc<Metrics>,
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "without the feature there is none"))]
+    tracer: Option<Tracer>,
     health: Arc<Watched>,
     probe: (Probe, ProbeOptions),
 }
@@ -121,8 +128,9 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         // Before the store is touched: what is missing here is soon mended.
         let auth = Auth::start(&config.auth).await?;
+        let tracer = Tracer::start(&config.otlp)?;
         let store = Store::open(config, metrics.lease.clone()).await?;
-        let watched = Watching::new(clock.clone(), Arc::clone(&metrics));
+        let watched = Watching::new(clock.clone(), Arc::clone(&metrics), tracer.clone());
         let Peers { hsm, bos, wlm } = watched.peers(Peers::new(config)?);
         let tls = Tls::start(&config.http.tls).map_err(wrong_files)?;
         let listener = http::listen(config.listen).with_context(|| cannot_listen(config.listen))?;
@@ -142,7 +150,11 @@ impl Service {
             clock,
             checks: watched.checks(checks.clone()),
         };
-        let told = Told { webhook: Webhook::new(&config.webhook)?, metrics: Arc::clone(&metrics) };
+        let told = Told {
+            webhook: Webhook::new(&config.webhook)?,
+            metrics: Arc::clone(&metrics),
+            tracer: tracer.clone(),
+        };
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
         let controller = Controller::start_telling(told, outside.clone(), limits, retention).await?;
         let probe = (watched.probe(&outside), config.probe.clone());
@@ -169,6 +181,7 @@ impl Service {
             limits,
             patience,
             metrics,
+            tracer,
             health,
             probe,
         })
@@ -233,6 +246,10 @@ impl Service {
                 warn!("check commands that were killed are not gone yet");
             }
             store.close().await;
+            #[cfg(feature = "otlp")]
+            if let Some(tracer) = self.tracer {
+                tracer.close(TRACES_PATIENCE).await;
+            }
         };
         tokio::join!(http::serve(listener, tls, router, limits, connections, until(stopped)), sessions);
         audit.close(AUDIT_PATIENCE).await;
@@ -250,6 +267,7 @@ fn site_of(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Site> {
         check_commands: Some(config.checks.commands.keys().cloned().collect()),
         drain_timeout_ms: config.limits.drain_timeout_ms,
         order: Some(config.limits.order),
+        tenants: config.bos_api == BosApi::V2,
         knows_zone: Arc::new(move |zone| clock.zone(zone, clock.now()).is_some()),
     };
     for (table, window) in [("strategy", &site.defaults.window), ("strategy_caps", &site.caps.window)] {

@@ -37,6 +37,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::metrics::{Census, Metrics, SessionWatch};
+use crate::otlp::Tracer;
 use crate::webhook::Webhook;
 use board::Board;
 use runner::Why;
@@ -120,6 +121,8 @@ pub struct Told {
     pub webhook: Option<Webhook>,
     /// Who counts and measures.
     pub metrics: Arc<Metrics>,
+    /// A collector of traces.
+    pub tracer: Option<Tracer>,
 }
 
 /// The board, and who counts beside it.
@@ -163,7 +166,7 @@ impl Controller {
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
         let webhook = told.webhook.map(Arc::new);
-        let watch = Arc::new(SessionWatch::new(told.metrics));
+        let watch = Arc::new(SessionWatch::new(told.metrics, told.tracer));
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
         let observer = Arc::new(Observers { board: Arc::clone(&board), watch: Arc::clone(&watch) });

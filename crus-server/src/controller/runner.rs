@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crus_core::Time;
 use crus_core::driver::{Driver, Next};
+#[cfg(feature = "otlp")]
+use crus_core::model::Phase;
 use crus_core::model::{Session, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::progress;
@@ -16,6 +18,9 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
+#[cfg(feature = "otlp")]
+use crate::otlp;
+use crate::otlp::{PLACE, Place};
 use crate::webhook::{Courier, Start};
 
 /// The pause after the first failure of the store; it doubles with each further one.
@@ -182,11 +187,12 @@ impl Runner {
                 self.unless_stopped(courier.idle_in_time()).await;
             }
             self.span.record("step", driver.session().head.step);
+            let place = place(driver.session());
             let round = async {
                 self.hand_over_commands(&mut driver).await?;
                 driver.advance().await
             };
-            let next = match round.await {
+            let next = match PLACE.scope(place, round).await {
                 Ok(next) => next,
                 Err(StoreError::Failed(error)) => {
                     warn!("failed to use the store for the session, trying again: {error}");
@@ -339,6 +345,19 @@ impl Runner {
             _ = self.stop.wait_for(|stop| *stop) => {}
         }
     }
+}
+
+/// Where in the session what comes next is done.
+fn place(session: &Session) -> Place {
+    let head = &session.head;
+    #[cfg(feature = "otlp")]
+    let parent = match head.phase {
+        Phase::Rolling => otlp::stage_span(head.id, head.step, head.stage, head.stage_since),
+        _ => otlp::session_span(head.id),
+    };
+    #[cfg(not(feature = "otlp"))]
+    let parent = 0;
+    Place { session: head.id, step: head.step, parent }
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {

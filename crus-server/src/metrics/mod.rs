@@ -323,7 +323,12 @@ trait Registered: Clone + prometheus_client::registry::Metric {}
 impl<M: Clone + prometheus_client::registry::Metric> Registered for M {}
 
 /// What this was built with.
-const FEATURES: &str = if cfg!(feature = "etcd") { "etcd" } else { "" };
+const FEATURES: &str = match (cfg!(feature = "etcd"), cfg!(feature = "otlp")) {
+    (false, false) => "",
+    (true, false) => "etcd",
+    (false, true) => "otlp",
+    (true, true) => "etcd,otlp",
+};
 
 /// Milliseconds as seconds.
 fn seconds(ms: u64) -> f64 {

@@ -31,7 +31,8 @@ use crate::controller::Retention;
 use crate::health::ProbeOptions;
 use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
-use crate::peers::AccessOptions;
+use crate::otlp::OtlpOptions;
+use crate::peers::{AccessOptions, BosApi};
 use crate::webhook::WebhookOptions;
 
 pub use example::example;
@@ -59,6 +60,8 @@ pub struct Config {
     pub hsm_url: String,
     /// The root of the Boot Orchestration Service's API.
     pub bos_url: String,
+    /// Which version of its API it speaks.
+    pub bos_api: BosApi,
     /// How we prove to both who we are, and whom we trust.
     pub access: AccessOptions,
     /// `scontrol`: the program and its leading arguments. Never empty.
@@ -87,6 +90,8 @@ pub struct Config {
     pub webhook: WebhookOptions,
     /// How often the peers and the store are looked at, besides the calls that are made anyway.
     pub probe: ProbeOptions,
+    /// Where traces go.
+    pub otlp: OtlpOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -143,6 +148,7 @@ impl Default for Config {
             shutdown_timeout_ms: 20_000,
             hsm_url: "https://api-gw-service-nmn.local/apis/smd/hsm/v2".to_owned(),
             bos_url: "https://api-gw-service-nmn.local/apis/bos/v2".to_owned(),
+            bos_api: BosApi::V2,
             access: AccessOptions::default(),
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
@@ -157,6 +163,7 @@ impl Default for Config {
             caps: Caps::default(),
             webhook: WebhookOptions::default(),
             probe: ProbeOptions::default(),
+            otlp: OtlpOptions::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -331,6 +338,7 @@ mod tests {
             shutdown_timeout_ms: 1,
             hsm_url: other(),
             bos_url: other(),
+            bos_api: BosApi::V1,
             access: AccessOptions {
                 token_file: Some(other().into()),
                 ca_file: Some(other().into()),
@@ -358,7 +366,7 @@ mod tests {
                 max_checks: 1,
             },
             limits: Limits {
-                names_boots: true,
+                names_boots: false,
                 poll_ms: 1,
                 retry_max_ms: 1,
                 drain_timeout_ms: Some(1),
@@ -385,6 +393,7 @@ mod tests {
                 retry_max_ms: 1,
             },
             probe: ProbeOptions { interval_ms: None },
+            otlp: OtlpOptions { endpoint: Some(other()), headers_file: Some(other().into()) },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };
