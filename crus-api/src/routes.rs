@@ -240,8 +240,7 @@ async fn plan(State(api): State<Arc<Served>>, request: Request) -> Result<Respon
 
 async fn list(State(api): State<Arc<Served>>) -> Result<Response, Problem> {
     let sessions = api.sessions.list().await.map_err(|error| failed("list the sessions", error))?;
-    let sessions: Vec<&SessionStatus> = sessions.iter().map(|status| &**status).collect();
-    Ok(answer(StatusCode::OK, JSON, &sessions))
+    Ok(written(StatusCode::OK, JSON, sessions.json()))
 }
 
 async fn describe(
@@ -272,7 +271,7 @@ const JSON: &str = "application/json";
 
 fn one(found: Option<Arc<SessionStatus>>) -> Result<Response, Problem> {
     let status = found.ok_or_else(Problem::no_such_session)?;
-    Ok(answer(StatusCode::OK, JSON, &*status))
+    Ok(written(StatusCode::OK, JSON, status.json()))
 }
 
 /// An id as the service writes it, in either case; other ways to write a UUID are not there.
@@ -362,8 +361,22 @@ fn failed(what: &str, error: ServiceError) -> Problem {
 
 /// An answer with a JSON body.
 pub(crate) fn answer(status: StatusCode, content_type: &'static str, body: &impl Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(bytes) => (status, [(header::CONTENT_TYPE, content_type)], bytes).into_response(),
+    written(status, content_type, serde_json::to_vec(body))
+}
+
+/// An answer with a body that was written already.
+fn written(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Result<impl Into<Body>, serde_json::Error>,
+) -> Response {
+    match body {
+        Ok(body) => {
+            let mut response = Response::new(body.into());
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            response
+        }
         Err(error) => {
             // Texts, numbers and lists of them: none of the types answered can fail.
             error!(%error, "failed to write an answer");

@@ -11,7 +11,7 @@ use crus_core::plan::Plan;
 use crus_core::ports::StoreError;
 use crus_core::{Actor, Spec, UpgradeId};
 
-use crate::status::SessionStatus;
+use crate::status::{SessionList, SessionStatus};
 use crate::views::Progress;
 
 /// The service behind the routes.
@@ -27,7 +27,7 @@ pub trait Sessions: Send + Sync + 'static {
     async fn create(&self, spec: Spec, by: Option<Actor>) -> Result<Arc<SessionStatus>, ServiceError>;
 
     /// All sessions, in progress and completed, in the order of their creation.
-    async fn list(&self) -> Result<Vec<Arc<SessionStatus>>, ServiceError>;
+    async fn list(&self) -> Result<Arc<SessionList>, ServiceError>;
 
     /// One session; `None` when there is none of this id.
     async fn get(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError>;

@@ -14,7 +14,7 @@ use crus_api::access::{Access, Open};
 use crus_api::health::{Check, CheckState, Exposition, Health, Readiness};
 use crus_api::service::{Follow, News};
 use crus_api::views::{Beside, Progress, Stamp};
-use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, Site};
+use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionList, SessionStatus, Sessions, Site};
 use crus_core::commands;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
@@ -192,8 +192,8 @@ impl Sessions for Memory {
         })
     }
 
-    async fn list(&self) -> Result<Vec<Arc<SessionStatus>>, ServiceError> {
-        self.with(|sessions| sessions.iter().map(status).collect())
+    async fn list(&self) -> Result<Arc<SessionList>, ServiceError> {
+        self.with(|sessions| Arc::new(SessionList::new(sessions.iter().map(status).collect())))
     }
 
     async fn get(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crus_api::service::Follow;
 use crus_api::views::Progress;
-use crus_api::{ServiceError, SessionStatus, Sessions};
+use crus_api::{ServiceError, SessionList, SessionStatus, Sessions};
 use crus_core::check::Violation;
 use crus_core::driver::{Observer, Ports};
 use crus_core::history::Entry;
@@ -320,7 +320,7 @@ impl Sessions for Controller {
         self.to_the_end(Arc::clone(&self.shared).create(spec, by)).await
     }
 
-    async fn list(&self) -> Result<Vec<Arc<SessionStatus>>, ServiceError> {
+    async fn list(&self) -> Result<Arc<SessionList>, ServiceError> {
         Ok(self.shared.board.all())
     }
 
