@@ -5,6 +5,7 @@
 //! - [`request`]: what a request must hold to become a session; [`strategy`]: how it may say to go about it; [`site`]:
 //!   what the site says to that.
 //! - [`problem`]: errors as the contract shows them (RFC 7807).
+//! - [`pages`]: documentation, which the server brings along.
 //! - [`routes`]: the paths and methods. [`router`] is the way in.
 //! - `openapi.json`: the contract as a document, kept by hand and served; the tests hold the routes to it.
 //!
@@ -13,6 +14,7 @@
 
 pub mod events;
 mod json;
+pub mod pages;
 pub mod plan;
 pub mod problem;
 mod query;
@@ -24,6 +26,7 @@ pub mod status;
 pub mod strategy;
 pub mod views;
 
+pub use pages::{Page, Pages};
 pub use problem::Problem;
 pub use routes::{ApiLimits, router};
 pub use service::{ServiceError, Sessions};

@@ -90,7 +90,10 @@ struct Api {
 }
 
 /// The methods of a path, and what every path says to the others.
-fn path(allow: &'static str, methods: MethodRouter<Arc<Api>>) -> MethodRouter<Arc<Api>> {
+pub(crate) fn path<S>(allow: &'static str, methods: MethodRouter<S>) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
     methods
         .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
         .fallback(async move || ([(header::ALLOW, allow)], Problem::method_not_allowed(allow)))

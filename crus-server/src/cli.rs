@@ -82,6 +82,11 @@ enum Verb {
     },
 }
 
+/// The command line as a description of itself: what the manual and the tests of the guide go by.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// `crus help session create` and `crus session help create` as `crus session create --help`.
 fn help_asked(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let has_verbs = arguments.get(1).is_some_and(|verb| verb == "session" || verb == "store");
@@ -123,8 +128,8 @@ pub fn main() -> ExitCode {
         Verb::Session(args) => client_ended(client::session(args)),
         Verb::Plan(args) => client_ended(client::plan(*args)),
         Verb::Store(args) => client_ended(store::run(&args)),
-        Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
-        Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
+        Verb::Completions { shell } => client_ended(manual::completions(shell, &command())),
+        Verb::Man(args) => client_ended(manual::man(&args, command())),
         Verb::SlurmStandIn { arguments } => {
             // Its first argument is the name that it was called by.
             crus_sim::stand_in::main(std::iter::once(OsString::from("slurm-stand-in")).chain(arguments))

@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod demo;
+pub mod docs;
 pub mod http;
 pub mod logging;
 pub mod peers;

@@ -18,6 +18,7 @@ use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
 use crate::controller::{Controller, Outside, Retention};
+use crate::docs::Guide;
 use crate::http::{self, HttpLimits};
 use crate::logging;
 use crate::peers::Peers;
@@ -144,7 +145,8 @@ impl Service {
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let Service { listener, controller, checks, store, site, api_limits, limits, patience, .. } = self;
-        let router = crus_api::router(Arc::new(controller.clone()), site, api_limits);
+        let router = crus_api::router(Arc::new(controller.clone()), site, api_limits)
+            .merge(crus_api::pages::router(Arc::new(Guide)));
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;

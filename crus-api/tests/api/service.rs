@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use crus_api::service::{Follow, News};
 use crus_api::views::{Beside, Progress};
-use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionStatus, Sessions, Site, router};
+use crus_api::{API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionStatus, Sessions, Site, router};
 use crus_core::commands;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
@@ -142,6 +142,17 @@ fn plan_of_examples() -> Plan {
         lost: vec![finding(locked, 1), finding("unknown to the workload manager", 4)],
         warnings: vec![finding(held, 2)],
         caveats: vec!["A node that does not boot may cost an hour.".to_owned()],
+    }
+}
+
+/// A guide of a page, and a reference.
+#[derive(Debug)]
+struct TwoPages;
+
+impl Pages for TwoPages {
+    fn page(&self, name: &str) -> Option<Page> {
+        let html = format!("<!doctype html>\n<title>{name}</title>\n");
+        ["", "api"].contains(&name).then(|| Page::new(html, "1", "default-src 'none'").unwrap())
     }
 }
 
@@ -312,7 +323,8 @@ impl Api {
     pub(crate) fn with(site: Site, limits: ApiLimits) -> Self {
         let memory = Arc::new(Memory::default());
         let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
-        Api { router: router(sessions, site, limits), memory }
+        let pages = crus_api::pages::router(Arc::new(TwoPages));
+        Api { router: router(sessions, site, limits).merge(pages), memory }
     }
 
     /// Sends a request, and reads nothing of the answer's body.
