@@ -4,14 +4,16 @@
 //! - [`status`]: a session as the contract shows it. [`views`], [`events`]: what operators look at besides.
 //! - [`request`]: what a request must hold to become a session; [`strategy`]: how it may say to go about it; [`site`]:
 //!   what the site says to that.
+//! - [`access`]: who may do what, and who is told of it.
 //! - [`problem`]: errors as the contract shows them (RFC 7807).
 //! - [`pages`]: documentation, which the server brings along.
-//! - [`routes`]: the paths and methods. [`router`] is the way in.
+//! - [`routes`]: the paths and methods. [`Api`] is the way in.
 //! - `openapi.json`: the contract as a document, kept by hand and served; the tests hold the routes to it.
 //!
 //! This crate opens no socket, reads no clock and keeps nothing: it turns requests into calls of
 //! [`Sessions`] and their results into answers.
 
+pub mod access;
 pub mod events;
 mod json;
 pub mod pages;
@@ -28,7 +30,7 @@ pub mod views;
 
 pub use pages::{Page, Pages};
 pub use problem::Problem;
-pub use routes::{ApiLimits, router};
+pub use routes::{Api, ApiLimits};
 pub use service::{ServiceError, Sessions};
 pub use site::{Caps, Site};
 pub use status::{SessionState, SessionStatus};

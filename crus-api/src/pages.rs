@@ -3,18 +3,12 @@
 //! They are served as they are: what they say is the server's matter. No token is needed: they hold nothing of a site.
 
 use std::fmt;
-use std::sync::Arc;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::problem::Problem;
-use crate::routes::path;
 
 /// Where pages come from.
 pub trait Pages: fmt::Debug + Send + Sync + 'static {
@@ -45,28 +39,8 @@ impl Page {
     }
 }
 
-/// The paths of pages, to be merged with those of the API.
-pub fn router(pages: Arc<dyn Pages>) -> Router {
-    const ALLOW: &str = "GET, HEAD, OPTIONS";
-    let paths =
-        Router::new().route("/docs", path(ALLOW, get(first))).route("/docs/{page}", path(ALLOW, get(named)));
-    Router::new().merge(paths.clone()).nest("/apis/crus", paths).with_state(pages)
-}
-
-async fn first(State(pages): State<Arc<dyn Pages>>, headers: HeaderMap) -> Response {
-    answer(pages.page(""), &headers)
-}
-
-async fn named(
-    State(pages): State<Arc<dyn Pages>>,
-    name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-) -> Response {
-    let named = name.ok().filter(|Path(name)| !name.is_empty());
-    answer(named.and_then(|Path(name)| pages.page(&name)), &headers)
-}
-
-fn answer(page: Option<Page>, headers: &HeaderMap) -> Response {
+/// The answer to who asks for a page.
+pub(crate) fn answer(page: Option<Page>, headers: &HeaderMap) -> Response {
     let Some(Page { html, etag, policy }) = page else { return Problem::no_such_path().into_response() };
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let same = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes();

@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use crus_core::UpgradeId;
@@ -21,7 +22,9 @@ use serde::Serialize;
 use serde_json::json;
 use tracing::{error, warn};
 
+use crate::access::{self, About, Access, Audit, Gate, Role};
 use crate::events::Places;
+use crate::pages::{self, Pages};
 use crate::plan::PlanView;
 use crate::problem::Problem;
 use crate::request;
@@ -57,61 +60,157 @@ const READ_ON: usize = 64;
 /// The contract as an OpenAPI document.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// The API as a service. Its fallback answers every other path: a router merged with it must have none.
-pub fn router(sessions: Arc<dyn Sessions>, site: Site, limits: ApiLimits) -> Router {
-    let paths = Router::new()
-        .route("/session", path("GET, HEAD, OPTIONS, POST", get(list).post(create)))
-        .route(
-            "/session/{upgrade_id}",
-            path("DELETE, GET, HEAD, OPTIONS", get(describe).merge(delete(remove))),
-        )
-        .route("/session/{upgrade_id}/pause", path("OPTIONS, POST", post(views::pause)))
-        .route("/session/{upgrade_id}/resume", path("OPTIONS, POST", post(views::resume)))
-        .route("/session/{upgrade_id}/retry", path("OPTIONS, POST", post(views::retry)))
-        .route("/session/{upgrade_id}/strategy", path("GET, HEAD, OPTIONS", get(views::strategy)))
-        .route("/session/{upgrade_id}/progress", path("GET, HEAD, OPTIONS", get(views::progress)))
-        .route("/session/{upgrade_id}/nodes", path("GET, HEAD, OPTIONS", get(views::nodes)))
-        .route("/session/{upgrade_id}/events", path("GET, HEAD, OPTIONS", get(views::events)))
-        .route("/plan", path("OPTIONS, POST", post(plan)))
-        .route("/openapi.json", path("GET, HEAD, OPTIONS", get(openapi)))
-        .route("/healthz", path("GET, HEAD, OPTIONS", get(healthz)));
-    Router::new()
-        .merge(paths.clone())
-        .nest("/apis/crus", paths)
-        .fallback(async || Problem::no_such_path())
-        .with_state(Arc::new(Api { sessions, site, streams: Places::new(limits.max_streams), limits }))
-}
-
-struct Api {
+/// The API, put together: what stands behind it, who may use it, and what a request may take.
+pub struct Api {
     sessions: Arc<dyn Sessions>,
     site: Site,
+    access: Arc<dyn Access>,
+    audit: Option<Arc<dyn Audit>>,
+    pages: Option<Arc<dyn Pages>>,
+    limits: ApiLimits,
+}
+
+impl Api {
+    /// The API of these sessions at this site. `access` tells who a caller is; [`Open`](crate::access::Open) asks nobody.
+    pub fn new(sessions: Arc<dyn Sessions>, site: Site, access: Arc<dyn Access>) -> Self {
+        Api { sessions, site, access, audit: None, pages: None, limits: ApiLimits::default() }
+    }
+
+    /// Who is told what changes something, and what was refused: nobody otherwise.
+    #[must_use]
+    pub fn audit(self, audit: Arc<dyn Audit>) -> Self {
+        Api { audit: Some(audit), ..self }
+    }
+
+    /// Pages for people, at `/docs` and below: none otherwise.
+    #[must_use]
+    pub fn pages(self, pages: Arc<dyn Pages>) -> Self {
+        Api { pages: Some(pages), ..self }
+    }
+
+    /// What a request may take: the defaults otherwise.
+    #[must_use]
+    pub fn limits(self, limits: ApiLimits) -> Self {
+        Api { limits, ..self }
+    }
+
+    /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
+    pub fn router(self) -> Router {
+        let Api { sessions, site, access, audit, pages, limits } = self;
+        let paths = Paths { router: Router::new(), access, audit }
+            .add(
+                "/session",
+                "GET, HEAD, OPTIONS, POST",
+                [for_role(Role::Read, get(list)), for_role(Role::Operate, post(create))],
+            )
+            .add(
+                "/session/{upgrade_id}",
+                "DELETE, GET, HEAD, OPTIONS",
+                [for_role(Role::Read, get(describe)), for_role(Role::Operate, delete(remove))],
+            )
+            .add("/session/{upgrade_id}/pause", POST, [for_role(Role::Operate, post(views::pause))])
+            .add("/session/{upgrade_id}/resume", POST, [for_role(Role::Operate, post(views::resume))])
+            .add("/session/{upgrade_id}/retry", POST, [for_role(Role::Operate, post(views::retry))])
+            .add("/session/{upgrade_id}/strategy", GET, [for_role(Role::Read, get(views::strategy))])
+            .add("/session/{upgrade_id}/progress", GET, [for_role(Role::Read, get(views::progress))])
+            .add("/session/{upgrade_id}/nodes", GET, [for_role(Role::Read, get(views::nodes))])
+            .add("/session/{upgrade_id}/events", GET, [for_role(Role::Read, get(views::events))])
+            // A plan changes nothing.
+            .add("/plan", POST, [for_role(Role::Read, post(plan))])
+            .add("/openapi.json", GET, [for_anyone(get(openapi))])
+            .add("/healthz", GET, [for_anyone(get(healthz))])
+            .add("/docs", GET, [for_anyone(get(first_page))])
+            .add("/docs/{page}", GET, [for_anyone(get(page))])
+            .router;
+        let streams = Places::new(limits.max_streams);
+        Router::new()
+            .merge(paths.clone())
+            .nest("/apis/crus", paths)
+            .fallback(async || Problem::no_such_path())
+            .with_state(Arc::new(Served { sessions, site, pages, streams, limits }))
+    }
+}
+
+/// What the operations work with.
+struct Served {
+    sessions: Arc<dyn Sessions>,
+    site: Site,
+    pages: Option<Arc<dyn Pages>>,
     streams: Places,
     limits: ApiLimits,
 }
 
-/// The methods of a path, and what every path says to the others.
-pub(crate) fn path<S>(allow: &'static str, methods: MethodRouter<S>) -> MethodRouter<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    methods
-        .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
-        .fallback(async move || ([(header::ALLOW, allow)], Problem::method_not_allowed(allow)))
+/// What most paths that can be read have.
+const GET: &str = "GET, HEAD, OPTIONS";
+/// What most paths that do something have.
+const POST: &str = "OPTIONS, POST";
+
+/// Methods of a path, and who may use them: a path is made of nothing else, so that of none it can be forgotten.
+struct Operations {
+    needed: Option<Role>,
+    methods: MethodRouter<Arc<Served>>,
+}
+
+/// Methods that need this role.
+fn for_role(role: Role, methods: MethodRouter<Arc<Served>>) -> Operations {
+    Operations { needed: Some(role), methods }
+}
+
+/// Methods that tell nothing of sessions: whoever asks is answered.
+fn for_anyone(methods: MethodRouter<Arc<Served>>) -> Operations {
+    Operations { needed: None, methods }
+}
+
+/// The paths so far.
+struct Paths {
+    router: Router<Arc<Served>>,
+    access: Arc<dyn Access>,
+    audit: Option<Arc<dyn Audit>>,
+}
+
+impl Paths {
+    /// Adds a path with its operations, and what every path says to other methods.
+    fn add<const N: usize>(
+        mut self,
+        path: &'static str,
+        allow: &'static str,
+        operations: [Operations; N],
+    ) -> Self {
+        let mut all = MethodRouter::new();
+        for Operations { needed, methods } in operations {
+            let methods = match needed {
+                None => methods,
+                Some(needed) => {
+                    let (access, audit) = (Arc::clone(&self.access), self.audit.clone());
+                    let gate = Gate { access, audit, path, needed };
+                    methods.route_layer(middleware::from_fn_with_state(gate, access::check))
+                }
+            };
+            all = all.merge(methods);
+        }
+        let all = all
+            .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
+            .fallback(async move || ([(header::ALLOW, allow)], Problem::method_not_allowed(allow)));
+        self.router = self.router.route(path, all);
+        self
+    }
 }
 
 // ---- the operations ---------------------------------------------------------------------------------------
 
-async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+async fn create(State(api): State<Arc<Served>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
     let spec = request::spec(&body, &api.site)?;
     let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
-    Ok(answer(StatusCode::CREATED, JSON, &*status))
+    let mut answer = answer(StatusCode::CREATED, JSON, &*status);
+    answer.extensions_mut().insert(About(status.upgrade_id));
+    Ok(answer)
 }
 
 /// What a request for a session would come to. Of plans a few are made at a time: the others are told to come again.
-async fn plan(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Response> {
+async fn plan(State(api): State<Arc<Served>>, request: Request) -> Result<Response, Response> {
     let (head, body) = request.into_parts();
     let read = async {
         let body = read(body, api.limits.max_body_bytes).await?;
@@ -129,14 +228,14 @@ async fn plan(State(api): State<Arc<Api>>, request: Request) -> Result<Response,
     }
 }
 
-async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+async fn list(State(api): State<Arc<Served>>) -> Result<Response, Problem> {
     let sessions = api.sessions.list().await.map_err(|error| failed("list the sessions", error))?;
     let sessions: Vec<&SessionStatus> = sessions.iter().map(|status| &**status).collect();
     Ok(answer(StatusCode::OK, JSON, &sessions))
 }
 
 async fn describe(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<Served>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let found = api.sessions.get(upgrade_id(id)?).await.map_err(|error| failed("read a session", error))?;
@@ -144,7 +243,7 @@ async fn describe(
 }
 
 async fn remove(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<Served>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let found =
@@ -154,6 +253,20 @@ async fn remove(
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, JSON)], OPENAPI).into_response()
+}
+
+async fn first_page(State(api): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    pages::answer(api.pages.as_ref().and_then(|pages| pages.page("")), &headers)
+}
+
+async fn page(
+    State(api): State<Arc<Served>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let name = name.ok().map(|Path(name)| name).filter(|name| !name.is_empty());
+    let page = api.pages.as_ref().zip(name).and_then(|(pages, name)| pages.page(&name));
+    pages::answer(page, &headers)
 }
 
 /// The process is there and answers; whether its peers are is another matter.

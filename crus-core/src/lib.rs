@@ -11,7 +11,7 @@
 //!   of the world now; [`machine::step`] takes in what was observed.
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
 //! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
-//! - [`history`]: what happened, as a list that can be followed.
+//! - [`history`]: what happened, as a list that can be followed. [`actor`]: who ordered it.
 //! - [`estimate`]: how long the rest takes. [`plan`]: what an upgrade would come to.
 //! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
 //! - [`stored`]: how a session is kept.
@@ -32,6 +32,7 @@
 //! | P8 | no bystanders: groups lose only nodes of this session |
 //! | P9 | fix and go on: an unmet condition never ends a session |
 
+pub mod actor;
 pub mod batch;
 pub mod check;
 pub mod claims;
@@ -53,6 +54,7 @@ pub mod time;
 pub mod window;
 pub mod wlm;
 
+pub use actor::Actor;
 pub use model::{Limits, Message, Session, Spec, UpgradeId};
 pub use names::{
     CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, Xname,

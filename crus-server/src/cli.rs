@@ -13,11 +13,11 @@ use crate::client::store::{self, StoreArgs};
 use crate::client::{self, exit, manual};
 use crate::config::{Flags, Loaded, Misconfigured};
 use crate::demo::{self, DemoFlags};
-use crate::serve;
+use crate::{LONG_VERSION, serve};
 
 /// Compute Rolling Upgrade Service: moves compute nodes to a new boot image, a group at a time, and harms no job.
 #[derive(Parser)]
-#[command(name = "crus", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "crus", version = LONG_VERSION, max_term_width = 110, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Verb,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use crus_api::Problem;
+use crus_api::access::Remote;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -57,10 +59,12 @@ pub async fn serve(
             accepted = accept(&listener, &free, limits.stall_timeout) => accepted,
         };
         match accepted {
-            Ok((stream, place)) => {
+            Ok((stream, remote, place)) => {
                 let router = router.clone();
-                let answer =
-                    service_fn(move |request| answer(router.clone(), request, limits.request_timeout));
+                let answer = service_fn(move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(Remote(remote));
+                    answer(router.clone(), request, limits.request_timeout)
+                });
                 let connection = http1::Builder::new()
                     // Without a timer the head's time-out would panic.
                     .timer(TokioTimer::new())
@@ -94,16 +98,16 @@ async fn accept(
     listener: &TcpListener,
     free: &Arc<Semaphore>,
     stall_timeout: Duration,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(free).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, remote) = listener.accept().await?;
     // Answers are written at once: waiting to fill a packet only delays them.
     let set = stream.set_nodelay(true);
     // hyper would wait for ever for a client that reads nothing.
     if let Err(error) = set.and_then(|()| SockRef::from(&stream).set_tcp_user_timeout(Some(stall_timeout))) {
         debug!(%error, "failed to set the options of a connection");
     }
-    Ok((stream, place))
+    Ok((stream, remote, place))
 }
 
 async fn answer(

@@ -24,5 +24,8 @@ pub mod peers;
 pub mod serve;
 pub mod settings;
 pub mod store;
+mod version;
 pub mod webhook;
 mod zones;
+
+pub use version::{COMMIT, IS_MODIFIED, LONG_VERSION, VERSION};

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use crus_api::{ApiLimits, Site};
+use crus_api::access::Open;
+use crus_api::{Api, ApiLimits, Site};
 use crus_core::ports::{Clock, SessionStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::LONG_VERSION;
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
@@ -67,6 +69,7 @@ pub(crate) fn on_runtime(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     logging::start(config.log_format, &config.log).context("failed to start logging")?;
+    info!("crus {LONG_VERSION} starts");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(WAITING_THREADS)
@@ -145,8 +148,10 @@ impl Service {
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let Service { listener, controller, checks, store, site, api_limits, limits, patience, .. } = self;
-        let router = crus_api::router(Arc::new(controller.clone()), site, api_limits)
-            .merge(crus_api::pages::router(Arc::new(Guide)));
+        let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open))
+            .limits(api_limits)
+            .pages(Arc::new(Guide))
+            .router();
         let (tell, stopped) = watch::channel(false);
         let sessions = async {
             stop.await;

@@ -9,7 +9,7 @@ use crus_core::model::{Command, NodeState};
 use crus_core::{UpgradeId, Xname};
 use http::{HeaderMap, StatusCode, header};
 
-use super::{Api, JSON, answer, failed, one, upgrade_id};
+use super::{JSON, Served, answer, failed, one, upgrade_id};
 use crate::events::{self, EventPage};
 use crate::problem::Problem;
 use crate::query::Query;
@@ -24,37 +24,37 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 type Id = Result<Path<String>, PathRejection>;
 
-pub(super) async fn pause(state: State<Arc<Api>>, id: Id) -> Result<Response, Problem> {
+pub(super) async fn pause(state: State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
     command(state, id, Command::Pause).await
 }
 
-pub(super) async fn resume(state: State<Arc<Api>>, id: Id) -> Result<Response, Problem> {
+pub(super) async fn resume(state: State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
     command(state, id, Command::Resume).await
 }
 
-pub(super) async fn retry(state: State<Arc<Api>>, id: Id) -> Result<Response, Problem> {
+pub(super) async fn retry(state: State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
     command(state, id, Command::Retry).await
 }
 
-async fn command(State(api): State<Arc<Api>>, id: Id, command: Command) -> Result<Response, Problem> {
+async fn command(State(api): State<Arc<Served>>, id: Id, command: Command) -> Result<Response, Problem> {
     let found = api.sessions.command(upgrade_id(id)?, command).await;
     one(found.map_err(|error| failed("command a session", error))?)
 }
 
-pub(super) async fn strategy(State(api): State<Arc<Api>>, id: Id) -> Result<Response, Problem> {
+pub(super) async fn strategy(State(api): State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
     let head = api.sessions.head(upgrade_id(id)?).await;
     let head = head.map_err(|error| failed("read a session", error))?.ok_or_else(Problem::no_such_session)?;
     Ok(answer(StatusCode::OK, JSON, &api.site.in_force(&head.spec.strategy)))
 }
 
-pub(super) async fn progress(State(api): State<Arc<Api>>, id: Id) -> Result<Response, Problem> {
+pub(super) async fn progress(State(api): State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
     let progress = api.sessions.progress(upgrade_id(id)?).await;
     let progress = progress.map_err(|error| failed("tell how far a session is", error))?;
     Ok(answer(StatusCode::OK, JSON, &progress.ok_or_else(Problem::no_such_session)?))
 }
 
 pub(super) async fn nodes(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<Served>>,
     id: Id,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -84,7 +84,7 @@ fn limit(query: &mut Query) -> usize {
 }
 
 pub(super) async fn events(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<Served>>,
     id: Id,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -121,7 +121,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     })
 }
 
-async fn stream(api: &Api, id: UpgradeId, after: u64) -> Result<Response, Problem> {
+async fn stream(api: &Served, id: UpgradeId, after: u64) -> Result<Response, Problem> {
     let place = api.streams.take().map_err(Problem::too_many_streams)?;
     let follow = api.sessions.follow(id, after).await;
     let follow = follow.map_err(|error| failed("follow a session", error))?;

@@ -2,14 +2,17 @@
 //! seen to in every other test; here, that nothing in the document is made up.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::body::Body;
+use crus_api::access::Role;
 use crus_api::routes::OPENAPI;
-use crus_api::{API_VERSION, ServiceError};
+use crus_api::{API_VERSION, ServiceError, Site};
 use crus_core::ports::StoreError;
 use http::{Method, Request};
 use serde_json::{Value, json};
 
+use crate::access::{Known, documented_role};
 use crate::document::{DOCUMENT, allowed, documented_answer, documented_path};
 use crate::schema;
 use crate::service::{Api, example, example_with, request, session_of_examples};
@@ -31,6 +34,14 @@ fn operations() -> Vec<(&'static str, Method, u16)> {
 
 /// The request that the example of this answer is about, and the service that it meets.
 fn provoke(path: &str, method: &Method, status: u16, content_type: &str) -> (Api, Request<Body>) {
+    if matches!(status, 401 | 403) {
+        let role = documented_role(path, method).unwrap();
+        let known = Known::of("alice", Role::ALL.into_iter().rfind(|known| *known < role));
+        let api = Api::built(Site::default(), Arc::new(known), |api| api);
+        let request = request(method.as_str(), &path.replace("{upgrade_id}", "x"));
+        let request = if status == 403 { request.header("authorization", "Bearer good") } else { request };
+        return (api, request.body(Body::empty()).unwrap());
+    }
     let api = Api::new();
     let is_view = ["/nodes", "/progress", "/events"].iter().any(|view| path.ends_with(view));
     let id = match status {
@@ -141,6 +152,9 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
             let answer = api.call(request).expect(status);
             let what = format!("{method} {path} {status} {content_type}");
             assert_eq!(answer.header("content-type"), content_type, "{what}");
+            for (name, header) in documented["headers"].as_object().into_iter().flatten() {
+                assert_eq!(answer.header(name), header["example"], "{what}");
+            }
             let Some(example) = content.get("example") else { continue };
             assert_eq!(schema::check(&DOCUMENT, &content["schema"], example), Ok(()), "{what}");
             if content_type == "text/event-stream" {

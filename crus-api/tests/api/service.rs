@@ -1,16 +1,19 @@
 //! A service behind the routes that keeps its sessions in memory, and a way to call the routes.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
+use crus_api::access::{Access, Open};
 use crus_api::service::{Follow, News};
 use crus_api::views::{Beside, Progress};
-use crus_api::{API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionStatus, Sessions, Site, router};
+use crus_api::{API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionStatus, Sessions, Site};
 use crus_core::commands;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
@@ -321,16 +324,32 @@ impl Api {
 
     /// The same with limits of its own.
     pub(crate) fn with(site: Site, limits: ApiLimits) -> Self {
+        Api::built(site, Arc::new(Open), |api| api.limits(limits))
+    }
+
+    /// The same, to those whom `access` knows, and put together otherwise.
+    pub(crate) fn built(
+        site: Site,
+        access: Arc<dyn Access>,
+        build: impl FnOnce(crus_api::Api) -> crus_api::Api,
+    ) -> Self {
         let memory = Arc::new(Memory::default());
         let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
-        let pages = crus_api::pages::router(Arc::new(TwoPages));
-        Api { router: router(sessions, site, limits).merge(pages), memory }
+        let api = crus_api::Api::new(sessions, site, access).pages(Arc::new(TwoPages));
+        Api { router: build(api).router(), memory }
     }
 
     /// Sends a request, and reads nothing of the answer's body.
     pub(crate) fn open(&self, request: Request<Body>) -> axum::response::Response {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(self.router.clone().oneshot(request)).unwrap()
+    }
+
+    /// Sends a request, and gives it up when it has to wait for something.
+    pub(crate) fn give_up(&self, request: Request<Body>) {
+        let mut answer = pin!(self.router.clone().oneshot(request));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(answer.as_mut().poll(&mut context).is_pending());
     }
 
     /// Adds the session of the examples; its id.

@@ -84,10 +84,16 @@ pub(super) fn render(source: &str, is_index: bool) -> Rendered {
                 events.push(Event::End(TagEnd::Table));
                 events.push(Event::Html("</div>\n".into()));
             }
-            Event::Html(text) | Event::InlineHtml(text) if !is_comment(&text) => {
-                events.push(Event::Text(text))
+            Event::Start(Tag::HtmlBlock) => {
+                let inner = parser.by_ref();
+                let inner = inner.take_while(|event| !matches!(event, Event::End(TagEnd::HtmlBlock)));
+                let text: String = inner.map(|event| html_of(&event).to_owned()).collect();
+                if !text.starts_with("<!--") {
+                    events.push(Event::Html(code_block(&text, false).into()));
+                }
             }
-            Event::Html(_) | Event::InlineHtml(_) => {}
+            Event::InlineHtml(text) if text.starts_with("<!--") => {}
+            Event::Html(text) | Event::InlineHtml(text) => events.push(Event::Text(text)),
             other => events.push(other),
         }
     }
@@ -183,10 +189,12 @@ fn text_of(events: &[Event<'_>]) -> String {
     events.iter().map(text).collect()
 }
 
-fn is_comment(text: &str) -> bool {
-    // A block of HTML comes line by line.
-    let text = text.trim();
-    text.starts_with("<!--") || text.ends_with("-->")
+/// A block of HTML comes line by line.
+fn html_of<'a>(event: &'a Event<'_>) -> &'a str {
+    match event {
+        Event::Html(text) | Event::Text(text) => text,
+        _ => "",
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::codes;
 use crate::source::{literals, sources};
 
 /// Names that belong to others.
-const FOREIGN: &[&str] = &[];
+const FOREIGN: &[&str] = &["crus_core"];
 
 /// What stands between backticks in the guide and in the README, and where.
 fn all_codes() -> Vec<(String, String)> {

@@ -5,7 +5,7 @@ shopt -s expand_aliases
 crus() {
     local word tables=no
     if [ /proc/self/fd/1 -ef "/proc/$$/fd/1" ]; then
-        case "$1 $2" in plan\ * | session\ list | session\ describe | session\ nodes | session\ create | \
+        case "$1 $2" in plan\ * | session\ list | session\ describe | session\ nodes | session\ events | session\ create | \
             session\ pause | session\ resume | session\ retry | session\ delete) tables=yes ;;
         esac
         for word in "$@"; do
@@ -18,6 +18,7 @@ crus() {
 # start_service [OPTION…]: crus serve in the background; CRUS_URL and SERVICE (its pid) are set once it listens.
 # Its log is in serve.log.
 start_service() {
+    : >serve.out
     env "${SERVICE_ENVIRONMENT[@]}" crus serve "$@" >serve.out 2>>serve.log &
     SERVICE=$!
     service_listens
@@ -64,7 +65,7 @@ until_said() {
 
 # until_done ID: until the session is completed.
 until_done() {
-    until_true eval "command crus session describe $1 -o json | jq -e '.completed'"
+    until_true eval "[ \"\$(command crus session describe $1 -o json | jq .completed)\" = true ]"
 }
 
 # Of the simulated cluster: sim METHOD PATH [BODY].
