@@ -19,151 +19,37 @@
 //!
 //! Proxies of the environment are not used: both peers are in the system's own network.
 
+mod config;
+mod files;
+mod issuer;
+mod secret;
+mod tls;
+mod token;
+
 use std::error::Error as _;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Instant;
 use std::{fmt, io};
 
 use crus_core::ports::{Peer, PortError};
-use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::AUTHORIZATION;
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
 
+pub use self::config::{BaseUrl, ConfigError, PeerConfig};
+pub use self::issuer::{ClientAuth, IssuerConfig, TokenIssuer};
+pub use self::secret::Secret;
+use self::tls::{Clients, Settings};
+pub use self::tls::{IdentityFiles, TlsFiles};
+pub use self::token::Credentials;
+use self::token::Tokens;
 use crate::places::Places;
 
 /// An error's text is cut here: it ends up in messages that people read.
 const DETAIL_MAX_CHARS: usize = 240;
 /// Problems are small; what is beyond this is some page of a gateway.
 const PROBLEM_MAX_BYTES: usize = 64 * 1024;
-/// Shorter than any peer keeps an idle connection open, so that no request is sent into one that is closing.
-const IDLE_CONNECTION: Duration = Duration::from_secs(1);
-
-/// A text that is shown nowhere.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
-
-impl Secret {
-    /// Hides a text, without the white space around it.
-    pub fn new(text: &str) -> Self {
-        Secret(text.trim().into())
-    }
-
-    fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
-const HIDDEN: &str = "[hidden]";
-
-/// How we prove who we are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Credentials {
-    /// Not at all.
-    #[default]
-    None,
-    /// By a bearer token that does not change.
-    Token(Secret),
-    /// By a bearer token in a file, which is read again when it has changed.
-    TokenFile(PathBuf),
-}
-
-/// Why a peer's settings cannot be used. Never repeats what may be a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The base URL is none.
-    #[error("failed to read the base URL: {0}")]
-    BaseUrl(String),
-    /// The certificates are none.
-    #[error("failed to read the CA certificates: {0}")]
-    Ca(String),
-    /// The token cannot be sent.
-    #[error("failed to use the token: it holds characters that a header cannot")]
-    Token,
-    /// The HTTP client could not be made of it.
-    #[error("failed to set up the HTTP client: {0}")]
-    Client(String),
-}
-
-/// Where a service is, such as `http://cray-smd/hsm/v2` or `https://api-gw/apis/bos/v2`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseUrl(Url);
-
-impl FromStr for BaseUrl {
-    type Err = ConfigError;
-
-    /// Takes an `http` or `https` URL of a host and a path alone. Credentials have their own place, since URLs are
-    /// shown.
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let wrong = |why: &str| Err(ConfigError::BaseUrl(why.to_owned()));
-        let url = Url::parse(text.trim()).map_err(|e| ConfigError::BaseUrl(e.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return wrong("it must begin with http:// or https:// and a host");
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return wrong("it must not hold a user or a password; use a token");
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return wrong("it must end with the path, without '?' and '#'");
-        }
-        Ok(BaseUrl(url))
-    }
-}
-
-impl fmt::Display for BaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Where a peer is, and how to talk to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerConfig {
-    /// Where it is.
-    pub base: BaseUrl,
-    /// How long to wait for a connection.
-    pub connect_timeout: Duration,
-    /// How long a request may take altogether, from the connection to the last byte of the answer.
-    pub total_timeout: Duration,
-    /// How long an answer may be, in bytes.
-    pub body_max_bytes: usize,
-    /// How many requests may be under way at a time. More wait for a place, at most for `total_timeout` each.
-    pub max_calls: usize,
-    /// How we prove who we are.
-    pub credentials: Credentials,
-    /// The only CAs to trust, as PEM; without, those of the operating system.
-    pub ca_pem: Option<Vec<u8>>,
-}
-
-impl PeerConfig {
-    /// The peer at this URL, with the default limits (5 s to connect, 30 s altogether, 64 MiB, 16 requests at a
-    /// time) and without credentials.
-    pub fn new(base: BaseUrl) -> Self {
-        PeerConfig {
-            base,
-            connect_timeout: Duration::from_secs(5),
-            total_timeout: Duration::from_secs(30),
-            body_max_bytes: 64 * 1024 * 1024,
-            max_calls: 16,
-            credentials: Credentials::None,
-            ca_pem: None,
-        }
-    }
-}
 
 /// Whether a request may change anything at the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,17 +62,9 @@ pub(crate) enum Access {
 pub(crate) struct Http {
     peer: Peer,
     config: PeerConfig,
-    client: Client,
+    clients: Arc<Clients>,
     places: Places,
-    /// The token of the file as it was last read.
-    token: Mutex<Option<FileToken>>,
-}
-
-#[derive(Clone)]
-struct FileToken {
-    /// Changes with the file.
-    version: (Option<SystemTime>, u64),
-    token: Secret,
+    tokens: Tokens,
 }
 
 impl fmt::Debug for Http {
@@ -197,29 +75,12 @@ impl fmt::Debug for Http {
 
 impl Http {
     pub(crate) fn new(peer: Peer, config: PeerConfig) -> Result<Self, ConfigError> {
-        if let Credentials::Token(token) = &config.credentials {
-            bearer(token).ok_or(ConfigError::Token)?;
-        }
-        let mut client = Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .timeout(config.total_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .no_proxy();
-        if let Some(pem) = &config.ca_pem {
-            let certificates =
-                Certificate::from_pem_bundle(pem).map_err(|error| ConfigError::Ca(innermost(&error)))?;
-            if certificates.is_empty() {
-                return Err(ConfigError::Ca("there is no PEM certificate in it".to_owned()));
-            }
-            client = client.tls_certs_only(certificates);
-        } else if config.base.0.scheme() == "http" {
-            // The system's CAs would be loaded for nothing, and must be there.
-            client = client.tls_certs_only([]);
-        }
-        let client = client.build().map_err(|error| ConfigError::Client(innermost(&error)))?;
+        let PeerConfig { connect_timeout, total_timeout, .. } = config;
+        let tokens = Tokens::new(config.credentials.clone(), total_timeout)?;
+        let settings = Settings { connect_timeout, total_timeout, is_tls: config.base.is_https() };
+        let clients = Clients::new(config.tls.clone(), settings)?;
         let places = Places::new(config.max_calls);
-        Ok(Http { peer, config, client, places, token: Mutex::new(None) })
+        Ok(Http { peer, config, clients, places, tokens })
     }
 
     /// A request for the resource at these segments below the base URL. Each is percent-encoded; none may be `.`
@@ -230,7 +91,7 @@ impl Http {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
         }
-        self.client.request(method, url)
+        self.clients.in_use().request(method, url)
     }
 
     /// Sends a request. What comes back is an answer with a code of 2xx, or one of 4xx that is about what was asked
@@ -238,63 +99,58 @@ impl Http {
     pub(crate) async fn send(&self, access: Access, request: RequestBuilder) -> Result<Reply, PortError> {
         let place = self.places.take(self.config.total_timeout).await;
         let _place = place.map_err(|error| self.unreachable(error.to_string()))?;
-        let token = self.current_token().await.map_err(|detail| self.unreachable(detail))?;
-        let mut request = request;
-        if let Some(token) = &token {
-            let header = bearer(token).ok_or_else(|| self.unreachable(ConfigError::Token.to_string()))?;
-            request = request.header(AUTHORIZATION, header);
+        let request = request.build().map_err(|error| self.failed(access, &error))?;
+        let again = request.try_clone();
+        let token = self.tokens.current().await.map_err(|detail| self.unreachable(detail))?;
+        let mut reply = self.attempt(access, request, token.as_ref()).await?;
+        // Who is not known has done nothing. Once more, then, if there is another token: the one may have expired.
+        if reply.status == StatusCode::UNAUTHORIZED
+            && let (Some(refused), Some(again)) = (&token, again)
+            && let Some(other) = self.tokens.instead_of(refused).await
+        {
+            tracing::debug!(peer = %self.peer, "it did not take our token, and is asked again with another");
+            reply = self.attempt(access, again, Some(&other)).await?;
         }
+        let is_about_us = matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        match reply.status.is_success() || (reply.status.is_client_error() && !is_about_us) {
+            true => Ok(reply),
+            false => Err(reply.unexpected()),
+        }
+    }
+
+    /// Sends a request once, and reads the answer, whatever it is.
+    async fn attempt(
+        &self,
+        access: Access,
+        mut request: Request,
+        token: Option<&Secret>,
+    ) -> Result<Reply, PortError> {
+        if let Some(token) = token {
+            let header = token.bearer().ok_or_else(|| self.unreachable(ConfigError::Token.to_string()))?;
+            request.headers_mut().insert(AUTHORIZATION, header);
+        }
+        let client = self.clients.current().await;
         let begun = Instant::now();
-        let mut response = request.send().await.map_err(|error| self.failed(access, &error))?;
+        let mut response = client.execute(request).await.map_err(|error| self.failed(access, &error))?;
         let status = response.status();
         let (path, ms) = (response.url().path(), begun.elapsed().as_millis());
         tracing::debug!(peer = %self.peer, ?access, path, status = status.as_u16(), ms, "answered");
+        let without_token = |body| match token {
+            Some(token) => token.hidden_in_body(body),
+            None => body,
+        };
         if status.is_success() {
             let body = self.body(&mut response).await.map_err(|detail| self.lost(access, detail))?;
-            return Ok(Reply { peer: self.peer, access, status, body, detail: None });
+            return Ok(Reply { peer: self.peer, access, status, body: without_token(body), detail: None });
         }
         // The code alone says what happened: a body that cannot be read to its end takes nothing from that.
         let body = read_up_to(&mut response, PROBLEM_MAX_BYTES).await.unwrap_or_default();
-        let detail = problem(&body).map(|detail| match &token {
-            Some(token) if !token.reveal().is_empty() => detail.replace(token.reveal(), HIDDEN),
-            _ => detail,
+        // Before and after it is decoded: JSON may spell a token in other ways.
+        let detail = problem(&without_token(body)).map(|detail| match token {
+            Some(token) => clean(&token.hidden_in(&detail)),
+            None => clean(&detail),
         });
-        let reply = Reply { peer: self.peer, access, status, body, detail: detail.map(|text| clean(&text)) };
-        if status.is_client_error() && !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Ok(reply);
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            // Whatever the file's date says: look again.
-            *self.token.lock().await = None;
-        }
-        Err(reply.unexpected())
-    }
-
-    async fn current_token(&self) -> Result<Option<Secret>, String> {
-        let path = match &self.config.credentials {
-            Credentials::None => return Ok(None),
-            Credentials::Token(token) => return Ok(Some(token.clone())),
-            Credentials::TokenFile(path) => path,
-        };
-        let failed = |error: io::Error| format!("failed to read the token file: {}", error.kind());
-        let reading = async {
-            let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
-            let version = (metadata.modified().ok(), metadata.len());
-            let mut known = self.token.lock().await;
-            if let Some(known) = known.as_ref().filter(|known| known.version == version) {
-                return Ok(known.token.clone());
-            }
-            let token = Secret::new(&tokio::fs::read_to_string(path).await.map_err(failed)?);
-            if token.reveal().is_empty() {
-                return Err("failed to read the token file: it is empty".to_owned());
-            }
-            *known = Some(FileToken { version, token: token.clone() });
-            Ok(token)
-        };
-        match tokio::time::timeout(self.config.total_timeout, reading).await {
-            Ok(token) => token.map(Some),
-            Err(_) => Err("failed to read the token file in time".to_owned()),
-        }
+        Ok(Reply { peer: self.peer, access, status, body: Vec::new(), detail })
     }
 
     async fn body(&self, response: &mut Response) -> Result<Vec<u8>, String> {
@@ -308,17 +164,23 @@ impl Http {
 
     fn failed(&self, access: Access, error: &reqwest::Error) -> PortError {
         if !error.is_connect() && !error.is_builder() {
-            return self.lost(access, self.broken(error));
+            // With TLS 1.3 a peer that does not want our certificate says so after the handshake was done for us. It has
+            // read no request then.
+            return match tls_advice(&innermost(error)) {
+                Some(why) if !error.is_timeout() => self
+                    .unreachable(clean(&format!("failed to connect to {}: {why}", self.config.base.host()))),
+                _ => self.lost(access, self.broken(error)),
+            };
         }
         let why = if error.is_timeout() {
             format!("no connection within {:?}", self.config.connect_timeout)
         } else if error.is_dns() {
             "the host's name is not known".to_owned()
         } else {
-            innermost(error)
+            let why = innermost(error);
+            tls_advice(&why).unwrap_or(why)
         };
-        let host = self.config.base.0.host_str().unwrap_or_default();
-        self.unreachable(clean(&format!("failed to connect to {host}: {why}")))
+        self.unreachable(clean(&format!("failed to connect to {}: {why}", self.config.base.host())))
     }
 
     fn broken(&self, error: &reqwest::Error) -> String {
@@ -379,7 +241,9 @@ impl Reply {
         }
         // What exactly is wrong with it may differ each time; that it is wrong does not.
         serde_json::from_slice(&self.body).map_err(|error| {
-            tracing::debug!(peer = %self.peer, %error, "an answer could not be decoded");
+            // Where, and not what: the parser's words repeat what it found.
+            let (kind, line, column) = (error.classify(), error.line(), error.column());
+            tracing::debug!(peer = %self.peer, ?kind, line, column, "an answer could not be decoded");
             self.unusable("the answer is not what was expected; is the base URL right?")
         })
     }
@@ -429,12 +293,6 @@ async fn read_up_to(response: &mut Response, limit: usize) -> Result<Vec<u8>, re
     Ok(body)
 }
 
-fn bearer(token: &Secret) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 /// What an RFC 7807 problem says.
 fn problem(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -471,6 +329,45 @@ fn innermost(error: &reqwest::Error) -> String {
     }
     // TLS names the kind first, then moments and certificates.
     clean(&text.split(": ").take(2).collect::<Vec<_>>().join(": "))
+}
+
+/// What to look at when a handshake failed, for those failures that certificates are to blame for.
+fn tls_advice(why: &str) -> Option<String> {
+    let advice = if why.starts_with("invalid peer certificate: ") {
+        match why.trim_start_matches("invalid peer certificate: ") {
+            what if what.starts_with("UnknownIssuer") || what.starts_with("BadSignature") => {
+                "its certificate is of no CA that we trust; check the file of CA certificates"
+            }
+            what if what.starts_with("NotValidForName")
+                || what.starts_with("certificate not valid for name") =>
+            {
+                "its certificate is that of another host; check the URL"
+            }
+            what if what.starts_with("Expired") || what.starts_with("certificate expired") => {
+                "its certificate has expired; renew it there, or check the clock here"
+            }
+            _ => "check its certificate, and the file of CA certificates",
+        }
+    } else if let Some(alert) = why.strip_prefix("received fatal alert: ") {
+        match alert {
+            "CertificateRequired" => "it asks for a certificate of ours, and none is configured",
+            "BadCertificate"
+            | "UnsupportedCertificate"
+            | "CertificateRevoked"
+            | "CertificateExpired"
+            | "CertificateUnknown"
+            | "UnknownCA"
+            | "UnknownCa"
+            | "AccessDenied"
+            | "DecryptError" => {
+                "it does not take our certificate; check whether it has expired, and whether the peer trusts its CA"
+            }
+            _ => return None,
+        }
+    } else {
+        return None;
+    };
+    Some(format!("{why}: {advice}"))
 }
 
 #[cfg(test)]
@@ -513,10 +410,22 @@ mod tests {
         let bad_token = Credentials::Token(Secret::new("a\nb"));
         let config = PeerConfig { credentials: bad_token, ..base.clone() };
         assert_eq!(Http::new(Peer::Hsm, config).unwrap_err(), ConfigError::Token);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pem");
+        let tls = |ca_file, identity| TlsFiles { ca_file, identity, ..TlsFiles::default() };
+        let refused = |tls| Http::new(Peer::Hsm, PeerConfig { tls, ..base.clone() }).unwrap_err();
+        let identity = IdentityFiles { cert_file: file.clone(), key_file: file.clone() };
         for pem in ["", "garbage", "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n"] {
-            let config = PeerConfig { ca_pem: Some(pem.into()), ..base.clone() };
-            assert!(Http::new(Peer::Hsm, config).is_err(), "{pem}");
+            std::fs::write(&file, pem).unwrap();
+            assert!(matches!(refused(tls(Some(file.clone()), None)), ConfigError::Ca { .. }), "{pem}");
+            assert!(
+                matches!(refused(tls(None, Some(identity.clone()))), ConfigError::Identity { .. }),
+                "{pem}"
+            );
         }
+        std::fs::remove_file(&file).unwrap();
+        let told = refused(tls(Some(file), None)).to_string();
+        assert!(told.ends_with("/pem: entity not found"), "{told}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crus_clients::bos::BosClient;
 use crus_clients::hsm::HsmClient;
-use crus_clients::http::{ConfigError, Credentials, PeerConfig, Secret};
+use crus_clients::http::{ConfigError, Credentials, PeerConfig, Secret, TlsFiles};
 use crus_core::names::BootSessionName;
 use crus_core::ports::{Bos, Hsm, Peer, PortError, RebootRequest};
 use crus_core::{GroupLabel, Xname};
@@ -351,18 +351,22 @@ async fn a_peer_that_speaks_no_tls_gets_no_request() {
                 open.push(stream);
             }
         });
-        let ca_pem = Some(include_bytes!("some-ca.pem").to_vec());
+        let ca_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/some-ca.pem").into());
+        let tls = TlsFiles { ca_file, ..TlsFiles::default() };
         let outcomes =
-            Outcomes::of(&PeerConfig { ca_pem, connect_timeout: Duration::from_secs(1), ..config(&base) })
-                .await;
+            Outcomes::of(&PeerConfig { tls, connect_timeout: Duration::from_secs(1), ..config(&base) }).await;
         outcomes.are(unreachable, unreachable, &format!("failed to connect to 127.0.0.1: {why}"));
     }
 }
 
 #[test]
 fn a_ca_that_is_none_is_refused_at_once() {
-    let garbage = PeerConfig { ca_pem: Some("garbage".into()), ..config("https://host/api") };
-    assert!(matches!(HsmClient::new(garbage).unwrap_err(), ConfigError::Ca(_)));
+    let tls = TlsFiles {
+        ca_file: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into()),
+        ..TlsFiles::default()
+    };
+    let no_ca = PeerConfig { tls, ..config("https://host/api") };
+    assert!(matches!(HsmClient::new(no_ca).unwrap_err(), ConfigError::Ca { .. }));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
 use crate::controller::{Controller, Outside, Retention};
 use crate::docs::Guide;
-use crate::http::{self, HttpLimits};
+use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
 use crate::peers::Peers;
 use crate::settings::Config;
@@ -33,12 +33,6 @@ const WORKERS: usize = 2;
 
 /// Threads that wait for the disk, or for the resolver of host names.
 const WAITING_THREADS: usize = 32;
-
-/// How long an idle connection is kept, and how long a request's head may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a client may take in nothing of its answer.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long answers under way may take at a shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,7 +51,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     on_runtime(config, async {
         let stop = stop_signals()?;
         let service = Service::start(config).await?;
-        announce(service.address());
+        announce(&service.url());
         service.run(until(stop)).await;
         Ok(())
     })
@@ -90,6 +84,7 @@ pub(crate) struct Service {
     store: Store,
     site: Site,
     api_limits: ApiLimits,
+    tls: Option<Tls>,
     limits: HttpLimits,
     patience: Duration,
 }
@@ -104,40 +99,58 @@ impl Service {
                  sessions leave no room for new ones"
             )));
         }
+        if config.max_streams >= config.http.max_connections {
+            return Err(Misconfigured::error(format!(
+                "max_streams is {}: it must be less than max_connections, which is {}, or those who follow sessions leave \
+                 no connection for others",
+                config.max_streams, config.http.max_connections
+            )));
+        }
         let clock = Arc::new(SteadyClock::new());
         let site = site_of(config, clock.clone())?;
         let store = Store::open(config).await?;
         let Peers { hsm, bos, wlm } = Peers::new(config)?;
-        let listener =
-            TcpListener::bind(config.listen).await.with_context(|| cannot_listen(config.listen))?;
+        let tls = Tls::start(&config.http.tls).map_err(wrong_files)?;
+        let listener = http::listen(config.listen).with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
         if !address.ip().is_loopback() {
             warn!(
                 "the service listens on {address}, and asks nobody who they are: whoever reaches this address can reboot \
                  nodes. Let only a gateway that does ask reach it, or listen on a loopback address (--listen)"
             );
+            if tls.is_none() {
+                warn!(
+                    "whoever is on the way to {address} reads and changes what is said there: set tls_cert_file and \
+                     tls_key_file, or let only a gateway on this host reach it"
+                );
+            }
         }
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
         let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
         let webhook = Webhook::new(&config.webhook)?;
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
         let controller = Controller::start_telling(webhook, outside, limits, retention).await?;
-        controller.limit_plans(Duration::from_millis(config.request_timeout_ms) * 2 / 3);
-        let limits = HttpLimits {
-            max_connections: config.max_connections,
-            request_timeout: Duration::from_millis(config.request_timeout_ms),
-            head_timeout: HEAD_TIMEOUT,
-            stall_timeout: STALL_TIMEOUT,
-            drain_timeout: DRAIN_TIMEOUT,
-        };
+        let mut limits = HttpLimits::new(&config.http, DRAIN_TIMEOUT);
+        limits.max_connections = http::fit(limits.max_connections);
+        controller.limit_plans(limits.request_timeout * 2 / 3);
         let patience = Duration::from_millis(config.shutdown_timeout_ms);
-        let api_limits = ApiLimits { max_streams: config.max_streams, ..ApiLimits::default() };
-        Ok(Service { listener, address, controller, checks, store, site, api_limits, limits, patience })
+        let api_limits = ApiLimits {
+            max_body_bytes: config.http.max_body_bytes,
+            max_streams: config.max_streams,
+            ..ApiLimits::default()
+        };
+        Ok(Service { listener, address, controller, checks, store, site, api_limits, tls, limits, patience })
     }
 
     /// The address in use.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it is found.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Where the sessions live.
@@ -147,7 +160,8 @@ impl Service {
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, checks, store, site, api_limits, limits, patience, .. } = self;
+        let Service { listener, controller, checks, store, site, api_limits, tls, limits, patience, .. } =
+            self;
         let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open))
             .limits(api_limits)
             .pages(Arc::new(Guide))
@@ -170,7 +184,7 @@ impl Service {
             }
             store.close().await;
         };
-        tokio::join!(http::serve(listener, router, limits, until(stopped)), sessions);
+        tokio::join!(http::serve(listener, tls, router, limits, until(stopped)), sessions);
     }
 }
 
@@ -213,14 +227,19 @@ pub(crate) async fn until(mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Files that cannot be used are a mistake of the configuration.
+fn wrong_files(error: TlsError) -> anyhow::Error {
+    Misconfigured::error(format!("{:#}", anyhow::Error::from(error)))
+}
+
 fn cannot_listen(address: SocketAddr) -> String {
     format!("failed to listen on {address} (choose another address with --listen; port 0 picks a free one)")
 }
 
 /// The first line of the output, for people and for whoever started us with port 0.
-pub(crate) fn announce(address: SocketAddr) {
-    print(&format!("listening on http://{address}"));
-    info!(%address, "listening");
+pub(crate) fn announce(url: &str) {
+    print(&format!("listening on {url}"));
+    info!(url, "listening");
 }
 
 /// Prints a line. Nobody needs to read it: a closed pipe stops nothing.

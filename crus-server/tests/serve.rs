@@ -209,6 +209,14 @@ fn options_that_do_not_fit_together_are_wrong_as_a_wrong_value_is() {
             "there is no check command of this name",
         ),
         (["--webhook-url", "http://127.0.0.1:1/", "--log", "info"], "webhook_secret_file go together"),
+        (
+            ["--tls-cert-file", "/nowhere/tls.crt", "--log", "info"],
+            "tls_cert_file is set, and tls_key_file is not",
+        ),
+        (
+            ["--max-streams", "9", "--max-connections", "9"],
+            "max_streams is 9: it must be less than max_connections",
+        ),
     ] {
         let (code, out, error) = output(serve(&store).args(arguments));
         assert_eq!((code, out.as_str()), (Some(2), ""), "{error}");

@@ -1,7 +1,9 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`.
+//! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`,
+//! `cargo xtask fuzz`.
 
 mod bench;
 mod cargo;
+mod fuzz;
 mod layers;
 mod peers;
 mod sim;
@@ -24,9 +26,9 @@ enum Task {
     /// Run everything that must pass: format, layers, clippy, all tests, docs, and hundreds of kills.
     ///
     /// Tests talk to a real Slurm and a real etcd, whose client is built with protoc. What of it is missing is installed
-    /// by apt-get, given root or a sudo that asks for no password.
+    /// by apt-get, given root or a sudo that asks for no password. The API is fuzzed with schemathesis, from PyPI.
     Test {
-        /// Leave out the tests against real servers, and need neither these nor protoc.
+        /// Leave out the tests against real servers and the fuzzer from PyPI, and need neither these nor protoc.
         #[arg(long)]
         no_peers: bool,
     },
@@ -39,6 +41,8 @@ enum Task {
     },
     /// Run random worlds against the promises: faults, crashes, replicas, operators.
     Sim(sim::Sim),
+    /// Look for input that breaks something.
+    Fuzz(fuzz::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Sim(sim) => sim::run(&sim),
+        Task::Fuzz(fuzz) => fuzz::run(&fuzz),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 11] = [
+const PROGRAMS: [Program; 12] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -25,10 +25,14 @@ const PROGRAMS: [Program; 11] = [
     Program { name: "openssl", package: "openssl" },
     Program { name: "protoc", package: "protobuf-compiler" },
     Program { name: DESCRIPTOR, package: "libprotobuf-dev" },
+    Program { name: VENV, package: "python3-venv" },
 ];
 
 /// What protoc includes, in the folder `include` beside that of some programs: Debian has it in a package of its own.
 const DESCRIPTOR: &str = "google/protobuf/descriptor.proto";
+
+/// What makes a Python environment to install into: Debian has it in a package of its own.
+const VENV: &str = "python3 with ensurepip";
 
 /// Installs the packages in its arguments. Debian starts the services of what it installs, unless this file says no:
 /// tests start their own servers, and nothing else shall listen here.
@@ -116,6 +120,12 @@ fn rights() -> Option<Vec<&'static str>> {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
+    if program == VENV {
+        let python = find("python3")?;
+        let there =
+            Command::new(&python).args(["-c", "import ensurepip, venv"]).stderr(Stdio::null()).status();
+        return there.is_ok_and(|status| status.success()).then_some(python);
+    }
     // Daemons are in folders that only root's search path holds.
     let daemons = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();

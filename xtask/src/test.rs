@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cargo, layers, peers};
+use crate::{cargo, fuzz, layers, peers};
 
 /// The variable by which a test knows that real servers are not wanted, when it is 1.
 const NO_PEERS: &str = "CRUS_NO_PEERS";
@@ -23,7 +23,9 @@ pub(crate) fn run(no_peers: bool) -> Result<()> {
     let outcome = run_all(&steps(no_peers));
     println!("\n{}", outcome.summary());
     if no_peers {
-        println!("left out, as asked: the tests named real_slurm_* and all others that need a real server");
+        println!(
+            "left out, as asked: the tests named real_slurm_* and all others that need a real server, and the step `api fuzz`"
+        );
     }
     match outcome.failure {
         None => Ok(()),
@@ -67,6 +69,9 @@ fn steps(no_peers: bool) -> Vec<Step> {
         ),
         Step { name: "kills", run: Box::new(move || kills(features)) },
     ]);
+    if !no_peers {
+        steps.push(Step { name: "api fuzz", run: Box::new(move || fuzz::api_step(features)) });
+    }
     steps
 }
 
@@ -185,7 +190,7 @@ mod tests {
         let names = |no_peers| steps(no_peers).iter().map(|step| step.name).collect::<Vec<_>>();
         assert_eq!(
             names(false),
-            ["toolchain", "peers", "format", "layers", "clippy", "tests", "docs", "kills"]
+            ["toolchain", "peers", "format", "layers", "clippy", "tests", "docs", "kills", "api fuzz"]
         );
         assert_eq!(names(true), ["toolchain", "format", "layers", "clippy", "tests", "docs", "kills"]);
     }

@@ -94,8 +94,10 @@ pub(super) async fn events(
     let after = query.number("after", 0, u64::MAX).unwrap_or_default();
     let limit = limit(&mut query);
     query.finish()?;
+    // Of a list it says nothing, but what is wrong is wrong all the same.
+    let last_event_id = last_event_id(&headers)?;
     if wants_a_stream(&headers) {
-        return stream(&api, id, last_event_id(&headers)?.unwrap_or(after)).await;
+        return stream(&api, id, last_event_id.unwrap_or(after)).await;
     }
     let entries = api.sessions.events(id, after, limit).await;
     let entries = entries.map_err(|error| failed("read the events of a session", error))?;
@@ -114,7 +116,8 @@ fn wants_a_stream(headers: &HeaderMap) -> bool {
 /// The event after which a client that was cut off goes on.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(sent) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
-    let number = sent.to_str().ok().and_then(|text| text.trim().parse().ok());
+    let text = sent.to_str().ok().map(str::trim).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let number = text.and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| {
         let detail = "The header Last-Event-ID must be the id of an event of this stream, a whole number.";
         Problem::new(StatusCode::BAD_REQUEST, detail)

@@ -17,7 +17,10 @@ use crate::document::{DOCUMENT, allowed, documented_answer, documented_path};
 use crate::schema;
 use crate::service::{Api, example, example_with, request, session_of_examples};
 
-/// Every operation of the document with the statuses that it has there.
+/// Answers that are not the routes': who listens gives them, before a request is read as a whole.
+const OF_THE_LISTENER: [u16; 3] = [408, 429, 431];
+
+/// Every operation of the document with the statuses that it has there, but for those.
 fn operations() -> Vec<(&'static str, Method, u16)> {
     let mut operations = Vec::new();
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
@@ -25,8 +28,9 @@ fn operations() -> Vec<(&'static str, Method, u16)> {
         {
             let method: Method = method.to_uppercase().parse().unwrap();
             let statuses = operation["responses"].as_object().unwrap().keys();
-            operations
-                .extend(statuses.map(|status| (path.as_str(), method.clone(), status.parse().unwrap())));
+            let statuses = statuses.map(|status| status.parse().unwrap());
+            let statuses = statuses.filter(|status| !OF_THE_LISTENER.contains(status));
+            operations.extend(statuses.map(|status| (path.as_str(), method.clone(), status)));
         }
     }
     operations
@@ -164,6 +168,26 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
                 && (status != 400 || path.ends_with("/events") || path == "/session")
             {
                 assert_eq!(&answer.json(), example, "{what}");
+            }
+        }
+    }
+}
+
+/// Any request may come too often or with too long a head, and any body too slowly.
+#[test]
+fn every_operation_has_the_answers_of_who_listens() {
+    for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+        {
+            for status in OF_THE_LISTENER {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let answer = documented_answer(path, &method, status);
+                let may_be = status != 408 || operation.get("requestBody").is_some();
+                assert_eq!(answer.is_some(), may_be, "{method} {path} {status}");
+                let Some(answer) = answer else { continue };
+                let content = &answer["content"]["application/problem+json"];
+                assert_eq!(schema::check(&DOCUMENT, &content["schema"], &content["example"]), Ok(()));
+                assert_eq!(content["example"]["status"], status);
             }
         }
     }

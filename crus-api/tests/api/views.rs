@@ -293,8 +293,10 @@ fn a_stream_goes_on_after_the_last_event_that_was_seen() {
     assert_eq!(ids(&resumed), ["18"], "the header wins: it is of the client's own, the query of its URL");
     assert_eq!(resumed.header("cache-control"), "no-store");
     stream(&api, &path, &[("last-event-id", "")]).expect(200);
-    for wrong in ["x", "-1", "1 2"] {
+    for wrong in ["x", "-1", "+1", "1 2", "18446744073709551616"] {
         stream(&api, &path, &[("last-event-id", wrong)]).expect(400);
+        let list = request("GET", &path).header("last-event-id", wrong).body(Body::empty()).unwrap();
+        api.call(list).expect(400);
     }
 }
 

@@ -17,6 +17,7 @@ use crus_sim::http::{LiveCluster, Server};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 
 use crate::config::Loaded;
+use crate::peers::AccessOptions;
 use crate::serve::{self, Service};
 use crate::settings::{Config, EtcdOptions};
 
@@ -37,7 +38,7 @@ pub fn serve(mut loaded: Loaded) -> anyhow::Result<()> {
         let cluster = DemoCluster::start(kept.as_deref()).await?;
         cluster.configure(&mut loaded.config)?;
         let service = Service::start(&loaded.config).await?;
-        serve::announce(service.address());
+        serve::announce(&service.url());
         serve::print(&cluster.tour(service.address()));
         service.run(serve::until(stop)).await;
         Ok(())
@@ -123,8 +124,7 @@ impl DemoCluster {
         };
         config.hsm_url = format!("{}/hsm/v2", self.server.url());
         config.bos_url = format!("{}/v2", self.server.url());
-        config.token_file = None;
-        config.ca_file = None;
+        config.access = AccessOptions::default();
         config.scontrol = stand_in("scontrol");
         config.squeue = stand_in("squeue");
         config.scancel = stand_in("scancel");

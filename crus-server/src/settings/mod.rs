@@ -4,6 +4,8 @@
 //! (`poll_interval_s`), its flag (`--poll-interval-s`) and its environment variable (`CRUS_POLL_INTERVAL_S`) follow
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
+mod access;
+mod http;
 mod logs;
 mod pace;
 mod peers;
@@ -22,7 +24,9 @@ use toml::Value;
 
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
+use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
+use crate::peers::AccessOptions;
 use crate::webhook::WebhookOptions;
 
 /// What the service runs with.
@@ -36,22 +40,18 @@ pub struct Config {
     pub etcd: EtcdOptions,
     /// How many sessions there may be, and for how long those that are done are kept.
     pub retention: Retention,
-    /// Connections served at a time; more wait to be accepted.
-    pub max_connections: usize,
+    /// The listener, and what clients may take.
+    pub http: HttpOptions,
     /// How many clients may follow the events of sessions at a time.
     pub max_streams: usize,
-    /// How long one request may take, in milliseconds.
-    pub request_timeout_ms: u64,
     /// How long a shutdown waits for what is under way, in milliseconds.
     pub shutdown_timeout_ms: u64,
     /// The root of the Hardware State Manager's API.
     pub hsm_url: String,
     /// The root of the Boot Orchestration Service's API.
     pub bos_url: String,
-    /// The file with the bearer token for both; its content is a secret.
-    pub token_file: Option<PathBuf>,
-    /// The file with the certificates of the authorities to trust, instead of the system's own.
-    pub ca_file: Option<PathBuf>,
+    /// How we prove to both who we are, and whom we trust.
+    pub access: AccessOptions,
     /// `scontrol`: the program and its leading arguments. Never empty.
     pub scontrol: Vec<String>,
     /// `squeue`: the program and its leading arguments. Never empty.
@@ -126,14 +126,12 @@ impl Default for Config {
             store: PathBuf::from("/var/lib/crus/crus.redb"),
             etcd: EtcdOptions::default(),
             retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
-            max_connections: 256,
+            http: HttpOptions::default(),
             max_streams: 64,
-            request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
             hsm_url: "https://api-gw-service-nmn.local/apis/smd/hsm/v2".to_owned(),
             bos_url: "https://api-gw-service-nmn.local/apis/bos/v2".to_owned(),
-            token_file: None,
-            ca_file: None,
+            access: AccessOptions::default(),
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
             scancel: vec!["scancel".to_owned()],
@@ -192,8 +190,10 @@ const MOST_NODES: usize = 150_000;
 
 const PARTS: &[&[Setting]] = &[
     service::SETTINGS,
+    http::SETTINGS,
     replicas::SETTINGS,
     peers::SETTINGS,
+    access::SETTINGS,
     pace::SETTINGS,
     strategy::SETTINGS,
     webhook::SETTINGS,
@@ -209,10 +209,13 @@ pub fn all() -> impl Iterator<Item = &'static Setting> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use crus_clients::http::ClientAuth;
     use crus_core::batch::Order;
     use toml::Value;
 
     use super::*;
+    use crate::http::TlsFiles;
+    use crate::peers::{OauthOptions, OwnFiles};
     use crate::webhook::Class;
 
     /// However the nodes are spread: a claim takes most where few of them are in one place.
@@ -251,6 +254,12 @@ mod tests {
     #[test]
     fn every_documented_default_is_the_real_one() {
         let other = || "other".to_owned();
+        let own_files = OwnFiles {
+            token_file: Some(other().into()),
+            ca_file: Some(other().into()),
+            cert_file: Some(other().into()),
+            key_file: Some(other().into()),
+        };
         // Something else everywhere, so that each default must really be set.
         let mut config = Config {
             listen: "[::1]:1".parse().unwrap(),
@@ -266,14 +275,41 @@ mod tests {
                 key_file: Some(other().into()),
             },
             retention: Retention { max_sessions: 1, count: 1, max_age_ms: None },
-            max_connections: 1,
+            http: HttpOptions {
+                tls: TlsFiles {
+                    cert: Some(other().into()),
+                    key: Some(other().into()),
+                    client_ca: Some(other().into()),
+                },
+                max_connections: 1,
+                max_connections_per_client: None,
+                requests_per_second_per_client: None,
+                max_header_bytes: 1,
+                max_body_bytes: 1,
+                head_timeout_ms: 1,
+                body_timeout_ms: 1,
+                request_timeout_ms: 1,
+                stall_timeout_ms: 1,
+                idle_timeout_ms: 1,
+            },
             max_streams: 1,
-            request_timeout_ms: 1,
             shutdown_timeout_ms: 1,
             hsm_url: other(),
             bos_url: other(),
-            token_file: Some(other().into()),
-            ca_file: Some(other().into()),
+            access: AccessOptions {
+                token_file: Some(other().into()),
+                ca_file: Some(other().into()),
+                hsm: own_files.clone(),
+                bos: own_files,
+                oauth: OauthOptions {
+                    token_url: Some(other()),
+                    client_id: Some(other()),
+                    client_secret_file: Some(other().into()),
+                    client_auth: ClientAuth::SecretBasic,
+                    scope: Some(other()),
+                    ca_file: Some(other().into()),
+                },
+            },
             scontrol: vec![other()],
             squeue: vec![other()],
             scancel: vec![other()],

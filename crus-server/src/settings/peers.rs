@@ -3,8 +3,8 @@
 use crus_core::NodeNameFormat;
 use toml::Value;
 
-use super::read::{command, integer, optional, path, put, seconds, text, url};
-use super::{NONE, Setting};
+use super::Setting;
+use super::read::{command, integer, put, seconds, text, url};
 
 const HEADING: &str = "Peers";
 
@@ -24,22 +24,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         heading: HEADING,
         help: "Root of the Boot Orchestration Service's API, version 2",
         set: |c, v| put(&mut c.bos_url, url(v)),
-    },
-    Setting {
-        key: "token_file",
-        value: "PATH",
-        default: NONE,
-        heading: HEADING,
-        help: "File with the bearer token to send to both. Keep it readable by the service alone",
-        set: |c, v| put(&mut c.token_file, optional(v, path)),
-    },
-    Setting {
-        key: "ca_file",
-        value: "PATH",
-        default: NONE,
-        heading: HEADING,
-        help: "PEM file with the certificate authorities to trust for both, instead of the system's",
-        set: |c, v| put(&mut c.ca_file, optional(v, path)),
     },
     Setting {
         key: "scontrol",

@@ -1,20 +1,11 @@
 //! The service itself.
 
-use super::read::{integer, optional, parsed, path, put, seconds};
+use super::read::{integer, optional, path, put, seconds};
 use super::{LONGEST_S, MOST_NODES, Setting};
 
 const HEADING: &str = "Service";
 
 pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        key: "listen",
-        value: "ADDR:PORT",
-        default: "127.0.0.1:8080",
-        heading: HEADING,
-        help: "Address and port to listen on; port 0 picks a free one. The API has no authentication of its own: \
-               listen on loopback, or behind a gateway that has",
-        set: |c, v| put(&mut c.listen, parsed(v, "an address and a port, such as 127.0.0.1:8080 or [::1]:0")),
-    },
     Setting {
         key: "store",
         value: "PATH",
@@ -46,30 +37,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         heading: HEADING,
         help: "For how long a finished session is kept (90 days); none: for ever",
         set: |c, v| put(&mut c.retention.max_age_ms, optional(v, |v| seconds(v, 1.0..=LONGEST_S * 36_500.0))),
-    },
-    Setting {
-        key: "max_connections",
-        value: "COUNT",
-        default: "256",
-        heading: HEADING,
-        help: "Connections served at a time; more wait until one ends",
-        set: |c, v| put(&mut c.max_connections, integer(v, 1..=100_000)),
-    },
-    Setting {
-        key: "max_streams",
-        value: "COUNT",
-        default: "64",
-        heading: HEADING,
-        help: "Clients that may follow the events of sessions at a time; each takes one of the connections",
-        set: |c, v| put(&mut c.max_streams, integer(v, 0..=100_000)),
-    },
-    Setting {
-        key: "request_timeout_s",
-        value: "SECONDS",
-        default: "30",
-        heading: HEADING,
-        help: "How long a request to the service may take, its body included",
-        set: |c, v| put(&mut c.request_timeout_ms, seconds(v, 0.1..=3600.0)),
     },
     Setting {
         key: "shutdown_timeout_s",

@@ -49,12 +49,10 @@ fn main() -> ExitCode {
         .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
         .collect();
     pages.sort();
-    pages.push(folder.join("../README.md"));
     let mut trials: Vec<Trial> = pages
         .into_iter()
         .map(|path| {
-            let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-            let name = if path.starts_with(folder.join("docs")) { stem } else { "the_readme".to_owned() };
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
             Trial::test(name, move || run(&path, bless).map_err(Failed::from))
         })
         .collect();

@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use crus_server::http::HttpLimits;
+use crus_server::http::{HttpLimits, HttpOptions};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -115,13 +115,12 @@ impl Fake {
         let listener = runtime.block_on(TcpListener::bind(self.port.address)).unwrap();
         let router = Router::new().fallback(answer).with_state(Arc::clone(&self.held));
         let limits = HttpLimits {
-            max_connections: 100,
-            request_timeout: PATIENCE,
             head_timeout: PATIENCE,
+            request_timeout: PATIENCE,
             stall_timeout: PATIENCE,
-            drain_timeout: PATIENCE,
+            ..HttpLimits::new(&HttpOptions::default(), PATIENCE)
         };
-        runtime.spawn(crus_server::http::serve(listener, router, limits, std::future::pending()));
+        runtime.spawn(crus_server::http::serve(listener, None, router, limits, std::future::pending()));
         self.runtime = Some(runtime);
     }
 

@@ -1,5 +1,8 @@
-//! The accept loop against clients that are slow, silent or many, and its shutdown.
+//! The listener against clients that are slow, silent or many, TLS, and its shutdown.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod limits;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +11,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use crus_server::http::{HttpLimits, serve};
+use crus_server::http::{HttpLimits, Tls, listen, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -24,9 +27,14 @@ const GET_AND_CLOSE: &[u8] = b"GET / HTTP/1.1\r\nhost: crus\r\nconnection: close
 fn limits() -> HttpLimits {
     HttpLimits {
         max_connections: 100,
-        request_timeout: HANGS,
+        max_connections_per_client: None,
+        requests_per_second_per_client: None,
+        max_header_bytes: 8192,
         head_timeout: HANGS,
+        body_timeout: HANGS,
+        request_timeout: HANGS,
         stall_timeout: HANGS,
+        idle_timeout: HANGS,
         drain_timeout: HANGS,
     }
 }
@@ -39,10 +47,14 @@ struct Served {
 
 impl Served {
     async fn new(router: Router, limits: HttpLimits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Served::over(None, router, limits)
+    }
+
+    fn over(tls: Option<Tls>, router: Router, limits: HttpLimits) -> Self {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended = tokio::spawn(serve(listener, router, limits, async {
+        let ended = tokio::spawn(serve(listener, tls, router, limits, async {
             stopped.await.unwrap();
         }));
         Served { address, stop: Some(stop), ended }
@@ -95,7 +107,10 @@ async fn silent_and_half_said_requests_are_not_waited_for() {
     let impatient = HttpLimits { head_timeout: Duration::from_millis(50), ..limits() };
     let served = Served::new(Router::new(), impatient).await;
     assert_eq!(rest(served.connect(b"").await).await, "");
-    assert_eq!(rest(served.connect(b"GET / HTTP/1.1\r\nhost:").await).await, "");
+    let half_said = rest(served.connect(b"GET / HTTP/1.1\r\nhost:").await).await;
+    assert!(half_said.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{half_said}");
+    assert!(half_said.contains("content-type: application/problem+json\r\n"), "{half_said}");
+    assert!(half_said.contains("was not there within 0.05 s"), "{half_said}");
 }
 
 #[tokio::test]

@@ -1,0 +1,53 @@
+//! Who we say we are, and whom we believe: certificates of a private CA on either side, and tokens that are fetched,
+//! against real TLS servers.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod certificates;
+mod pki;
+mod server;
+mod tokens;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crus_clients::http::{PeerConfig, TlsFiles};
+use crus_core::GroupLabel;
+
+use crate::pki::Ca;
+use crate::server::{Answer, json};
+
+/// How long a test waits for what must come, on the slowest of machines.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What HSM answers about an empty group.
+fn empty_group() -> Answer {
+    json("200 OK", r#"{"label":"upgrading","members":{"ids":[]}}"#)
+}
+
+fn label() -> GroupLabel {
+    GroupLabel::new("upgrading").unwrap()
+}
+
+/// Trusts this CA alone; looks at the files before each request.
+fn trusting(folder: &Path, ca: &Ca) -> TlsFiles {
+    let ca_file = Some(pki::put(folder, "ca.pem", &ca.pem));
+    TlsFiles { ca_file, check_interval: Duration::ZERO, ..TlsFiles::default() }
+}
+
+fn config(url: &str, tls: TlsFiles) -> PeerConfig {
+    PeerConfig {
+        connect_timeout: Duration::from_secs(20),
+        total_timeout: Duration::from_secs(20),
+        tls,
+        ..PeerConfig::new(url.parse().unwrap())
+    }
+}
+
+/// Looks again and again until `met` holds.
+async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !met().await {
+        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
