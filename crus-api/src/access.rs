@@ -4,7 +4,7 @@
 //! its head is read, whoever implements [`Access`] is asked who sent it. What changes something, and what was refused, is
 //! told to an [`Audit`].
 //!
-//! No token is needed for paths that tell nothing of sessions (`/healthz`, `/openapi.json` and the like), for `OPTIONS`, and
+//! No token is needed for paths that tell nothing of sessions (`/healthz`, `/readyz`, `/metrics`, `/openapi.json` and the like), for `OPTIONS`, and
 //! to learn that there is no such path (404) or method (405).
 
 use std::fmt;

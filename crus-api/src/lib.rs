@@ -5,6 +5,7 @@
 //! - [`request`]: what a request must hold to become a session; [`strategy`]: how it may say to go about it; [`site`]:
 //!   what the site says to that.
 //! - [`access`]: who may do what, and who is told of it.
+//! - [`health`]: what the service says of itself to who watches it.
 //! - [`problem`]: errors as the contract shows them (RFC 7807).
 //! - [`pages`]: documentation, which the server brings along.
 //! - [`routes`]: the paths and methods. [`Api`] is the way in.
@@ -15,6 +16,7 @@
 
 pub mod access;
 pub mod events;
+pub mod health;
 mod json;
 pub mod pages;
 pub mod plan;

@@ -63,6 +63,13 @@ impl Problem {
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     }
 
+    /// 503 for a service that should be started anew.
+    pub(crate) fn deaf(why: &str) -> Self {
+        let detail =
+            format!("The service is alive, but of no use: {why}. Start it anew; its sessions go on then.");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
     /// 413: the body is longer than `limit` bytes.
     pub(crate) fn too_large(limit: usize) -> Self {
         let detail = format!("The body is too long. It may have {limit} bytes.");

@@ -3,6 +3,7 @@
 //! As in the original a path with a slash at its end is another path, and not there: otherwise a request to
 //! delete a session whose id was left out could mean something.
 
+mod health;
 mod views;
 
 use std::sync::Arc;
@@ -19,11 +20,11 @@ use crus_core::UpgradeId;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use serde_json::json;
 use tracing::{error, warn};
 
 use crate::access::{self, About, Access, Audit, Gate, Role};
 use crate::events::Places;
+use crate::health::Health;
 use crate::pages::{self, Pages};
 use crate::plan::PlanView;
 use crate::problem::Problem;
@@ -66,6 +67,7 @@ pub struct Api {
     site: Site,
     access: Arc<dyn Access>,
     audit: Option<Arc<dyn Audit>>,
+    health: Arc<dyn Health>,
     pages: Option<Arc<dyn Pages>>,
     limits: ApiLimits,
 }
@@ -73,13 +75,27 @@ pub struct Api {
 impl Api {
     /// The API of these sessions at this site. `access` tells who a caller is; [`Open`](crate::access::Open) asks nobody.
     pub fn new(sessions: Arc<dyn Sessions>, site: Site, access: Arc<dyn Access>) -> Self {
-        Api { sessions, site, access, audit: None, pages: None, limits: ApiLimits::default() }
+        Api {
+            sessions,
+            site,
+            access,
+            audit: None,
+            health: Arc::new(()),
+            pages: None,
+            limits: ApiLimits::default(),
+        }
     }
 
     /// Who is told what changes something, and what was refused: nobody otherwise.
     #[must_use]
     pub fn audit(self, audit: Arc<dyn Audit>) -> Self {
         Api { audit: Some(audit), ..self }
+    }
+
+    /// How the service stands, for who watches it: nothing is known of it otherwise.
+    #[must_use]
+    pub fn health(self, health: Arc<dyn Health>) -> Self {
+        Api { health, ..self }
     }
 
     /// Pages for people, at `/docs` and below: none otherwise.
@@ -96,7 +112,7 @@ impl Api {
 
     /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
     pub fn router(self) -> Router {
-        let Api { sessions, site, access, audit, pages, limits } = self;
+        let Api { sessions, site, access, audit, health, pages, limits } = self;
         let paths = Paths { router: Router::new(), access, audit }
             .add(
                 "/session",
@@ -118,16 +134,24 @@ impl Api {
             // A plan changes nothing.
             .add("/plan", POST, [for_role(Role::Read, post(plan))])
             .add("/openapi.json", GET, [for_anyone(get(openapi))])
-            .add("/healthz", GET, [for_anyone(get(healthz))])
             .add("/docs", GET, [for_anyone(get(first_page))])
             .add("/docs/{page}", GET, [for_anyone(get(page))])
+            .add("/healthz", GET, [for_anyone(get(health::healthz))])
+            .add("/readyz", GET, [for_anyone(get(health::readyz))])
+            .add("/metrics", GET, [for_anyone(get(health::metrics))])
             .router;
-        let streams = Places::new(limits.max_streams);
         Router::new()
             .merge(paths.clone())
             .nest("/apis/crus", paths)
             .fallback(async || Problem::no_such_path())
-            .with_state(Arc::new(Served { sessions, site, pages, streams, limits }))
+            .with_state(Arc::new(Served {
+                sessions,
+                site,
+                health,
+                pages,
+                streams: Places::new(limits.max_streams),
+                limits,
+            }))
     }
 }
 
@@ -135,6 +159,7 @@ impl Api {
 struct Served {
     sessions: Arc<dyn Sessions>,
     site: Site,
+    health: Arc<dyn Health>,
     pages: Option<Arc<dyn Pages>>,
     streams: Places,
     limits: ApiLimits,
@@ -267,11 +292,6 @@ async fn page(
     let name = name.ok().map(|Path(name)| name).filter(|name| !name.is_empty());
     let page = api.pages.as_ref().zip(name).and_then(|(pages, name)| pages.page(&name));
     pages::answer(page, &headers)
-}
-
-/// The process is there and answers; whether its peers are is another matter.
-async fn healthz() -> Response {
-    answer(StatusCode::OK, JSON, &json!({ "status": "ok" }))
 }
 
 // ---- their parts ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use crate::check;
+use crate::check::{self, Violation};
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
 use crate::model::{Command, SeenGroup, Session};
@@ -52,11 +52,15 @@ pub struct Ports {
 pub trait Observer: Send + Sync + 'static {
     /// The session as it is now, and what changed. Called from the driver: must be quick.
     fn changed(&self, session: &Session, events: &[Event]);
+
+    /// The session breaks a promise, by what it says of itself. Told after every input for as long as that is so.
+    fn broken(&self, session: &Session, violation: &Violation);
 }
 
 /// Tells nobody.
 impl Observer for () {
     fn changed(&self, _: &Session, _: &[Event]) {}
+    fn broken(&self, _: &Session, _: &Violation) {}
 }
 
 /// When to call [`Driver::advance`] again.
@@ -175,6 +179,7 @@ impl Driver {
         }
         for violation in check::session(&self.session) {
             tracing::error!(step = head.step, "broken promise: {violation}");
+            self.ports.observer.broken(&self.session, &violation);
         }
         let changed = !events.is_empty();
         self.unsaved.extend(events);

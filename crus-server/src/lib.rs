@@ -8,6 +8,7 @@
 //! - [`webhook`]: who is told what happens.
 //! - [`demo`]: a simulated cluster, and the service on it.
 //! - `client`: what can be asked of a running service on the command line.
+//! - [`metrics`]: what is counted and measured; [`health`]: how it and its peers stand.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
 pub mod checks;
@@ -18,8 +19,10 @@ pub mod config;
 pub mod controller;
 pub mod demo;
 pub mod docs;
+pub mod health;
 pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod peers;
 pub mod serve;
 pub mod settings;

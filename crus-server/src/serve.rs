@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::middleware;
 use crus_api::access::Open;
 use crus_api::{Api, ApiLimits, Site};
 use crus_core::ports::{Clock, SessionStore};
@@ -19,10 +20,12 @@ use crate::LONG_VERSION;
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
-use crate::controller::{Controller, Outside, Retention};
+use crate::controller::{Controller, Outside, Retention, Told};
 use crate::docs::Guide;
+use crate::health::{Probe, ProbeOptions, Watched, Watching};
 use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
+use crate::metrics::{Metrics, watch_requests};
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
@@ -87,6 +90,9 @@ pub(crate) struct Service {
     tls: Option<Tls>,
     limits: HttpLimits,
     patience: Duration,
+    metrics: Arc<Metrics>,
+    health: Arc<Watched>,
+    probe: (Probe, ProbeOptions),
 }
 
 impl Service {
@@ -108,8 +114,10 @@ impl Service {
         }
         let clock = Arc::new(SteadyClock::new());
         let site = site_of(config, clock.clone())?;
-        let store = Store::open(config).await?;
-        let Peers { hsm, bos, wlm } = Peers::new(config)?;
+        let metrics = Arc::new(Metrics::new());
+        let store = Store::open(config, metrics.lease.clone()).await?;
+        let watched = Watching::new(clock.clone(), Arc::clone(&metrics));
+        let Peers { hsm, bos, wlm } = watched.peers(Peers::new(config)?);
         let tls = Tls::start(&config.http.tls).map_err(wrong_files)?;
         let listener = http::listen(config.listen).with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
@@ -126,10 +134,19 @@ impl Service {
             }
         }
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
-        let outside = Outside { hsm, bos, wlm, store: store.sessions(), clock, checks: checks.clone() };
-        let webhook = Webhook::new(&config.webhook)?;
+        let outside = Outside {
+            hsm,
+            bos,
+            wlm,
+            store: watched.store(store.sessions()),
+            clock,
+            checks: watched.checks(checks.clone()),
+        };
+        let told = Told { webhook: Webhook::new(&config.webhook)?, metrics: Arc::clone(&metrics) };
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
-        let controller = Controller::start_telling(webhook, outside, limits, retention).await?;
+        let controller = Controller::start_telling(told, outside.clone(), limits, retention).await?;
+        let probe = watched.probe(&outside);
+        let health = Arc::new(watched.health(controller.clone(), store.lease()));
         let mut limits = HttpLimits::new(&config.http, DRAIN_TIMEOUT);
         limits.max_connections = http::fit(limits.max_connections);
         controller.limit_plans(limits.request_timeout * 2 / 3);
@@ -139,7 +156,22 @@ impl Service {
             max_streams: config.max_streams,
             ..ApiLimits::default()
         };
-        Ok(Service { listener, address, controller, checks, store, site, api_limits, tls, limits, patience })
+        let probe = (probe, config.probe.clone());
+        Ok(Service {
+            listener,
+            address,
+            controller,
+            checks,
+            store,
+            site,
+            api_limits,
+            tls,
+            limits,
+            patience,
+            metrics,
+            health,
+            probe,
+        })
     }
 
     /// The address in use.
@@ -163,10 +195,14 @@ impl Service {
         let Service { listener, controller, checks, store, site, api_limits, tls, limits, patience, .. } =
             self;
         let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open))
+            .health(self.health)
             .limits(api_limits)
             .pages(Arc::new(Guide))
-            .router();
+            .router()
+            .layer(middleware::from_fn_with_state(self.metrics, watch_requests));
         let (tell, stopped) = watch::channel(false);
+        let (probe, options) = self.probe;
+        tokio::spawn(probe.run(options, tell.subscribe()));
         let sessions = async {
             stop.await;
             tell.send_replace(true);

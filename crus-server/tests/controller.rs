@@ -127,13 +127,20 @@ impl Wlm for Peers {
 struct Moody {
     inner: RedbStore,
     fails: AtomicBool,
+    /// Removing a session panics.
+    panics: AtomicBool,
     creating: Semaphore,
 }
 
 impl Moody {
     fn open(path: &Path) -> Arc<Self> {
         let inner = RedbStore::open(path).unwrap();
-        Arc::new(Moody { inner, fails: AtomicBool::new(false), creating: Semaphore::new(1) })
+        Arc::new(Moody {
+            inner,
+            fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
+            creating: Semaphore::new(1),
+        })
     }
 
     fn mood(&self) -> Result<(), StoreError> {
@@ -162,6 +169,7 @@ impl SessionStore for Moody {
         self.inner.save(s, events, r).await
     }
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "this panic is part of the test");
         self.mood()?;
         self.inner.remove(id).await
     }
@@ -732,4 +740,36 @@ async fn a_session_that_goes_first_is_in_the_way_of_a_plan() {
         .collect();
     let id = waiting.head.id;
     assert_eq!(conflicts, [format!("session {id} uses the group 'upgrading-nodes', and goes first")]);
+}
+
+/// What takes up sessions that nobody runs is a task of its own: without it the process would be alive, and deaf.
+#[tokio::test]
+async fn a_controller_one_of_whose_tasks_has_died_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::open(&directory.path().join("crus.redb"));
+    let mut done = stored(Phase::Done, 1);
+    done.head.ended = Some(Time(2));
+    store.create(&done).await.unwrap();
+    let peers = Peers::new(Ends::Unreachable);
+    let alive = controller(&peers, &store, 10).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(alive.deaf(), None);
+    assert!(alive.shutdown(Duration::from_secs(60)).await);
+    assert_eq!(alive.deaf(), None, "it was told to stop");
+
+    store.panics.store(true, Ordering::SeqCst);
+    let outside = Outside {
+        hsm: peers.clone(),
+        bos: peers.clone(),
+        wlm: peers.clone(),
+        store: store.clone(),
+        clock: Arc::new(SteadyClock::new()),
+        checks: Arc::new(()),
+    };
+    let retention = Retention { max_sessions: 10, count: 0, max_age_ms: None };
+    let dying = Controller::start(outside, limits(), retention).await.unwrap();
+    eventually("it says so", || async {
+        dying.deaf().as_deref() == Some("what takes up sessions that nobody runs has ended")
+    })
+    .await;
 }

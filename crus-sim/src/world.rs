@@ -90,6 +90,9 @@ impl Clock for OwnClock {
 struct Told(SharedCluster);
 
 impl Observer for Told {
+    /// The world checks the promises itself.
+    fn broken(&self, _: &Session, _: &Violation) {}
+
     fn changed(&self, session: &Session, events: &[Event]) {
         let mut cluster = cluster::lock(&self.0);
         let at = cluster.now();

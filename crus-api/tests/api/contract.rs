@@ -131,6 +131,8 @@ fn options_tells_the_methods_of_a_path() {
         (&*format!("/session/{UNKNOWN}/events"), "GET, HEAD, OPTIONS"),
         (&*format!("/session/{UNKNOWN}/pause"), "OPTIONS, POST"),
         ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/readyz", "GET, HEAD, OPTIONS"),
+        ("/metrics", "GET, HEAD, OPTIONS"),
         ("/openapi.json", "GET, HEAD, OPTIONS"),
     ];
     for (path, allow) in paths {
@@ -199,6 +201,36 @@ fn the_service_says_that_it_is_alive_whatever_its_store_does() {
     let api = Api::new();
     api.fail(ServiceError::ShuttingDown);
     assert_eq!(api.get("/healthz").expect(200).json(), json!({ "status": "ok" }));
+}
+
+/// P9: to take every replica out of service because a peer is away would help nobody.
+#[test]
+fn p9_a_peer_that_is_away_is_shown_and_makes_the_service_no_less_ready() {
+    let api = Api::new();
+    for prefix in PREFIXES {
+        let readiness = api.get(&format!("{prefix}/readyz")).expect(200).json();
+        assert_eq!(
+            (&readiness["ready"], &readiness["checks"][1]["state"]),
+            (&json!(true), &json!("failing"))
+        );
+    }
+    api.health.set_ready(false);
+    api.get("/readyz").expect(503);
+    api.get("/healthz").expect(200);
+}
+
+#[test]
+fn metrics_come_in_the_form_that_is_asked_for() {
+    let api = Api::new();
+    for (accept, kind, text) in [
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text", "# OpenMetrics\n"),
+        ("text/plain", "text/plain", "# Prometheus\n"),
+    ] {
+        let request = request("GET", "/metrics").header("accept", accept).body(Body::empty()).unwrap();
+        let answer = api.call(request).expect(200);
+        assert!(answer.header("content-type").starts_with(kind));
+        assert_eq!(answer.text(), text);
+    }
 }
 
 // ---- what a body may be -----------------------------------------------------------------------------------

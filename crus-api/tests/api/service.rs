@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use crus_api::access::{Access, Open};
+use crus_api::health::{Check, CheckState, Exposition, Health, Readiness};
 use crus_api::service::{Follow, News};
-use crus_api::views::{Beside, Progress};
+use crus_api::views::{Beside, Progress, Stamp};
 use crus_api::{API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionStatus, Sessions, Site};
 use crus_core::commands;
 use crus_core::history::{Entry, Happening};
@@ -310,6 +311,59 @@ fn found(sessions: &[Session], id: UpgradeId) -> Option<&Session> {
 pub(crate) struct Api {
     router: Router,
     memory: Arc<Memory>,
+    pub(crate) health: Arc<State>,
+}
+
+/// How the service stands.
+pub(crate) struct State {
+    deaf: Mutex<Option<String>>,
+    ready: AtomicBool,
+}
+
+impl State {
+    pub(crate) fn set_deaf(&self, why: &str) {
+        *self.deaf.lock().unwrap() = Some(why.to_owned());
+    }
+
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+}
+
+/// As in the examples of the document.
+impl Health for State {
+    fn deaf(&self) -> Option<String> {
+        self.deaf.lock().unwrap().clone()
+    }
+
+    fn readiness(&self) -> Readiness {
+        let ready = self.ready.load(Ordering::Relaxed);
+        let check = |name, since: u64, detail: Option<&str>, state| Check {
+            detail: detail.map(str::to_owned),
+            name,
+            since: Stamp(Time(since)),
+            state,
+        };
+        let (begun, later) = (1_795_516_267_123, 1_795_516_938_500);
+        let checks = if ready {
+            let away = "the Boot Orchestration Service is unreachable: connection refused";
+            [
+                check("store", begun, None, CheckState::Ok),
+                check("bos", later, Some(away), CheckState::Failing),
+            ]
+        } else {
+            let full = "the store failed: no space left on device";
+            [
+                check("store", begun, Some(full), CheckState::Failing),
+                check("bos", later, None, CheckState::Unknown),
+            ]
+        };
+        Readiness { checks: checks.into(), ready }
+    }
+
+    fn metrics(&self, form: Exposition) -> String {
+        format!("# {form:?}\n")
+    }
 }
 
 impl Api {
@@ -335,8 +389,11 @@ impl Api {
     ) -> Self {
         let memory = Arc::new(Memory::default());
         let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
-        let api = crus_api::Api::new(sessions, site, access).pages(Arc::new(TwoPages));
-        Api { router: build(api).router(), memory }
+        let health = Arc::new(State { deaf: Mutex::default(), ready: AtomicBool::new(true) });
+        let api = build(crus_api::Api::new(sessions, site, access))
+            .health(health.clone())
+            .pages(Arc::new(TwoPages));
+        Api { router: api.router(), memory, health }
     }
 
     /// Sends a request, and reads nothing of the answer's body.

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crus_api::{SessionState, SessionStatus};
+use crus_core::check::Violation;
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
-use crus_core::model::{Head, Message, Node, Session, Summary, UpgradeId};
+use crus_core::model::{Head, Message, Node, Phase, Session, Summary, UpgradeId};
 use crus_core::{Time, history};
 use tokio::sync::{Notify, watch};
 
 use super::Retention;
+use crate::metrics::Census;
 
 /// A stretch of time in which a session did not run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -382,6 +384,28 @@ impl Board {
         }
     }
 
+    /// What runs here.
+    pub(super) fn census(&self, now: Time) -> Census {
+        let mut census = Census::default();
+        for entry in self.lock().values() {
+            let head = &entry.head;
+            if head.is_done() && !entry.deletion_ordered {
+                census.kept += 1;
+                continue;
+            }
+            if !entry.running {
+                continue;
+            }
+            let waits = head.phase == Phase::Created;
+            census.count(head, entry.deletion_ordered);
+            census.unmet += u64::from(head.condition.is_some() && !head.queued);
+            if !waits && head.pause.is_none() {
+                census.age(head.stage, now.since(head.stage_since));
+            }
+        }
+        census
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<UpgradeId, Entry>> {
         // Every change leaves the map whole, whoever panics.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -417,4 +441,7 @@ impl Observer for Board {
             self.update_nodes(session);
         }
     }
+
+    /// It shows no promises.
+    fn broken(&self, _: &Session, _: &Violation) {}
 }

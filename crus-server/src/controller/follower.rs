@@ -4,22 +4,27 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crus_core::model::UpgradeId;
 use crus_core::ports::{Change, Changes, StoreError};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::{RecoveryError, Shared, runner};
+use super::runner::{self, Why};
+use super::{RecoveryError, Shared};
 use crate::serve::until;
 
 /// How often it is looked whether a session with work to do has no owner, in case nobody told, and whether finished
 /// sessions are to go.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// A sweep that does nothing for so long hangs: each of its calls ends within seconds.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// The pause before a store that cannot be followed is followed again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -35,10 +40,43 @@ pub(super) async fn start(
     for id in shared.ports.store.ids().await? {
         look_at(shared, id).await.map_err(|error| RecoveryError::Session { id, error })?;
     }
-    take_up_idle(shared);
-    tokio::spawn(keep_following(Arc::clone(shared), changes, asked, shared.stop.subscribe()));
-    tokio::spawn(sweep(Arc::clone(shared), shared.stop.subscribe()));
+    take_up_idle(shared, Why::Started);
+    let following = tokio::spawn(keep_following(Arc::clone(shared), changes, asked, shared.stop.subscribe()));
+    let sweeping = tokio::spawn(sweep(Arc::clone(shared), shared.stop.subscribe()));
+    shared.follower.watch(following.abort_handle(), sweeping.abort_handle());
     Ok(())
+}
+
+/// Whether the tasks below are alive.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    tasks: OnceLock<[AbortHandle; 2]>,
+    beat: Mutex<Option<Instant>>,
+}
+
+impl Pulse {
+    fn watch(&self, following: AbortHandle, sweeping: AbortHandle) {
+        // They are started once.
+        self.tasks.get_or_init(|| [following, sweeping]);
+        self.beat();
+    }
+
+    /// The sweep goes on.
+    fn beat(&self) {
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Which of them is not, in words.
+    pub(super) fn deaf(&self) -> Option<String> {
+        let names = ["what follows the store", "what takes up sessions that nobody runs"];
+        let mut tasks = names.into_iter().zip(self.tasks.get()?);
+        if let Some((name, _)) = tasks.find(|(_, task)| task.is_finished()) {
+            return Some(format!("{name} has ended"));
+        }
+        let beat = (*self.beat.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let silent = beat.elapsed();
+        (silent > SILENCE).then(|| format!("{} hangs since {} s", names[1], silent.as_secs()))
+    }
 }
 
 async fn keep_following(
@@ -99,14 +137,14 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
         }
         Change::Commanded(id) => {
             look_at_commands(shared, id).await?;
-            runner::take_up(shared, id);
+            runner::take_up(shared, id, Why::Ordered);
         }
         Change::Unowned(id) => {
             // Whoever ran it may have delivered the rest of it since this was last looked at.
             if shared.board.get(id).is_none() || shared.webhook.is_some() {
                 look_at(shared, id).await?;
             }
-            runner::take_up(shared, id);
+            runner::take_up(shared, id, Why::Unowned);
         }
         Change::Removed(id) => shared.board.forget(id),
     }
@@ -161,7 +199,7 @@ async fn look_at_everything(shared: &Arc<Shared>) -> Result<(), StoreError> {
     }
     shared.board.keep(&stored);
     shared.board.wake_all();
-    take_up_idle(shared);
+    take_up_idle(shared, Why::Unowned);
     Ok(())
 }
 
@@ -173,7 +211,8 @@ async fn sweep(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     loop {
         let work = async {
             sweep.tick().await;
-            take_up_idle(&shared);
+            shared.follower.beat();
+            take_up_idle(&shared, Why::Unowned);
             remove_outdated(&shared).await;
         };
         tokio::select! {
@@ -183,14 +222,15 @@ async fn sweep(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     }
 }
 
-fn take_up_idle(shared: &Arc<Shared>) {
+fn take_up_idle(shared: &Arc<Shared>, why: Why) {
     for id in shared.board.idle() {
-        runner::take_up(shared, id);
+        runner::take_up(shared, id, why);
     }
 }
 
 async fn remove_outdated(shared: &Arc<Shared>) {
     for id in shared.board.outdated(&shared.retention, shared.ports.clock.now()) {
+        shared.follower.beat();
         match shared.ports.store.remove(id).await {
             Ok(()) => {
                 shared.board.remove(id);

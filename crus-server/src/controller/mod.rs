@@ -24,18 +24,22 @@ use std::time::Duration;
 use crus_api::service::Follow;
 use crus_api::views::Progress;
 use crus_api::{ServiceError, SessionStatus, Sessions};
-use crus_core::commands;
-use crus_core::driver::Ports;
+use crus_core::check::Violation;
+use crus_core::driver::{Observer, Ports};
 use crus_core::history::Entry;
+use crus_core::machine::Event;
 use crus_core::model::{Command, Head, Limits, Node, Session, Spec, Summary, UpgradeId};
 use crus_core::plan::Plan;
 use crus_core::ports::{Bos, Checks, Clock, Hsm, SessionStore, StoreError, Wlm};
+use crus_core::{Time, commands};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
 
+use crate::metrics::{Census, Metrics, SessionWatch};
 use crate::webhook::Webhook;
 use board::Board;
+use runner::Why;
 use views::Following;
 
 /// What sessions need of the outside.
@@ -103,6 +107,36 @@ struct Shared {
     to_follower: mpsc::UnboundedSender<UpgradeId>,
     /// Who is told what happens.
     webhook: Option<Arc<Webhook>>,
+    /// Who counts and measures it.
+    watch: Arc<SessionWatch>,
+    /// What follows the store.
+    follower: follower::Pulse,
+}
+
+/// Who is told what happens in sessions, besides those who ask.
+#[derive(Default)]
+pub struct Told {
+    /// Somebody elsewhere.
+    pub webhook: Option<Webhook>,
+    /// Who counts and measures.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The board, and who counts beside it.
+struct Observers {
+    board: Arc<Board>,
+    watch: Arc<SessionWatch>,
+}
+
+impl Observer for Observers {
+    fn changed(&self, session: &Session, events: &[Event]) {
+        self.board.changed(session, events);
+        self.watch.changed(session, events);
+    }
+
+    fn broken(&self, session: &Session, violation: &Violation) {
+        self.watch.broken(session, violation);
+    }
 }
 
 impl Controller {
@@ -115,30 +149,55 @@ impl Controller {
         limits: Limits,
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
-        Controller::start_telling(None, outside, limits, retention).await
+        Controller::start_telling(Told::default(), outside, limits, retention).await
     }
 
-    /// Likewise, telling this receiver what happens in the sessions from now on.
+    /// Likewise, telling these what happens in the sessions from now on.
     ///
     /// # Errors
     /// As of [`Controller::start`].
     pub async fn start_telling(
-        webhook: Option<Webhook>,
+        told: Told,
         outside: Outside,
         limits: Limits,
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
-        let webhook = webhook.map(Arc::new);
+        let webhook = told.webhook.map(Arc::new);
+        let watch = Arc::new(SessionWatch::new(told.metrics));
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
-        let ports = Ports { hsm, bos, wlm, store, clock, checks, observer: board.clone() };
+        let observer = Arc::new(Observers { board: Arc::clone(&board), watch: Arc::clone(&watch) });
+        let ports = Ports { hsm, bos, wlm, store, clock, checks, observer };
         let (to_follower, asked) = mpsc::unbounded_channel();
-        let stop = watch::Sender::new(false);
-        let planning = plan::Planning::default();
-        let shared =
-            Arc::new(Shared { ports, limits, retention, board, planning, stop, to_follower, webhook });
+        let shared = Arc::new(Shared {
+            ports,
+            limits,
+            retention,
+            board,
+            planning: plan::Planning::default(),
+            stop: watch::Sender::new(false),
+            to_follower,
+            webhook,
+            watch,
+            follower: follower::Pulse::default(),
+        });
         follower::start(&shared, asked).await?;
         Ok(Controller { shared })
+    }
+
+    /// What runs here at this moment.
+    pub fn census(&self, now: Time) -> Census {
+        self.shared.board.census(now)
+    }
+
+    /// Whether it is stopping, or has stopped.
+    pub fn is_stopping(&self) -> bool {
+        *self.shared.stop.borrow()
+    }
+
+    /// What it does not hear any more, in words; `None` while it hears everything, and once it is told to stop.
+    pub fn deaf(&self) -> Option<String> {
+        if self.is_stopping() { None } else { self.shared.follower.deaf() }
     }
 
     /// From now on a plan may take so long: less than the request for it may.
@@ -189,12 +248,13 @@ impl Shared {
             }
         }
         runner::span(id).in_scope(|| info!("session created"));
+        self.watch.metrics().created();
         let Session { head, messages, .. } = session;
         let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
         if let Some(turn) = self.board.turn(id) {
             self.board.take_in(&summary, turn);
         }
-        runner::take_up(&self, id);
+        runner::take_up(&self, id, Why::Ordered);
         Ok(self.board.get(id).unwrap_or_else(|| board::status_of(&summary)))
     }
 
@@ -206,8 +266,9 @@ impl Shared {
         self.ports.store.order_deletion(id).await?;
         let Some(status) = self.board.order_deletion(id) else { return self.stored(id).await };
         runner::span(id).in_scope(|| info!("deletion ordered"));
+        self.watch.metrics().deletion_ordered();
         // Whoever runs it elsewhere hears of it from the store.
-        runner::take_up(&self, id);
+        runner::take_up(&self, id, Why::Ordered);
         Ok(Some(status))
     }
 
@@ -224,11 +285,12 @@ impl Shared {
         }
         let Some(number) = self.ports.store.command(id, command).await? else { return Ok(None) };
         runner::span(id).in_scope(|| info!(?command, number, "command noted"));
+        self.watch.metrics().commanded(command);
         if !self.board.command(id, number) {
             self.ask_follower(id);
         }
         // Whoever runs it elsewhere hears of it from the store.
-        runner::take_up(&self, id);
+        runner::take_up(&self, id, Why::Ordered);
         Ok(Some(self.board.get(id).unwrap_or_else(|| board::status_of(&summary))))
     }
 

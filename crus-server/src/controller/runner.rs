@@ -12,6 +12,7 @@ use crus_core::ports::StoreError;
 use crus_core::progress;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
@@ -22,7 +23,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts the task of a session, unless there is nothing to do for it or it has one. The task ends at once when
 /// another replica owns the session.
-pub(super) fn take_up(shared: &Arc<Shared>, id: UpgradeId) {
+pub(super) fn take_up(shared: &Arc<Shared>, id: UpgradeId, why: Why) {
     if !shared.board.begin(id) {
         return;
     }
@@ -32,9 +33,21 @@ pub(super) fn take_up(shared: &Arc<Shared>, id: UpgradeId) {
         stop: shared.stop.subscribe(),
         pause: FIRST_PAUSE,
         waits_for: None,
+        why: Some(why),
         shared: Arc::clone(shared),
     };
     tokio::spawn(runner.run().instrument(span(id)));
+}
+
+/// Why a session is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// This process began, and found it.
+    Started,
+    /// Nobody runs it: another replica did.
+    Unowned,
+    /// It is new, or something was ordered for it.
+    Ordered,
 }
 
 /// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
@@ -51,6 +64,8 @@ struct Runner {
     pause: Duration,
     /// What was last said to be waited for.
     waits_for: Option<String>,
+    /// Why it was taken up, until it was.
+    why: Option<Why>,
 }
 
 /// Why a session was left.
@@ -89,6 +104,7 @@ impl Runner {
                     error!("the session's task panicked, and begins again: {}", text_of(panic.as_ref()));
                 }
             }
+            self.shared.watch.metrics().restarted();
             self.back_off().await;
         }
     }
@@ -118,6 +134,7 @@ impl Runner {
             Ok(Err(left)) => left,
             Err(error) => Left::ToReload(error),
         };
+        shared.watch.left(self.id);
         shared.ports.checks.forget(self.id);
         if matches!(left, Left::ForGood | Left::Done)
             && let Err(error) = shared.ports.store.disown(self.id).await
@@ -131,8 +148,11 @@ impl Runner {
 
     async fn drive(&mut self, driver: Driver) -> Left {
         let courier = self.shared.webhook.clone().map(|webhook| {
-            let (store, latest) = (Arc::clone(&self.shared.ports.store), driver.session().head.entries);
-            Courier::start(Start { id: self.id, webhook, store, latest })
+            let ports = &self.shared.ports;
+            let (store, clock) = (Arc::clone(&ports.store), Arc::clone(&ports.clock));
+            let metrics = Arc::clone(self.shared.watch.metrics());
+            let latest = driver.session().head.entries;
+            Courier::start(Start { id: self.id, webhook, store, clock, metrics, latest })
         });
         let left = self.rounds(driver, courier.as_ref()).await;
         if let Some(courier) = courier {
@@ -185,6 +205,7 @@ impl Runner {
                 },
                 Next::Removed => {
                     self.shared.board.remove(self.id);
+                    self.shared.watch.metrics().deleted();
                     info!("session deleted");
                     return Left::ForGood;
                 }
@@ -234,8 +255,8 @@ impl Runner {
     }
 
     /// The session as it is stored; why it was left when it is not there.
-    async fn load(&self) -> Result<Result<Driver, Left>, StoreError> {
-        let store = &self.shared.ports.store;
+    async fn load(&mut self) -> Result<Result<Driver, Left>, StoreError> {
+        let store = Arc::clone(&self.shared.ports.store);
         let Some((mut session, revision)) = store.load(self.id).await? else { return Ok(Err(self.gone())) };
         // It may have been ordered of another replica a moment ago.
         if store.deletion_ordered(self.id).await? {
@@ -246,6 +267,10 @@ impl Runner {
         }
         session.limits = self.shared.limits.clone();
         self.shared.board.update(&session);
+        self.shared.watch.taken_up(&session);
+        if self.why.take() == Some(Why::Unowned) {
+            self.shared.watch.metrics().taken_over();
+        }
         info!("taking up the session");
         Ok(Ok(Driver::new(session, revision, self.shared.ports.clone())))
     }
@@ -282,9 +307,10 @@ impl Runner {
 
     async fn sleep_until(&mut self, time: Time) {
         let pause = Duration::from_millis(time.since(self.shared.ports.clock.now()));
-        let Runner { wake, stop, .. } = self;
+        let due = Instant::now() + pause;
+        let Runner { wake, stop, shared, .. } = self;
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep_until(due) => shared.watch.metrics().polled_late(due.elapsed()),
             () = wake.notified() => {}
             // An error would mean that nobody can say so any more: the sender lives in `shared`.
             _ = stop.wait_for(|stop| *stop) => {}

@@ -27,6 +27,7 @@ pub const CHAPTERS: &[(&str, &str)] = &[
     ("connecting", include_str!("../../docs/connecting.md")),
     ("first-upgrade", include_str!("../../docs/first-upgrade.md")),
     ("watching", include_str!("../../docs/watching.md")),
+    ("metrics", include_str!("../../docs/metrics.md")),
     ("messages", include_str!("../../docs/messages.md")),
     ("failures", include_str!("../../docs/failures.md")),
     ("strategies", include_str!("../../docs/strategies.md")),

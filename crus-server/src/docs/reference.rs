@@ -1,7 +1,5 @@
 //! The reference of the API, made of its OpenAPI document: what it uses of OpenAPI, and no more.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value};
 
 use super::markdown::{Heading, Rendered, anchor_link, code_block, escape, inline, slug};
@@ -190,7 +188,7 @@ impl<'a> Writer<'a> {
                     words = format!("{words}, <code>{}</code>", escape(&plain(value)));
                 }
                 (limit, value) => {
-                    words = format!("{words}, {} {}", limit_words(limit), escape(&plain(value)))
+                    words = format!("{words}, {} {}", limit_words(limit), escape(&plain(value)));
                 }
             }
         }
@@ -242,7 +240,7 @@ impl<'a> Writer<'a> {
         if !properties.is_empty() {
             all += &table(["Property", "Value", ""], properties);
         } else if parts.is_empty() {
-            let _ = writeln!(all, "<p>{}</p>", self.kind(schema));
+            all += &format!("<p>{}</p>\n", self.kind(schema));
         }
         if let Some(values) = schema.get("additionalProperties").filter(|more| more.is_object()) {
             all += &format!("<p>By name: {}</p>\n", self.kind(values));

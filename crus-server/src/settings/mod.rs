@@ -5,6 +5,7 @@
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
 mod access;
+mod health;
 mod http;
 mod logs;
 mod pace;
@@ -24,6 +25,7 @@ use toml::Value;
 
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
+use crate::health::ProbeOptions;
 use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::peers::AccessOptions;
@@ -76,6 +78,8 @@ pub struct Config {
     pub caps: Caps,
     /// Who is told what happens.
     pub webhook: WebhookOptions,
+    /// How often the peers and the store are looked at, besides the calls that are made anyway.
+    pub probe: ProbeOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -144,6 +148,7 @@ impl Default for Config {
             strategy: Strategy::default(),
             caps: Caps::default(),
             webhook: WebhookOptions::default(),
+            probe: ProbeOptions::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -197,6 +202,7 @@ const PARTS: &[&[Setting]] = &[
     pace::SETTINGS,
     strategy::SETTINGS,
     webhook::SETTINGS,
+    health::SETTINGS,
     logs::SETTINGS,
 ];
 
@@ -348,6 +354,7 @@ mod tests {
                 timeout_ms: 1,
                 retry_max_ms: 1,
             },
+            probe: ProbeOptions { interval_ms: None },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };

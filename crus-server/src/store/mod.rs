@@ -9,11 +9,21 @@ use std::sync::Arc;
 
 use crus_core::ports::SessionStore;
 
+use crate::metrics::LeaseMetrics;
 use crate::settings::Config;
 
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdError, EtcdStore};
 pub use redb::{OpenError, RedbStore};
+
+/// How the lease stands by which this process owns sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Why there is none; `None` while there is one.
+    pub trouble: Option<String>,
+    /// How many sessions are owned by it.
+    pub sessions: usize,
+}
 
 /// The store that the configuration names, open.
 #[derive(Clone)]
@@ -24,13 +34,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens it: in etcd when `etcd_endpoints` is set, and otherwise in a file.
+    /// Opens it: in etcd when `etcd_endpoints` is set, and otherwise in a file. `lease`: where it is counted what becomes of
+    /// leases.
     ///
     /// # Errors
     /// When it cannot be opened: each says what to do about it.
-    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, lease: LeaseMetrics) -> anyhow::Result<Self> {
         if !config.etcd.endpoints.is_empty() {
-            return open_etcd(config).await;
+            return open_etcd(config, lease).await;
         }
         Ok(Store {
             sessions: Arc::new(RedbStore::open(&config.store)?),
@@ -44,6 +55,15 @@ impl Store {
         Arc::clone(&self.sessions)
     }
 
+    /// How to look at the lease by which sessions are owned; `None` where none is needed.
+    pub fn lease(&self) -> Option<impl Fn() -> Lease + Send + Sync + 'static> {
+        #[cfg(feature = "etcd")]
+        let lease = self.etcd.clone().map(|etcd| move || etcd.lease());
+        #[cfg(not(feature = "etcd"))]
+        let lease = None::<fn() -> Lease>;
+        lease
+    }
+
     /// At the end of the service: other replicas need not wait for what was owned here.
     #[cfg_attr(not(feature = "etcd"), expect(clippy::unused_async, reason = "a file has no owner to tell"))]
     pub async fn close(&self) {
@@ -55,13 +75,13 @@ impl Store {
 }
 
 #[cfg(feature = "etcd")]
-async fn open_etcd(config: &Config) -> anyhow::Result<Store> {
-    let etcd = EtcdStore::open(&config.etcd).await?;
+async fn open_etcd(config: &Config, lease: LeaseMetrics) -> anyhow::Result<Store> {
+    let etcd = EtcdStore::open_counting(&config.etcd, lease).await?;
     Ok(Store { sessions: Arc::new(etcd.clone()), etcd: Some(etcd) })
 }
 
 #[cfg(not(feature = "etcd"))]
-async fn open_etcd(_: &Config) -> anyhow::Result<Store> {
+async fn open_etcd(_: &Config, _: LeaseMetrics) -> anyhow::Result<Store> {
     anyhow::bail!(WITHOUT_ETCD)
 }
 
@@ -80,7 +100,7 @@ mod tests {
         let endpoints = vec!["http://127.0.0.1:2379".to_owned()];
         let etcd = EtcdOptions { endpoints, ..EtcdOptions::default() };
         let config = Config { etcd, ..Config::default() };
-        let Err(error) = Store::open(&config).await else { panic!("it was opened") };
+        let Err(error) = Store::open(&config, LeaseMetrics::default()).await else { panic!("it was opened") };
         let text = error.to_string();
         assert!(text.contains("etcd_endpoints") && text.contains("--features etcd"), "{text}");
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use crus_core::UpgradeId;
 use crus_core::history::Entry;
-use crus_core::ports::{SessionStore, StoreError};
+use crus_core::ports::{Clock, SessionStore, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, info, warn};
 
 use super::{Class, NotTaken, Webhook};
+use crate::metrics::Metrics;
 
 /// How many entries are read at a time.
 const PAGE: usize = 100;
@@ -34,6 +35,9 @@ pub(crate) struct Start {
     pub(crate) id: UpgradeId,
     pub(crate) webhook: Arc<Webhook>,
     pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Who counts what is told.
+    pub(crate) metrics: Arc<Metrics>,
     /// The number of the latest entry. When nothing was ever noted of this session, its receiver wants what comes after.
     pub(crate) latest: u64,
 }
@@ -59,12 +63,14 @@ impl Courier {
         let latest = watch::Sender::new(start.latest);
         // Until it has looked it is not known to have delivered anything.
         let (told, delivered) = watch::channel(0);
-        let Start { id, webhook, store, latest: first } = start;
+        let Start { id, webhook, store, clock, metrics, latest: first } = start;
         let timeout = webhook.timeout;
         let task = Task {
             id,
             webhook,
             store,
+            clock,
+            metrics,
             latest: latest.subscribe(),
             told,
             cursor: 0,
@@ -116,6 +122,8 @@ struct Task {
     id: UpgradeId,
     webhook: Arc<Webhook>,
     store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     latest: watch::Receiver<u64>,
     told: watch::Sender<u64>,
     /// The number of the latest entry that is done with, and what is noted of that in the store.
@@ -124,6 +132,13 @@ struct Task {
     pause: Duration,
     /// When it was last said that the receiver takes nothing; `None` while it does.
     warned: Option<Instant>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // Who goes on with it, here or elsewhere, tells what is left.
+        self.metrics.told_all(self.id);
+    }
 }
 
 /// The courier is to end.
@@ -171,7 +186,9 @@ impl Task {
             let mut delivered = false;
             for entry in &entries {
                 if let Some(class) = self.webhook.wants(entry) {
+                    self.metrics.telling(self.id, entry.at);
                     self.deliver(class, entry).await?;
+                    self.metrics.told_all(self.id);
                     delivered = true;
                 }
                 self.cursor = entry.number;
@@ -218,7 +235,15 @@ impl Task {
                 posted = self.webhook.post(self.id, class, entry) => posted,
                 () = ended(self.latest.clone()) => return Err(Ended),
             };
+            let outcome = match &posted {
+                Ok(()) => "delivered",
+                Err(NotTaken { refused: true, .. }) if refusals + 1 == REFUSALS => "given_up",
+                Err(NotTaken { refused: true, .. }) => "refused",
+                Err(_) => "failed",
+            };
+            self.metrics.attempted(class.name(), outcome);
             let Err(NotTaken { why, refused }) = posted else {
+                self.metrics.told(self.clock.now().since(entry.at));
                 if self.warned.take().is_some() {
                     info!("the webhook {} takes what it is told again", self.webhook.url);
                 }

@@ -32,6 +32,8 @@ pub(crate) fn serve(store: &Path, hsm_url: &str, bos_url: &str, poll_s: &str) ->
     command.arg("serve").args(["--listen", "127.0.0.1:0", "--hsm-url", hsm_url, "--bos-url", bos_url]);
     // As a variable, so that a test can have more of it.
     command.env("CRUS_LOG", "error");
+    // Calls are counted.
+    command.env("CRUS_PROBE_INTERVAL_S", "none");
     command.args(["--poll-interval-s", poll_s, "--retry-max-s", "0.1", "--store"]).arg(store);
     command
 }

@@ -12,7 +12,7 @@ use crus_core::model::{Command, Counts, Phase};
 use crus_core::ports::SessionStore as _;
 use crus_core::{Limits, Spec, UpgradeId, Xname};
 use crus_server::clock::SteadyClock;
-use crus_server::controller::{Controller, Outside, Retention};
+use crus_server::controller::{Controller, Outside, Retention, Told};
 use crus_server::webhook::Webhook;
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span, TemplateSpec};
 use crus_sim::http::LiveCluster;
@@ -133,7 +133,8 @@ impl Site {
         };
         let limits = Limits { poll_ms, retry_max_ms: poll_ms, settle_ms: 100, ..Limits::default() };
         let retention = Retention { max_sessions: 10, count: 9, max_age_ms: None };
-        let controller = Controller::start_telling(webhook, outside, limits, retention).await.unwrap();
+        let told = Told { webhook, ..Told::default() };
+        let controller = Controller::start_telling(told, outside, limits, retention).await.unwrap();
         Replica { controller, store }
     }
 

@@ -67,6 +67,8 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
+use super::Lease;
+use crate::metrics::LeaseMetrics;
 use crate::settings::EtcdOptions;
 
 pub(super) use inspect::EtcdView;
@@ -127,6 +129,14 @@ impl EtcdStore {
     /// # Errors
     /// See [`EtcdError`].
     pub async fn open(options: &EtcdOptions) -> Result<Self, EtcdError> {
+        EtcdStore::open_counting(options, LeaseMetrics::default()).await
+    }
+
+    /// Likewise, counting there what becomes of leases.
+    ///
+    /// # Errors
+    /// As of [`EtcdStore::open`].
+    pub async fn open_counting(options: &EtcdOptions, metrics: LeaseMetrics) -> Result<Self, EtcdError> {
         opening::check(options)?;
         let connection = Connection::new(options.clone());
         // What can be said better before anything is asked.
@@ -136,7 +146,7 @@ impl EtcdStore {
         opening::lay_out_or_migrate(options, Table { connection: &connection, keys: &keys }).await?;
         let explained = |trouble| opening::explained(options, trouble);
 
-        let ownership = Arc::<Ownership>::default();
+        let ownership = Arc::new(Ownership::new(metrics));
         let lease_s = options.lease_s.saturating_sub(TO_TAKE_OVER_S).max(1);
         let keeper = Keeper::new(Arc::clone(&connection), keys.clone(), Arc::clone(&ownership), lease_s);
         keeper.begin(PATIENCE).await.map_err(explained)?;
@@ -158,6 +168,16 @@ impl EtcdStore {
                 StoreError::from(trouble)
             );
         }
+    }
+
+    /// How our lease stands.
+    pub(super) fn lease(&self) -> Lease {
+        let Shared { ownership, keeper, .. } = &*self.shared;
+        if keeper.is_finished() {
+            let trouble = Some("nobody renews the lease any more".to_owned());
+            return Lease { trouble, sessions: 0 };
+        }
+        ownership.look()
     }
 
     fn table(&self) -> Table<'_> {

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ATTEMPT, Connection, PATIENCE, Trouble};
 use super::keys::Keys;
+use crate::metrics::LeaseMetrics;
 
 /// The pause before a lease that could not be had or renewed is asked for again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -31,6 +32,9 @@ const EXCHANGES: usize = 64;
 
 /// How often a session is tried to be given up whose key changes meanwhile.
 const GIVE_UP_TRIES: usize = 5;
+
+/// Why there is no lease, while nothing else is known.
+const JUST_ENDED: &str = "the last one has just ended";
 
 /// How many different reasons for having no lease are told, until there is one again.
 const MOST_TROUBLES: usize = 10;
@@ -44,6 +48,7 @@ pub(super) struct Ownership {
     lost: Notify,
     /// A session could not be given up in etcd yet.
     to_give_up: Notify,
+    metrics: LeaseMetrics,
 }
 
 #[derive(Default)]
@@ -76,18 +81,29 @@ impl State {
     }
 }
 
-impl Default for Ownership {
-    fn default() -> Self {
+impl Ownership {
+    /// Nothing is owned.
+    pub(super) fn new(metrics: LeaseMetrics) -> Self {
         Ownership {
+            metrics,
             exchanges: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             state: Mutex::default(),
             lost: Notify::new(),
             to_give_up: Notify::new(),
         }
     }
-}
 
-impl Ownership {
+    /// How the lease stands.
+    pub(super) fn look(&self) -> super::Lease {
+        let mut state = self.lock();
+        let sessions = state.held().map(|lease| lease.owned.len());
+        let trouble = match sessions {
+            Some(_) => None,
+            None => Some(state.trouble.clone().unwrap_or_else(|| JUST_ENDED.to_owned())),
+        };
+        super::Lease { trouble, sessions: sessions.unwrap_or_default() }
+    }
+
     /// Keeps others here from owning this session, or giving it up, meanwhile.
     fn exchange(&self, id: UpgradeId) -> &tokio::sync::Mutex<()> {
         &self.exchanges[usize::from(id.0.as_bytes()[0]) % EXCHANGES]
@@ -162,6 +178,7 @@ impl Ownership {
         let mut state = self.lock();
         state.lease = Some(Lease { id, until, owned: BTreeMap::new() });
         state.works();
+        self.metrics.granted.inc();
     }
 
     /// Takes in why a lease could not be had or renewed; `true` when that was not known yet.
@@ -174,7 +191,7 @@ impl Ownership {
     /// Why there is no lease.
     pub(super) fn why_none(&self) -> StoreError {
         let why = self.lock().trouble.clone();
-        let why = why.as_deref().unwrap_or("the last one has just ended");
+        let why = why.as_deref().unwrap_or(JUST_ENDED);
         StoreError::Failed(format!("there is no lease in etcd at the moment: {why}"))
     }
 
@@ -184,6 +201,7 @@ impl Ownership {
         let held = state.held().filter(|lease| lease.id == id);
         let renewed = held.map(|lease| lease.until = until).is_some();
         if renewed {
+            self.metrics.renewals.inc();
             state.works();
         }
         renewed
@@ -271,6 +289,7 @@ impl Keeper {
                 }
                 Err(Trouble::NoLease) => self.lose("etcd has ended it"),
                 Err(trouble) => {
+                    self.ownership.metrics.renewals_failed.inc();
                     self.tell("renew our lease in etcd", &trouble);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -303,6 +322,7 @@ impl Keeper {
 
     fn lose(&mut self, why: &str) {
         if let Some((lease, sessions)) = self.ownership.end() {
+            self.ownership.metrics.lost.inc();
             warn!(sessions, "our lease in etcd is lost, and with it all sessions that we owned: {why}");
             self.ended.push(lease);
         }
