@@ -97,7 +97,7 @@ impl Reader<'_> {
                 Some(()),
                 Some(strategy),
             ) if self.mistakes.is_empty() => {
-                Ok(Spec { starting, upgrading, failed, step_size, template, strategy })
+                Ok(Spec { starting, upgrading, failed, step_size, template, tenant: None, strategy })
             }
             _ => Err(problem(self.mistakes)),
         }

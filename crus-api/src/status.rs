@@ -114,6 +114,7 @@ mod tests {
             failed: "failed".parse().unwrap(),
             step_size: NonZeroU32::MIN,
             template: "Image".parse().unwrap(),
+            tenant: None,
             strategy: crus_core::Strategy::default(),
         };
         Session::new(UpgradeId(uuid::Uuid::nil()), spec, "1.2.3", Limits::default(), Time(0))

@@ -3,26 +3,38 @@
 //! BOS has no call that tells how the nodes of one session ended: each component (node) tells how it stands and
 //! which session has it, and a session tells which nodes it took.
 
+pub mod v1;
+mod version;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use crus_core::names::BootSessionName;
+use crus_core::boots::BootIds;
+use crus_core::names::{BootHandle, BootSessionName};
 use crus_core::ports::{
-    BootNode, BootNodeState, BootSession, BootStatus, Bos, Peer, PortError, RebootRequest,
+    BootKey, BootNode, BootNodeState, BootSession, BootStatus, Bos, Peer, PortError, RebootRequest,
+    TemplateKey,
 };
-use crus_core::{TemplateName, Xname};
-use reqwest::Method;
+use crus_core::{TenantName, Xname};
+use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::version::{explain, is_missing};
 use crate::http::{Access, ConfigError, Http, PeerConfig, Reply, clean};
 
+const VERSION: u64 = 2;
 /// The longest `limit` that BOS takes, in characters.
 const LIMIT_MAX_CHARS: usize = 524_288;
 /// More components than this are asked for page by page: some 1 MB of answer each.
 const PAGE: usize = 1000;
 /// A million nodes: whoever answers with more does not mean it.
 const PAGES_MAX: usize = 1000;
+/// In whose name a request is.
+const TENANT_HEADER: &str = "Cray-Tenant-Name";
+/// Of a session that was asked for through version 1.
+const OTHER_API: &str =
+    "it was asked for through version 1 of the API (option bos_api), and cannot be found through version 2";
 
 /// BOS v2 over HTTP.
 #[derive(Debug)]
@@ -39,13 +51,28 @@ impl BosClient {
         Ok(BosClient { http: Http::new(Peer::Bos, config)? })
     }
 
-    async fn get(&self, path: &[&str]) -> Result<Reply, PortError> {
-        self.http.send(Access::Read, self.http.request(Method::GET, path)).await
+    /// A request for a tenant, if there is one: BOS shows each its own templates, sessions and components.
+    fn request(&self, tenant: Option<&TenantName>, method: Method, path: &[&str]) -> RequestBuilder {
+        let request = self.http.request(method, path);
+        match tenant {
+            Some(tenant) => request.header(TENANT_HEADER, tenant.as_str()),
+            None => request,
+        }
+    }
+
+    async fn get(&self, tenant: Option<&TenantName>, path: &[&str]) -> Result<Reply, PortError> {
+        self.http.send(Access::Read, self.request(tenant, Method::GET, path)).await
     }
 
     /// The components that belong to a session that took so many.
-    async fn components(&self, name: &BootSessionName, taken: usize) -> Result<Vec<Component>, PortError> {
-        let request = || self.http.request(Method::GET, &["components"]).query(&[("session", name.as_str())]);
+    async fn components(
+        &self,
+        tenant: Option<&TenantName>,
+        name: &BootSessionName,
+        taken: usize,
+    ) -> Result<Vec<Component>, PortError> {
+        let request =
+            || self.request(tenant, Method::GET, &["components"]).query(&[("session", name.as_str())]);
         if taken <= PAGE {
             return self.http.send(Access::Read, request()).await?.json();
         }
@@ -70,26 +97,25 @@ impl BosClient {
     }
 }
 
-/// Whether BOS says that it has no such thing. A 404 of something in front of it, or for a path that BOS does not
-/// serve, says nothing about the thing.
-fn is_missing(reply: &Reply) -> bool {
-    reply.status() == 404
-        && !reply.detail().is_empty()
-        && !reply.says(404, "requested URL was not found")
-        && !reply.detail().eq_ignore_ascii_case("not found")
-}
-
 #[async_trait]
 impl Bos for BosClient {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        let reply = self.get(&["sessiontemplates", name.as_str()]).await?;
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
+        let reply = self.get(template.tenant.as_ref(), &["sessiontemplates", template.name.as_str()]).await?;
         if is_missing(&reply) {
             return Ok(false);
+        }
+        if reply.status() == 404 {
+            return Err(explain(&self.http, VERSION, &reply).await);
         }
         reply.done().map(|()| true)
     }
 
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        let detail = "version 2 of its API gives no ids to boot sessions: they have names".to_owned();
+        Err(PortError::Refused { peer: Peer::Bos, detail })
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         let refused = |detail: String| Err(PortError::Refused { peer: Peer::Bos, detail });
         if request.nodes.is_empty() {
             return refused("a reboot without nodes would be one of every node of the template".to_owned());
@@ -104,21 +130,26 @@ impl Bos for BosClient {
             "template_name": request.template.as_str(),
             "limit": limit,
         });
-        let request = self.http.request(Method::POST, &["sessions"]).json(&body);
+        let tenant = request.tenant.as_ref();
+        let request = self.request(tenant, Method::POST, &["sessions"]).json(&body);
         let reply = self.http.send(Access::Write, request).await?;
         if reply.says(409, "already exists") {
-            return Ok(());
+            return Ok(None);
         }
-        reply.done()
+        reply.done().map(|()| None)
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        if key.handle.is_some() || key.request.before.is_some() {
+            return Ok(Some(BootSession::unclear(OTHER_API.to_owned())));
+        }
+        let (name, tenant) = (&key.request.name, key.request.tenant.as_ref());
         // The session first, its components after it. Read the other way round, a session that ends in between
         // would be complete with nodes that still work, and these would pass for failed. This way nodes are never
         // seen earlier than their session; at worst it still runs with all of them done, which the next look mends.
-        let reply = self.get(&["sessions", name.as_str()]).await?;
+        let reply = self.get(tenant, &["sessions", name.as_str()]).await?;
         if is_missing(&reply) {
-            let components = self.components(name, usize::MAX).await?;
+            let components = self.components(tenant, name, usize::MAX).await?;
             let nodes = components.into_iter().filter_map(|component| component.boot_node(name)).collect();
             return Ok(BootSession::of_nodes(nodes));
         }
@@ -129,12 +160,12 @@ impl Bos for BosClient {
         let members = session.members();
         let nodes = match status {
             BootStatus::Pending => Vec::new(),
-            BootStatus::Running | BootStatus::Complete => {
-                let components = self.components(name, members.len()).await?;
+            BootStatus::Running | BootStatus::Complete | BootStatus::Unclear => {
+                let components = self.components(tenant, name, members.len()).await?;
                 components.into_iter().filter_map(|component| component.boot_node(name)).collect()
             }
         };
-        Ok(Some(BootSession { status, error: said(session.status.error), members, nodes }))
+        Ok(Some(BootSession { handle: None, status, error: said(session.status.error), members, nodes }))
     }
 }
 

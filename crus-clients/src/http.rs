@@ -293,15 +293,19 @@ async fn read_up_to(response: &mut Response, limit: usize) -> Result<Vec<u8>, re
     Ok(body)
 }
 
-/// What an RFC 7807 problem says.
+/// What an RFC 7807 problem says, or a text alone.
 fn problem(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Problem {
         detail: Option<String>,
         title: Option<String>,
     }
-    let problem: Problem = serde_json::from_slice(body).ok()?;
     let said = |text: &String| !text.trim().is_empty();
+    // BOS v1 says some things in a bare JSON string.
+    if let Ok(text) = serde_json::from_slice::<String>(body) {
+        return Some(text).filter(said);
+    }
+    let problem: Problem = serde_json::from_slice(body).ok()?;
     problem.detail.filter(said).or(problem.title.filter(said))
 }
 

@@ -8,7 +8,7 @@ use crus_clients::hsm::HsmClient;
 use crus_clients::http::PeerConfig;
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
-    BootNodeState, BootSession, BootStatus, Bos, Hsm, Peer, PortError, RebootRequest, Rejected,
+    BootKey, BootNodeState, BootSession, BootStatus, Bos, Hsm, Peer, PortError, RebootRequest, Rejected,
 };
 use crus_core::{GroupLabel, Xname};
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, NodeSpec, Span, TemplateSpec};
@@ -74,7 +74,7 @@ impl Site {
     }
 
     async fn session(&self, session: &str) -> BootSession {
-        self.bos.session(&name(session)).await.unwrap().unwrap()
+        self.bos.session(&key(session)).await.unwrap().unwrap()
     }
 }
 
@@ -103,7 +103,17 @@ fn name(text: &str) -> BootSessionName {
 }
 
 fn request(session: &str, template: &str, nids: &[u32]) -> RebootRequest {
-    RebootRequest { name: name(session), template: template.parse().unwrap(), nodes: xnames(nids) }
+    RebootRequest {
+        name: name(session),
+        tenant: None,
+        template: template.parse().unwrap(),
+        nodes: xnames(nids),
+        before: None,
+    }
+}
+
+fn key(session: &str) -> BootKey {
+    BootKey { request: request(session, "new-image", &[]), handle: None }
 }
 
 fn states(session: &BootSession) -> Vec<(Xname, BootNodeState)> {
@@ -238,7 +248,7 @@ mod bos {
             let bos = BosClient::new(peer(&site.server, path)).unwrap();
             for error in [
                 bos.has_template(&"new-image".parse().unwrap()).await.unwrap_err(),
-                bos.session(&name("crus-1")).await.unwrap_err(),
+                bos.session(&key("crus-1")).await.unwrap_err(),
             ] {
                 assert!(matches!(error, PortError::Refused { .. }), "{error:?}");
                 assert!(error.to_string().contains("the base URL may be wrong"), "{error}");
@@ -249,7 +259,7 @@ mod bos {
     #[tokio::test]
     async fn a_session_goes_from_pending_through_running_to_complete_with_all_nodes_booted() {
         let site = Site::new(3, |_| {}).await;
-        assert_eq!(site.bos.session(&name("crus-1")).await, Ok(None));
+        assert_eq!(site.bos.session(&key("crus-1")).await, Ok(None));
         site.reboot("crus-1", &[1, 2]).await;
         let pending = site.session("crus-1").await;
         assert_eq!((pending.status, pending.members.len()), (BootStatus::Pending, 0));
@@ -288,7 +298,7 @@ mod bos {
         assert_eq!(unknown, Err(refused(Peer::Bos, "Session Template Name invalid: old-image (400)")));
         let broken = site.bos.reboot(&request("crus-1", "broken", &[1])).await;
         assert_eq!(broken, Err(refused(Peer::Bos, "Session template fails check: no kernel (400)")));
-        assert_eq!(site.bos.session(&name("crus-1")).await, Ok(None));
+        assert_eq!(site.bos.session(&key("crus-1")).await, Ok(None));
     }
 
     /// P5: a node that BOS left out is missing among the members.
@@ -372,7 +382,7 @@ mod bos {
         let site = Site::new(1, |_| {}).await;
         site.reboot("crus-1", &[1]).await;
         site.live().with(|cluster| cluster.delete_boot_session("crus-1")).unwrap();
-        assert_eq!(site.bos.session(&name("crus-1")).await, Ok(None));
+        assert_eq!(site.bos.session(&key("crus-1")).await, Ok(None));
     }
 
     #[tokio::test]
@@ -400,7 +410,7 @@ mod bos {
         let detail = "Unable to connect to the Redis database (503)".to_owned();
         let unreachable = PortError::Unreachable { peer: Peer::Bos, detail: detail.clone() };
         assert_eq!(site.bos.has_template(&"new-image".parse().unwrap()).await, Err(unreachable.clone()));
-        assert_eq!(site.bos.session(&name("crus-1")).await, Err(unreachable));
+        assert_eq!(site.bos.session(&key("crus-1")).await, Err(unreachable));
         let reboot = site.bos.reboot(&request("crus-2", "new-image", &[1])).await;
         assert_eq!(reboot, Err(PortError::MayHaveActed { peer: Peer::Bos, detail }));
     }

@@ -11,7 +11,7 @@ use crus_clients::bos::BosClient;
 use crus_clients::hsm::HsmClient;
 use crus_clients::http::{ConfigError, Credentials, PeerConfig, Secret, TlsFiles};
 use crus_core::names::BootSessionName;
-use crus_core::ports::{Bos, Hsm, Peer, PortError, RebootRequest};
+use crus_core::ports::{BootKey, Bos, Hsm, Peer, PortError, RebootRequest};
 use crus_core::{GroupLabel, Xname};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -135,7 +135,12 @@ fn boot_name() -> BootSessionName {
 }
 
 fn reboot(nodes: Vec<Xname>) -> RebootRequest {
-    RebootRequest { name: boot_name(), template: "new-image".parse().unwrap(), nodes }
+    let template = "new-image".parse().unwrap();
+    RebootRequest { name: boot_name(), tenant: None, template, nodes, before: None }
+}
+
+fn boot_key() -> BootKey {
+    BootKey { request: reboot(Vec::new()), handle: None }
 }
 
 /// What a read and a write of each peer come to.
@@ -148,7 +153,7 @@ impl Outcomes {
     async fn of(config: &PeerConfig) -> Outcomes {
         let (hsm, bos) = (HsmClient::new(config.clone()).unwrap(), BosClient::new(config.clone()).unwrap());
         let nodes = xnames(1);
-        let (label, template, name) = (label(), "new-image".parse().unwrap(), boot_name());
+        let (label, template, name) = (label(), "new-image".parse().unwrap(), boot_key());
         let request = reboot(nodes.clone());
         let (group, facts, has_template, session, added, removed, booted) = tokio::join!(
             hsm.group(&label),
@@ -161,7 +166,7 @@ impl Outcomes {
         );
         let reads = [group.map(drop), facts.map(drop), has_template.map(drop), session.map(drop)]
             .map(Result::unwrap_err);
-        let writes = [added.map(drop), removed, booted].map(Result::unwrap_err);
+        let writes = [added.map(drop), removed, booted.map(drop)].map(Result::unwrap_err);
         let outcomes = Outcomes { reads: reads.into(), writes: writes.into() };
         for error in outcomes.reads.iter().chain(&outcomes.writes) {
             let text = format!("{error} {error:?}");
@@ -425,7 +430,7 @@ async fn a_boot_session_is_read_before_its_nodes() {
         )
     })
     .await;
-    let session = BosClient::new(server.config()).unwrap().session(&boot_name()).await.unwrap().unwrap();
+    let session = BosClient::new(server.config()).unwrap().session(&boot_key()).await.unwrap().unwrap();
     assert_eq!(session.nodes.len(), 1);
     let lines = ["GET /api/sessions/crus-1 HTTP/1.1", "GET /api/components?session=crus-1 HTTP/1.1"];
     assert_eq!(server.lines(), lines);
@@ -440,7 +445,7 @@ async fn pages_that_do_not_go_on_are_no_answer() {
         json("200 OK", if is_session { &session } else { r#"[{"id":"x1000c0s0b0n0"}]"# })
     })
     .await;
-    let error = BosClient::new(server.config()).unwrap().session(&boot_name()).await.unwrap_err();
+    let error = BosClient::new(server.config()).unwrap().session(&boot_key()).await.unwrap_err();
     let detail = "its pages of components do not go on".to_owned();
     assert_eq!(error, unreachable(Peer::Bos, detail));
     assert_eq!(server.lines().len(), 3);
@@ -449,7 +454,7 @@ async fn pages_that_do_not_go_on_are_no_answer() {
 #[tokio::test]
 async fn a_session_status_that_is_not_known_is_no_answer() {
     let server = Server::always(json("200 OK", r#"{"components":"","status":{"status":"paused"}}"#)).await;
-    let error = BosClient::new(server.config()).unwrap().session(&boot_name()).await.unwrap_err();
+    let error = BosClient::new(server.config()).unwrap().session(&boot_key()).await.unwrap_err();
     let detail = "its session has a status that is not known".to_owned();
     assert_eq!(error, unreachable(Peer::Bos, detail));
 }

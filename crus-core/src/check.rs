@@ -654,6 +654,7 @@ mod tests {
             failed: "failed".parse().unwrap(),
             step_size: NonZeroU32::new(2).unwrap(),
             template: "image".parse().unwrap(),
+            tenant: None,
             strategy: crate::Strategy::default(),
         };
         Session::new(UpgradeId(uuid::Uuid::from_u128(1)), spec, "1", Limits::default(), Time(0))

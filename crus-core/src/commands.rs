@@ -115,6 +115,7 @@ mod tests {
             failed: "failed".parse().unwrap(),
             step_size: std::num::NonZeroU32::MIN,
             template: "image".parse().unwrap(),
+            tenant: None,
             strategy: Strategy::default(),
         };
         let id = UpgradeId(uuid::Uuid::from_u128(1));

@@ -211,8 +211,8 @@ impl Driver {
                 let facts = self.ports.hsm.facts(nodes).await;
                 facts.map(|facts| Input::Facts { at, asked: nodes.clone(), facts })
             }
-            Effect::ReadTemplate(name) => {
-                self.ports.bos.has_template(name).await.map(|exists| Input::Template { at, exists })
+            Effect::ReadTemplate(key) => {
+                self.ports.bos.has_template(key).await.map(|exists| Input::Template { at, exists })
             }
             Effect::Claim => {
                 let nodes: Vec<Xname> = self.session.members().collect();
@@ -232,9 +232,10 @@ impl Driver {
                     self.session.pending().filter_map(|node| node.name.clone()).collect();
                 self.ports.wlm.jobs(&names).await.map(Input::PendingJobs)
             }
-            Effect::ReadBoot(name) => {
-                let session = self.ports.bos.session(name).await;
-                session.map(|session| Input::Boot { at, name: name.clone(), session })
+            Effect::ReadBootIds => self.ports.bos.boot_ids().await.map(|ids| Input::BootIds { at, ids }),
+            Effect::ReadBoot(key) => {
+                let session = self.ports.bos.session(key).await;
+                session.map(|session| Input::Boot { at, name: key.request.name.clone(), session })
             }
             Effect::ReadPartitions(names) => {
                 let partitions = self.ports.wlm.partitions(names).await;
@@ -257,6 +258,7 @@ impl Driver {
     async fn request(&self, effect: Effect) -> Input {
         let Ports { hsm, bos, wlm, .. } = &self.ports;
         let mut rejected: Vec<Rejected> = Vec::new();
+        let mut handle = None;
         let result: Result<(), PortError> = match &effect {
             Effect::Drain(names) => wlm.drain(names, &messages::drain_reason(self.session.head.id)).await,
             Effect::Resume(names) => wlm.resume(names).await,
@@ -269,7 +271,7 @@ impl Driver {
             Effect::RemoveMembers(group, nodes) => {
                 hsm.remove_members(self.session.label(*group), nodes).await
             }
-            Effect::Reboot(request) => bos.reboot(request).await,
+            Effect::Reboot(request) => bos.reboot(request).await.map(|called| handle = called),
             Effect::Requeue(jobs) => wlm.requeue(jobs).await,
             Effect::Cancel(jobs) => wlm.cancel(jobs).await,
             Effect::ReadGroup(_)
@@ -279,6 +281,7 @@ impl Driver {
             | Effect::ReadNodes(_)
             | Effect::ReadJobs(_)
             | Effect::ReadPendingJobs
+            | Effect::ReadBootIds
             | Effect::ReadBoot(_)
             | Effect::ReadPartitions(_)
             | Effect::ReadZone(_)
@@ -287,7 +290,7 @@ impl Driver {
         if let Err(error) = &result {
             warn!(step = self.session.head.step, kind = ?effect.kind(), "a request failed: {error}");
         }
-        Input::Asked { effect, rejected, result }
+        Input::Asked { effect, rejected, result: result.map(|()| handle) }
     }
 }
 
@@ -410,6 +413,7 @@ mod tests {
             failed: "failed".parse().unwrap(),
             step_size: NonZeroU32::MIN,
             template: "image".parse().unwrap(),
+            tenant: None,
             strategy: Strategy::default(),
         };
         let id = UpgradeId(uuid::Uuid::from_u128(1));

@@ -349,6 +349,7 @@ mod tests {
             failed: "failed".parse().unwrap(),
             step_size: NonZeroU32::new(2).unwrap(),
             template: "image".parse().unwrap(),
+            tenant: None,
             strategy: crate::Strategy::default(),
         };
         let id = UpgradeId(uuid::Uuid::from_u128(1));
@@ -409,7 +410,15 @@ mod tests {
         let quiescing = end(&head, MONDAY).unwrap();
         head.stage = Stage::Booting;
         let name = BootSessionName::of(head.id.0, 0, 0);
-        head.boot = Some(Boot { name, intended: MONDAY, unanswered: None, begun: None, silent: Vec::new() });
+        head.boot = Some(Boot {
+            name,
+            handle: None,
+            before: None,
+            intended: MONDAY,
+            unanswered: None,
+            begun: None,
+            silent: Vec::new(),
+        });
         let booting = end(&head, MONDAY).unwrap();
         assert!(booting.1 < quiescing.1, "{quiescing:?} {booting:?}");
         let later = MONDAY + 5 * MINUTE;

@@ -11,6 +11,7 @@
 //!   of the world now; [`machine::step`] takes in what was observed.
 //! - [`model`]: the [`Session`], the one value that is stored, and the nodes in it.
 //! - [`strategy`]: what an operator may ask for beside the group and the image. [`window`]: when steps may start.
+//! - [`boots`]: how a reboot is asked for once of a BOS that takes no names of ours.
 //! - [`history`]: what happened, as a list that can be followed. [`actor`]: who ordered it.
 //! - [`estimate`]: how long the rest takes. [`plan`]: what an upgrade would come to.
 //! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
@@ -34,6 +35,7 @@
 
 pub mod actor;
 pub mod batch;
+pub mod boots;
 pub mod check;
 pub mod claims;
 pub mod commands;
@@ -57,7 +59,7 @@ pub mod wlm;
 pub use actor::Actor;
 pub use model::{Limits, Message, Session, Spec, UpgradeId};
 pub use names::{
-    CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, Xname,
+    CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, TenantName, Xname,
 };
 pub use strategy::Strategy;
 pub use time::Time;

@@ -54,14 +54,17 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU64;
 
+use crate::boots::BootIds;
 use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
     Boot, Command, Failure, Group, Holder, Kind, Known, Limits, Node, NodeState, Phase, SeenGroup, Session,
     Stage,
 };
-use crate::names::{BootSessionName, NodeName, PartitionName, TemplateName, Xname};
-use crate::ports::{BootSession, CheckRequest, NodeFacts, PortError, RebootRequest, Rejected, Verdict};
+use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
+use crate::ports::{
+    BootKey, BootSession, CheckRequest, NodeFacts, PortError, RebootRequest, Rejected, TemplateKey, Verdict,
+};
 use crate::time::Time;
 use crate::window::ZoneOffset;
 use crate::wlm::{Job, Partition, WlmNode};
@@ -152,7 +155,7 @@ pub enum Effect {
     /// Read HSM's facts about nodes.
     ReadFacts(Vec<Xname>),
     /// Look whether the session template is there.
-    ReadTemplate(TemplateName),
+    ReadTemplate(TemplateKey),
     /// Ask whether the session's turn has come to work on the [members](Session::members) of its starting group.
     Claim,
     /// Look at nodes in the workload manager.
@@ -162,8 +165,10 @@ pub enum Effect {
     /// Look at the jobs that hold any of the [pending](Session::pending) nodes, to choose those of a step. It does not
     /// list them: they may be very many.
     ReadPendingJobs,
+    /// Look which boot sessions there are, where BOS takes no names of ours.
+    ReadBootIds,
     /// Look at a boot session.
-    ReadBoot(BootSessionName),
+    ReadBoot(BootKey),
     /// Drain nodes.
     Drain(Vec<NodeName>),
     /// Put nodes back to work.
@@ -200,6 +205,7 @@ impl Effect {
             Effect::Claim => Kind::Claim,
             Effect::ReadNodes(_) => Kind::ReadNodes,
             Effect::ReadJobs(_) | Effect::ReadPendingJobs => Kind::ReadJobs,
+            Effect::ReadBootIds => Kind::ReadBootIds,
             Effect::ReadBoot(_) => Kind::ReadBoot,
             Effect::Drain(_) => Kind::Drain,
             Effect::Resume(_) => Kind::Resume,
@@ -273,6 +279,13 @@ pub enum Input {
     },
     /// The jobs that hold pending nodes. Those of other nodes do no harm.
     PendingJobs(Vec<Job>),
+    /// The boot sessions that there are, where BOS takes no names of ours.
+    BootIds {
+        /// When the look began.
+        at: Time,
+        /// Their ids.
+        ids: BootIds,
+    },
     /// The boot session of this name, if BOS knows one.
     Boot {
         /// When the look began.
@@ -309,8 +322,8 @@ pub enum Input {
         effect: Effect,
         /// Nodes that HSM would not put into the group.
         rejected: Vec<Rejected>,
-        /// What the peer said.
-        result: Result<(), PortError>,
+        /// What the peer said; of a reboot that it took, what it calls the boot session where it takes no name of ours.
+        result: Result<Option<BootHandle>, PortError>,
     },
     /// A look failed.
     Failed {
@@ -554,16 +567,26 @@ impl Machine<'_> {
                 self.back_to_draining(&busy);
                 true
             }
-            LastLook::Quiet if self.s.is_upgrading_group_filled() => {
+            LastLook::Quiet if self.s.is_upgrading_group_filled() && self.s.knows_boots() => {
                 let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
                 let silent = batch.iter().copied().filter(is_silent).collect();
                 for &i in &batch {
                     self.follow_holder(i);
                     self.change(i, |node| node.state = NodeState::Rebooting);
                 }
+                let before = self.s.boot_ids().cloned();
                 let head = &mut self.s.head;
                 let name = BootSessionName::of(head.id.0, head.step, 0);
-                head.boot = Some(Boot { name, intended: self.now, unanswered: None, begun: None, silent });
+                let intended = self.now;
+                head.boot = Some(Boot {
+                    name,
+                    handle: None,
+                    before,
+                    intended,
+                    unanswered: None,
+                    begun: None,
+                    silent,
+                });
                 self.s.known.boot = None;
                 self.note_intent();
                 true

@@ -329,6 +329,11 @@ impl Display for Failure {
     }
 }
 
+/// Why nodes fail of which it is not known whether their reboot was begun.
+pub(crate) fn boot_unclear(why: &str) -> String {
+    format!("it could not be found out in time what came of its request: {why}")
+}
+
 // ---- helpers ---------------------------------------------------------------------------------------------
 
 /// The first few of some names, and how many more there are.

@@ -17,8 +17,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::batch;
+use crate::boots::BootIds;
 use crate::estimate::Outlook;
-use crate::names::{BootSessionName, GroupLabel, NodeNameFormat, TemplateName, Xname};
+use crate::names::{
+    BootHandle, BootSessionName, GroupLabel, NodeNameFormat, TemplateName, TenantName, Xname,
+};
+use crate::ports::TemplateKey;
 use crate::strategy::Strategy;
 use crate::time::Time;
 
@@ -57,9 +61,19 @@ pub struct Spec {
     pub step_size: NonZeroU32,
     /// The session template to boot from.
     pub template: TemplateName,
+    /// The tenant for whom the nodes are booted: BOS shows each tenant its own session templates and sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
     /// How to go about it.
     #[serde(default, skip_serializing_if = "Strategy::is_default")]
     pub strategy: Strategy,
+}
+
+impl Spec {
+    /// The session template, for whom it is.
+    pub fn template_key(&self) -> TemplateKey {
+        TemplateKey { tenant: self.tenant.clone(), name: self.template.clone() }
+    }
 }
 
 /// Paces and patience. Times are in milliseconds unless the name says otherwise.
@@ -98,6 +112,9 @@ pub struct Limits {
     pub order: batch::Order,
     /// How the workload manager names the node of a NID.
     pub node_name_format: NodeNameFormat,
+    /// Whether BOS takes our names for its sessions (API v2). Otherwise (API v1) what there is before a request is noted
+    /// with its intent, to tell later what came of it.
+    pub names_boots: bool,
 }
 
 impl Default for Limits {
@@ -117,6 +134,7 @@ impl Default for Limits {
             max_nodes: 100_000,
             order: batch::Order::SoonestFree,
             node_name_format: NodeNameFormat::default(),
+            names_boots: true,
         }
     }
 }
@@ -170,8 +188,15 @@ pub enum Phase {
 /// The boot session of a step, noted before it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
-    /// Its name, the key to asking once.
+    /// Its name, the key to asking once where BOS takes it.
     pub name: BootSessionName,
+    /// What BOS calls it, where BOS does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<BootHandle>,
+    /// The boot sessions that there were before the first request, where BOS does not take our names and its own is not
+    /// known: one that is not among them may be this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<BootIds>,
     /// When the first request was noted. It stands in for the boot time of a node that showed none before, though
     /// it is another clock's.
     pub intended: Time,

@@ -401,6 +401,51 @@ impl BootSessionName {
 
 text_name!(BootSessionName);
 
+/// What BOS calls a session where it takes no name of ours (API v1): an id of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BootHandle(Box<str>);
+
+impl BootHandle {
+    /// Reads an id.
+    ///
+    /// # Errors
+    /// As [`TemplateName::new`]: ids are UUIDs in all known versions.
+    pub fn new(text: &str) -> Result<Self, InvalidName> {
+        if !is_bos_name(text) {
+            return Err(InvalidName::new("the id of a boot session", text, BOS_NAME_RULE));
+        }
+        Ok(BootHandle(text.into()))
+    }
+}
+
+text_name!(BootHandle);
+
+/// The name of a tenant, as BOS v2 takes it in the header `Cray-Tenant-Name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantName(Box<str>);
+
+impl TenantName {
+    /// Reads a tenant's name.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 127 characters, begins with anything but a letter or digit, or holds anything but
+    /// letters, digits, `-`, `.` and `_`.
+    pub fn new(text: &str) -> Result<Self, InvalidName> {
+        let good = (1..=127).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        if !good {
+            let rule = "must be 1 to 127 letters, digits, '-', '.' or '_', beginning with a letter or digit";
+            return Err(InvalidName::new("the name of a tenant", text, rule));
+        }
+        Ok(TenantName(text.into()))
+    }
+}
+
+text_name!(TenantName);
+
 const BOS_NAME_RULE: &str =
     "must be 1 to 127 letters, digits, '-', '.' or '_', beginning and ending with a letter or digit";
 
@@ -425,6 +470,20 @@ mod tests {
             ["", "x1", "x1c0s0b0", "x1c0s0b0n0 ", "x01c0s0b0n0", "x1c0s0b0n", "all", "*", "x1c0s0b0n0,x"]
         {
             assert!(Xname::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_and_an_id_of_bos_are_harmless_in_a_header_and_in_a_path() {
+        for good in ["a", "blue-team", "Vcluster_1.x-"] {
+            assert_eq!(TenantName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", ".a", "a b", "a/b", "a\nb", "ä", &"a".repeat(128)] {
+            assert!(TenantName::new(bad).is_err(), "{bad}");
+        }
+        assert!(BootHandle::new("07877de1-09bb-4ca8-a4e5-943b1262dbf0").is_ok());
+        for bad in ["", "..", "a/b", "a?b", "a b", &"a".repeat(128)] {
+            assert!(BootHandle::new(bad).is_err(), "{bad}");
         }
     }
 

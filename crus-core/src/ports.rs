@@ -17,10 +17,14 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+use crate::boots::BootIds;
 use crate::history::Entry;
 use crate::machine::Event;
 use crate::model::{Command, Node, Session, Summary, UpgradeId};
-use crate::names::{BootSessionName, CheckName, GroupLabel, NodeName, PartitionName, TemplateName, Xname};
+use crate::names::{
+    BootHandle, BootSessionName, CheckName, GroupLabel, InvalidName, NodeName, PartitionName, TemplateName,
+    TenantName, Xname,
+};
 use crate::time::Time;
 use crate::window::ZoneOffset;
 use crate::wlm::{Job, Partition, WlmNode};
@@ -143,15 +147,54 @@ pub trait Hsm: Send + Sync + 'static {
     async fn facts(&self, nodes: &[Xname]) -> Result<Vec<NodeFacts>, PortError>;
 }
 
+/// Which session template.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TemplateKey {
+    /// The tenant for whom it is looked for: each has names of its own.
+    pub tenant: Option<TenantName>,
+    /// Its name.
+    pub name: TemplateName,
+}
+
+impl From<TemplateName> for TemplateKey {
+    /// The template of this name that is of no tenant.
+    fn from(name: TemplateName) -> Self {
+        TemplateKey { tenant: None, name }
+    }
+}
+
+impl std::str::FromStr for TemplateKey {
+    type Err = InvalidName;
+
+    /// The template of this name that is of no tenant.
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        name.parse().map(|name: TemplateName| TemplateKey::from(name))
+    }
+}
+
 /// A request to reboot nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebootRequest {
-    /// The key: a second request of the same name reboots nothing.
+    /// The key, where BOS takes it: a second request of the same name reboots nothing.
     pub name: BootSessionName,
+    /// The tenant for whom it is.
+    pub tenant: Option<TenantName>,
     /// The session template to boot from.
     pub template: TemplateName,
     /// The nodes, one by one. Never empty: BOS takes an empty limit for "all nodes of the template".
     pub nodes: Vec<Xname>,
+    /// The boot sessions that there were before the intent was stored: it goes with the request where BOS takes no names
+    /// of ours, and such a BOS must not be asked without. See [`boots`](crate::boots).
+    pub before: Option<BootIds>,
+}
+
+/// What a boot session is found again by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootKey {
+    /// What was asked for. Of a session with a handle the nodes do not matter, and are left out.
+    pub request: RebootRequest,
+    /// What BOS calls it, once that is known, where it takes no name of ours.
+    pub handle: Option<BootHandle>,
 }
 
 /// How far a boot session is.
@@ -163,14 +206,19 @@ pub enum BootStatus {
     Running,
     /// Nothing more will happen. This does not say that anything succeeded.
     Complete,
+    /// There are boot sessions that may be this one: which of them, or whether any, cannot be told (yet). Only where BOS
+    /// takes no names of ours.
+    Unclear,
 }
 
 /// A boot session as BOS reports it, with the nodes in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootSession {
+    /// What BOS calls it, where it takes no name of ours.
+    pub handle: Option<BootHandle>,
     /// How far it is.
     pub status: BootStatus,
-    /// What went wrong with the session as a whole.
+    /// What went wrong with the session as a whole; of one that is [unclear](BootStatus::Unclear), what is.
     pub error: Option<String>,
     /// The nodes that BOS took into the session, known once it runs. Nodes that were asked for and are
     /// missing were left out.
@@ -187,7 +235,18 @@ impl BootSession {
         let works = |node: &BootNode| matches!(node.state, BootNodeState::Working(_));
         let status = if nodes.iter().any(works) { BootStatus::Running } else { BootStatus::Complete };
         let members = nodes.iter().map(|node| node.xname).collect();
-        (!nodes.is_empty()).then_some(BootSession { status, error: None, members, nodes })
+        (!nodes.is_empty()).then_some(BootSession { handle: None, status, error: None, members, nodes })
+    }
+
+    /// That it cannot be told which boot session it is, if any, for this reason.
+    pub fn unclear(why: String) -> Self {
+        BootSession {
+            handle: None,
+            status: BootStatus::Unclear,
+            error: Some(why),
+            members: BTreeSet::new(),
+            nodes: Vec::new(),
+        }
     }
 }
 
@@ -214,18 +273,28 @@ pub enum BootNodeState {
 }
 
 /// The Boot Orchestration Service.
+///
+/// There are two kinds of it: one takes a name of ours for each boot session, and refuses it a second time (API v2); the
+/// other gives out ids of its own (API v1). A session knows which by [`Limits::names_boots`](crate::Limits::names_boots).
 #[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]
 pub trait Bos: Send + Sync + 'static {
-    /// Whether there is a session template of this name.
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError>;
+    /// Whether there is this session template.
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError>;
 
-    /// Asks for a reboot. That a session of this name exists already is fine: it is the one asked for.
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError>;
+    /// The ids of all boot sessions, where BOS takes no names of ours. Not asked for otherwise.
+    async fn boot_ids(&self) -> Result<BootIds, PortError>;
 
-    /// The boot session of this name and its nodes; `None` when BOS knows none (it forgets old ones) and no node
+    /// Asks for a reboot. Where BOS takes the request's name, one that exists already is fine: it is the one asked for.
+    /// Where it does not, **each call reboots**, and what BOS calls the session is returned.
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError>;
+
+    /// The boot session of this key and its nodes; `None` when BOS knows none (it forgets old ones) and no node
     /// belongs to it. One that was deleted goes on, and is [what its nodes are](BootSession::of_nodes).
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError>;
+    ///
+    /// Without a handle, where BOS takes no names of ours, it is looked for among those that began
+    /// [since](RebootRequest::before).
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError>;
 }
 
 /// The workload manager.

@@ -96,8 +96,12 @@ impl Paper {
                 return Input::Jobs { at, asked: names.clone(), jobs: self.jobs.clone() };
             }
             Effect::ReadPendingJobs => return Input::PendingJobs(self.jobs.clone()),
-            Effect::ReadBoot(name) => {
+            // This BOS takes our names.
+            Effect::ReadBootIds => panic!("not asked for"),
+            Effect::ReadBoot(key) => {
+                let name = &key.request.name;
                 let session = self.boots.get(name.as_str()).map(|request| BootSession {
+                    handle: None,
                     status: BootStatus::Complete,
                     error: None,
                     members: request.nodes.iter().copied().collect(),
@@ -175,7 +179,7 @@ impl Paper {
                 }
             }
         }
-        Input::Asked { effect, rejected: Vec::new(), result: Ok(()) }
+        Input::Asked { effect, rejected: Vec::new(), result: Ok(None) }
     }
 
     /// Runs the session until it is done; what happened.
@@ -210,6 +214,7 @@ fn session(step_size: u32) -> Session {
         failed: "failed".parse().unwrap(),
         step_size: NonZeroU32::new(step_size).unwrap(),
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     };
     Session::new(id(), spec, "1", Limits::default(), Time(1_000_000))
@@ -278,6 +283,7 @@ fn late_or_foreign_input_changes_nothing() {
         at: paper.now,
         name,
         session: Some(BootSession {
+            handle: None,
             status: BootStatus::Complete,
             error: Some("nope".into()),
             members: BTreeSet::new(),
@@ -725,6 +731,7 @@ fn words_of_others_are_kept_up_to_a_bound() {
     let request = paper.boots.values().next().unwrap().clone();
     let failed = |&xname: &Xname| BootNode { xname, state: BootNodeState::Failed(long.clone()) };
     let boot = BootSession {
+        handle: None,
         status: BootStatus::Complete,
         error: None,
         members: request.nodes.iter().copied().collect(),

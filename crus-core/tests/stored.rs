@@ -20,6 +20,7 @@ fn session() -> Session {
         failed: "failed".parse().unwrap(),
         step_size: 8u32.try_into().unwrap(),
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: Strategy::default(),
     };
     let id = UpgradeId(uuid::Uuid::from_u128(0x6a7e_55e0));
@@ -77,6 +78,8 @@ fn session() -> Session {
     let name = BootSessionName::of(id.0, 3, 0);
     head.boot = Some(Boot {
         name,
+        handle: None,
+        before: None,
         intended: Time(3_000),
         unanswered: Some(Time(3_001)),
         begun: Some(Time(3_002)),

@@ -19,7 +19,7 @@ fn main() {
         let folder = tempfile::tempdir().unwrap();
         let started = Instant::now();
         let mut service = Command::new(env!("CARGO_BIN_EXE_crus"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "off", "--store"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--auth", "off", "--log", "off", "--store"])
             .arg(folder.path().join("crus.redb"))
             .stdout(Stdio::piped())
             .spawn()

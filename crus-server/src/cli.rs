@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::auth::command::{self as token, TokenArgs};
 use crate::client::args::{PlanArgs, SessionArgs};
 use crate::client::error::ClientError;
 use crate::client::manual::{Completes, ManArgs};
@@ -13,7 +14,7 @@ use crate::client::store::{self, StoreArgs};
 use crate::client::{self, exit, manual};
 use crate::config::{Flags, Loaded, Misconfigured};
 use crate::demo::{self, DemoFlags};
-use crate::{LONG_VERSION, serve};
+use crate::{LONG_VERSION, serve, settings};
 
 /// Compute Rolling Upgrade Service: moves compute nodes to a new boot image, a group at a time, and harms no job.
 #[derive(Parser)]
@@ -37,6 +38,9 @@ enum Verb {
         /// Print the options in force as a configuration file, with the source of each, and exit.
         #[arg(long)]
         print_config: bool,
+        /// Print a configuration file with every option, its meaning and its default, to be changed, and exit.
+        #[arg(long, exclusive = true)]
+        example_config: bool,
         /// Run on a simulated cluster in this process, to be explored: HSM groups slurm-nodes,
         /// upgrading-nodes and failed-nodes, session template new-image. Whatever is set for HSM, BOS and Slurm
         /// does not count. With --store the cluster is kept beside the sessions.
@@ -62,6 +66,8 @@ enum Verb {
     /// time.
     #[command(after_help = store::HELP)]
     Store(StoreArgs),
+    /// Make tokens for those who may use a service (auth_token_file).
+    Token(TokenArgs),
     /// Print what a shell needs to complete this command line.
     #[command(
         after_help = "For bash: crus completions bash > ~/.local/share/bash-completion/completions/crus\n\
@@ -89,7 +95,8 @@ pub fn command() -> clap::Command {
 
 /// `crus help session create` and `crus session help create` as `crus session create --help`.
 fn help_asked(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let has_verbs = arguments.get(1).is_some_and(|verb| verb == "session" || verb == "store");
+    let has_verbs =
+        arguments.get(1).is_some_and(|verb| verb == "session" || verb == "store" || verb == "token");
     let at = if has_verbs { 2 } else { 1 };
     if arguments.get(at).is_some_and(|word| word == "help") {
         arguments.remove(at);
@@ -109,7 +116,8 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Verb::Serve { flags, print_config, demo } => {
+        Verb::Serve { example_config: true, .. } => print(&settings::example()),
+        Verb::Serve { flags, print_config, demo, .. } => {
             let defaults = if demo { demo::DEFAULTS } else { &[] };
             match Loaded::with_defaults(&flags, |name| std::env::var_os(name), defaults) {
                 Err(error) => fail(&error.into(), exit::MISUSED),
@@ -128,6 +136,7 @@ pub fn main() -> ExitCode {
         Verb::Session(args) => client_ended(client::session(args)),
         Verb::Plan(args) => client_ended(client::plan(*args)),
         Verb::Store(args) => client_ended(store::run(&args)),
+        Verb::Token(args) => client_ended(token::run(&args)),
         Verb::Completions { shell } => client_ended(manual::completions(shell, &command())),
         Verb::Man(args) => client_ended(manual::man(&args, command())),
         Verb::SlurmStandIn { arguments } => {

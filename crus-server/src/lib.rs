@@ -4,6 +4,7 @@
 //!
 //! - [`settings`]: every option, described once; [`config`]: where their values come from.
 //! - [`serve`]: the parts put together, from the first line printed to the last call awaited; [`peers`]: the clients.
+//! - [`auth`]: who may use it, and what is noted of those who do.
 //! - [`controller`]: runs the sessions and answers for them. [`store`]: where they live.
 //! - [`webhook`]: who is told what happens.
 //! - [`demo`]: a simulated cluster, and the service on it.
@@ -11,6 +12,7 @@
 //! - [`metrics`]: what is counted and measured; [`health`]: how it and its peers stand.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
+pub mod auth;
 pub mod checks;
 pub mod cli;
 mod client;
@@ -23,6 +25,7 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+mod notify;
 pub mod peers;
 pub mod serve;
 pub mod settings;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::middleware;
-use crus_api::access::Open;
 use crus_api::{Api, ApiLimits, Site};
 use crus_core::ports::{Clock, SessionStore};
 use tokio::net::TcpListener;
@@ -17,6 +16,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::LONG_VERSION;
+use crate::auth::Auth;
 use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
@@ -26,6 +26,7 @@ use crate::health::{Probe, ProbeOptions, Watched, Watching};
 use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
 use crate::metrics::{Metrics, watch_requests};
+use crate::notify::{self, State};
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
@@ -42,6 +43,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long killed check commands may take to be gone.
 const CHECKS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the last lines of the audit log may take.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long threads that wait for the system may hold up the end of the process.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -82,6 +86,7 @@ pub(crate) fn on_runtime(
 pub(crate) struct Service {
     listener: TcpListener,
     address: SocketAddr,
+    auth: Auth,
     controller: Controller,
     checks: Arc<CommandChecks>,
     store: Store,
@@ -115,23 +120,19 @@ impl Service {
         let clock = Arc::new(SteadyClock::new());
         let site = site_of(config, clock.clone())?;
         let metrics = Arc::new(Metrics::new());
+        // Before the store is touched: what is missing here is soon mended.
+        let auth = Auth::start(&config.auth).await?;
         let store = Store::open(config, metrics.lease.clone()).await?;
         let watched = Watching::new(clock.clone(), Arc::clone(&metrics));
         let Peers { hsm, bos, wlm } = watched.peers(Peers::new(config)?);
         let tls = Tls::start(&config.http.tls).map_err(wrong_files)?;
         let listener = http::listen(config.listen).with_context(|| cannot_listen(config.listen))?;
         let address = listener.local_addr().context("failed to tell the address in use")?;
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && tls.is_none() {
             warn!(
-                "the service listens on {address}, and asks nobody who they are: whoever reaches this address can reboot \
-                 nodes. Let only a gateway that does ask reach it, or listen on a loopback address (--listen)"
+                "whoever is on the way to {address} reads and changes what is said there, tokens included: set tls_cert_file \
+                 and tls_key_file, or let only a gateway on this host reach it"
             );
-            if tls.is_none() {
-                warn!(
-                    "whoever is on the way to {address} reads and changes what is said there: set tls_cert_file and \
-                     tls_key_file, or let only a gateway on this host reach it"
-                );
-            }
         }
         let checks = Arc::new(CommandChecks::new(config.checks.clone()));
         let outside = Outside {
@@ -160,6 +161,7 @@ impl Service {
         Ok(Service {
             listener,
             address,
+            auth,
             controller,
             checks,
             store,
@@ -192,9 +194,22 @@ impl Service {
 
     /// Answers requests until `stop` is ready, then ends in order.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let Service { listener, controller, checks, store, site, api_limits, tls, limits, patience, .. } =
-            self;
-        let router = Api::new(Arc::new(controller.clone()), site, Arc::new(Open))
+        let Service {
+            listener,
+            auth,
+            controller,
+            checks,
+            store,
+            site,
+            api_limits,
+            tls,
+            limits,
+            patience,
+            ..
+        } = self;
+        let audit = auth.audit.clone();
+        let router = Api::new(Arc::new(controller.clone()), site, auth.access)
+            .audit(auth.audit)
             .health(self.health)
             .limits(api_limits)
             .pages(Arc::new(Guide))
@@ -205,6 +220,7 @@ impl Service {
         tokio::spawn(probe.run(options, tell.subscribe()));
         let sessions = async {
             stop.await;
+            notify::tell(State::Stopping);
             tell.send_replace(true);
             if controller.shutdown(patience).await {
                 info!("all sessions stopped; they go on with the next start");
@@ -221,6 +237,7 @@ impl Service {
             store.close().await;
         };
         tokio::join!(http::serve(listener, tls, router, limits, until(stopped)), sessions);
+        audit.close(AUDIT_PATIENCE).await;
     }
 }
 
@@ -276,6 +293,7 @@ fn cannot_listen(address: SocketAddr) -> String {
 pub(crate) fn announce(url: &str) {
     print(&format!("listening on {url}"));
     info!(url, "listening");
+    notify::tell(State::Ready);
 }
 
 /// Prints a line. Nobody needs to read it: a closed pipe stops nothing.

@@ -10,16 +10,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crus_api::service::{Follow, News};
 use crus_api::{ServiceError, SessionState, Sessions};
+use crus_core::boots::BootIds;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, PauseReason, Phase, Session, Summary};
-use crus_core::names::BootSessionName;
+use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
-    Revision, SessionStore, StoreError, Wlm,
+    BootKey, BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
+    Revision, SessionStore, StoreError, TemplateKey, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Spec, TemplateName, Time, UpgradeId, Xname};
+use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Spec, Time, UpgradeId, Xname};
 use crus_server::clock::SteadyClock;
 use crus_server::controller::{Controller, Outside, RecoveryError, Retention};
 use crus_server::store::RedbStore;
@@ -81,13 +82,16 @@ impl Hsm for Peers {
 
 #[async_trait]
 impl Bos for Peers {
-    async fn has_template(&self, _: &TemplateName) -> Result<bool, PortError> {
+    async fn has_template(&self, _: &TemplateKey) -> Result<bool, PortError> {
         self.call(Peer::Bos).await
     }
-    async fn reboot(&self, _: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
         self.call(Peer::Bos).await
     }
-    async fn session(&self, _: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+    async fn reboot(&self, _: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
+        self.call(Peer::Bos).await
+    }
+    async fn session(&self, _: &BootKey) -> Result<Option<BootSession>, PortError> {
         self.call(Peer::Bos).await
     }
 }
@@ -240,6 +244,7 @@ fn spec() -> Spec {
         failed: "failed-nodes".parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     }
 }

@@ -487,6 +487,7 @@ fn model_spec() -> Spec {
         failed: "failed-nodes".parse().unwrap(),
         step_size: STEP_SIZE.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     }
 }

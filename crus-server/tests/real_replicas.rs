@@ -681,6 +681,7 @@ fn session_of(site: &Site) -> Session {
         failed: "failed-nodes".parse().unwrap(),
         step_size: STEP_SIZE.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     };
     Session::new(site.id(), spec, "1.0.0", crus_core::Limits::default(), crus_core::Time(0))

@@ -81,7 +81,17 @@ async fn the_story_of_a_session_can_be_filtered_out_of_the_log() {
     for level in ["info", "warn"] {
         let log = directory.path().join(level);
         let mut command = crus();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--hsm-url", NOWHERE, "--bos-url", NOWHERE]);
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--auth",
+            "off",
+            "--hsm-url",
+            NOWHERE,
+            "--bos-url",
+            NOWHERE,
+        ]);
         command
             .args(["--log", level, "--log-format", "json", "--store"])
             .arg(directory.path().join("crus.redb"));
@@ -111,7 +121,11 @@ async fn p9_a_full_disk_is_said_so_and_overcome() {
     let inner = serve(&directory.path().join("crus.redb"));
     // Writes beyond the limit below would otherwise end the process by a signal, not by an error.
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .args(["--auth", "off"]);
     let service = Service::start(command);
     let limit = |size: &str| {
         let pid = service.pid().to_string();
@@ -140,7 +154,8 @@ fn a_store_in_use_a_port_in_use_and_a_missing_directory_are_said_with_a_remedy()
 
     let address = service.url.strip_prefix("http://").unwrap();
     let other = directory.path().join("other.redb");
-    let (code, _, error) = output(crus().args(["serve", "--listen", address, "--store"]).arg(&other));
+    let (code, _, error) =
+        output(crus().args(["serve", "--listen", address, "--auth", "off", "--store"]).arg(&other));
     assert_eq!(code, Some(1));
     assert!(error.contains(&format!("crus: failed to listen on {address} (choose another")), "{error}");
 

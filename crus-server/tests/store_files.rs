@@ -315,8 +315,11 @@ fn what_may_not_be_written_is_said_with_whom_to_give_the_right() {
             command = Command::new("setpriv");
             command.args(["--bounding-set", "-dac_override,-dac_read_search", env!("CARGO_BIN_EXE_crus")]);
         }
-        let output =
-            command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(&store).output().unwrap();
+        let output = command
+            .args(["serve", "--listen", "127.0.0.1:0", "--auth", "off", "--store"])
+            .arg(&store)
+            .output()
+            .unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{error}");
         let says = format!(

@@ -93,6 +93,7 @@ fn new_session(random: &mut u64, n: u64) -> Session {
         failed: format!("failed-{labels}").parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     };
     let id = UpgradeId(Uuid::from_u64_pair(draw(random), n));

@@ -20,18 +20,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use async_trait::async_trait;
+use crus_core::boots::BootIds;
 use crus_core::check::NodeView;
 use crus_core::driver::Ports;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Failure, Node, NodeState, Phase, Summary};
-use crus_core::names::BootSessionName;
+use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootSession, Bos, Changes, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError, RebootRequest,
-    Rejected, Revision, SessionStore, StoreError, Verdict, Wlm,
+    BootKey, BootSession, Bos, Changes, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError,
+    RebootRequest, Rejected, Revision, SessionStore, StoreError, TemplateKey, Verdict, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, TemplateName, Time, UpgradeId, Xname};
+use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, Time, UpgradeId, Xname};
 
 use crate::config::ClusterConfig;
 use crate::rng::Rng;
@@ -338,11 +339,15 @@ impl Hsm for Passing<dyn Hsm> {
 
 #[async_trait]
 impl Bos for Passing<dyn Bos> {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        self.look("bos.has_template", self.inner.has_template(name)).await
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
+        self.look("bos.has_template", self.inner.has_template(template)).await
     }
 
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        self.look("bos.boot_ids", self.inner.boot_ids()).await
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         let next = self.points.state().passed.len();
         let late = match self.points.state().strikes.0.get(&next) {
             Some(Strike::Late { ms }) => Some(*ms),
@@ -360,8 +365,8 @@ impl Bos for Passing<dyn Bos> {
         pending().await
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
-        self.look("bos.session", self.inner.session(name)).await
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        self.look("bos.session", self.inner.session(key)).await
     }
 }
 

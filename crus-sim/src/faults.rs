@@ -10,13 +10,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use crus_core::names::BootSessionName;
+use crus_core::boots::BootIds;
+use crus_core::names::{BootHandle, BootSessionName};
 use crus_core::ports::{
-    BootSession, Bos, CheckRequest, Checks, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
-    Verdict, Wlm,
+    BootKey, BootSession, Bos, CheckRequest, Checks, Hsm, NodeFacts, Peer, PortError, RebootRequest,
+    Rejected, TemplateKey, Verdict, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, UpgradeId, Xname};
+use crus_core::{GroupLabel, NodeName, PartitionName, Time, UpgradeId, Xname};
 
 use crate::cluster::{SharedCluster, lock};
 use crate::journal::Kind;
@@ -157,7 +158,8 @@ impl<T> Answer<T> {
 struct Seen {
     groups: BTreeMap<GroupLabel, Option<BTreeSet<Xname>>>,
     facts: BTreeMap<Xname, Option<NodeFacts>>,
-    templates: BTreeMap<TemplateName, bool>,
+    templates: BTreeMap<TemplateKey, bool>,
+    boot_ids: Option<BootIds>,
     sessions: BTreeMap<BootSessionName, Option<BootSession>>,
     nodes: BTreeMap<NodeName, Option<WlmNode>>,
     jobs: BTreeMap<NodeName, Vec<Job>>,
@@ -345,24 +347,38 @@ impl<P: Hsm> Hsm for Faulty<P> {
 
 #[async_trait]
 impl<P: Bos> Bos for Faulty<P> {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        let stale = |seen: &Seen| seen.templates.get(name).copied();
-        let there =
-            self.call(Peer::Bos, "has_template", name, stale, self.inner.has_template(name)).await?.value;
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
+        let stale = |seen: &Seen| seen.templates.get(template).copied();
+        let call = self.inner.has_template(template);
+        let there = self.call(Peer::Bos, "has_template", template, stale, call).await?.value;
         if let Some(mut state) = self.memory() {
-            state.seen.templates.insert(name.clone(), there);
+            state.seen.templates.insert(template.clone(), there);
         }
         Ok(there)
     }
 
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
-        self.state().seen.sessions.remove(&request.name);
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        let stale = |seen: &Seen| seen.boot_ids.clone();
+        let ids = self.call(Peer::Bos, "boot_ids", &(), stale, self.inner.boot_ids()).await?.value;
+        if let Some(mut state) = self.memory() {
+            state.seen.boot_ids = Some(ids.clone());
+        }
+        Ok(ids)
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
+        {
+            let seen = &mut self.state().seen;
+            seen.sessions.remove(&request.name);
+            seen.boot_ids = None;
+        }
         self.call(Peer::Bos, "reboot", request, never, self.inner.reboot(request)).await.map(Answer::said)
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        let name = &key.request.name;
         let stale = |seen: &Seen| seen.sessions.get(name).cloned();
-        let session = self.call(Peer::Bos, "session", name, stale, self.inner.session(name)).await?.value;
+        let session = self.call(Peer::Bos, "session", name, stale, self.inner.session(key)).await?.value;
         if let Some(mut state) = self.memory() {
             state.seen.sessions.insert(name.clone(), session.clone());
         }

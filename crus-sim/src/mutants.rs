@@ -8,18 +8,19 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use crus_core::boots::BootIds;
 use crus_core::driver::Ports;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::messages;
 use crus_core::model::{Command, Node, Summary};
-use crus_core::names::BootSessionName;
+use crus_core::names::{BootHandle, BootSessionName};
 use crus_core::ports::{
-    BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
-    SessionStore, StoreError, Wlm,
+    BootKey, BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
+    SessionStore, StoreError, TemplateKey, Wlm,
 };
 use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
-use crus_core::{GroupLabel, NodeName, PartitionName, Session, Strategy, TemplateName, UpgradeId, Xname};
+use crus_core::{GroupLabel, NodeName, PartitionName, Session, Strategy, UpgradeId, Xname};
 
 use crate::crash::Points;
 
@@ -195,17 +196,23 @@ impl Hsm for Bent {
 
 #[async_trait]
 impl Bos for Bent {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        self.inner.bos.has_template(name).await
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
+        self.inner.bos.has_template(template).await
     }
 
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        self.inner.bos.boot_ids().await
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         let name = self.bent_name(&request.name);
         self.inner.bos.reboot(&RebootRequest { name, ..request.clone() }).await
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
-        self.inner.bos.session(&self.bent_name(name)).await
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        let name = self.bent_name(&key.request.name);
+        let request = RebootRequest { name, ..key.request.clone() };
+        self.inner.bos.session(&BootKey { request, ..key.clone() }).await
     }
 }
 

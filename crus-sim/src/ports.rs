@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use crus_core::names::BootSessionName;
+use crus_core::boots::BootIds;
+use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootNode, BootNodeState, BootSession, BootStatus, Bos, Clock, Hsm, NodeFacts, Peer, PortError,
-    RebootRequest, Rejected, Wlm,
+    BootKey, BootNode, BootNodeState, BootSession, BootStatus, Bos, Clock, Hsm, NodeFacts, Peer, PortError,
+    RebootRequest, Rejected, TemplateKey, Wlm,
 };
 use crus_core::window::ZoneOffset;
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, NodeName, PartitionName, TemplateName, Time, Xname};
+use crus_core::{GroupLabel, NodeName, PartitionName, Time, Xname};
 
 use crate::cluster::bos::{BootComponent, BosError, NewSession, Operation, SessionStatus};
 use crate::cluster::hsm::HsmError;
@@ -209,16 +210,21 @@ fn write_to_bos(error: &BosError) -> PortError {
 
 #[async_trait]
 impl Bos for SimBos {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
         self.calls.count("bos.has_template", 1);
-        match lock(&self.cluster).boot_template(name.as_str()) {
+        match lock(&self.cluster).boot_template(template.name.as_str()) {
             Ok(_) => Ok(true),
             Err(BosError::NoSuchTemplate(_)) => Ok(false),
             Err(error) => Err(read_of_bos(&error)),
         }
     }
 
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        let detail = "its boot sessions have names".to_owned();
+        Err(PortError::Refused { peer: Peer::Bos, detail })
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         if request.nodes.is_empty() {
             let detail = "a reboot without nodes would be one of every node".to_owned();
             return Err(PortError::Refused { peer: Peer::Bos, detail });
@@ -234,12 +240,13 @@ impl Bos for SimBos {
             include_disabled: false,
         };
         match lock(&self.cluster).create_boot_session(session) {
-            Ok(_) | Err(BosError::SessionExists(_)) => Ok(()),
+            Ok(_) | Err(BosError::SessionExists(_)) => Ok(None),
             Err(error) => Err(write_to_bos(&error)),
         }
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        let name = &key.request.name;
         self.calls.count("bos.session", 1);
         let cluster = lock(&self.cluster);
         let session = match cluster.boot_session(name.as_str()) {
@@ -252,6 +259,7 @@ impl Bos for SimBos {
         };
         let components = cluster.boot_components_of(name.as_str()).map_err(|error| read_of_bos(&error))?;
         Ok(Some(BootSession {
+            handle: None,
             status: match session.status {
                 SessionStatus::Pending => BootStatus::Pending,
                 SessionStatus::Running => BootStatus::Running,

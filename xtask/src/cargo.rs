@@ -76,6 +76,98 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
     Ok(metadata()?.target_directory)
 }
 
+/// A crate, ours or not.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Package {
+    pub id: String,
+    pub name: String,
+    pub version: String,
+    /// An expression of SPDX names.
+    pub license: Option<String>,
+    pub license_file: Option<String>,
+    manifest_path: PathBuf,
+    /// Where it comes from; `None` for ours.
+    source: Option<String>,
+}
+
+impl Package {
+    /// Whether somebody else made it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.manifest_path.parent().unwrap_or(&self.manifest_path)
+    }
+}
+
+#[derive(Deserialize)]
+struct Graph {
+    packages: Vec<Package>,
+    resolve: Resolve,
+}
+
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Need>,
+}
+
+#[derive(Deserialize)]
+struct Need {
+    pkg: String,
+    dep_kinds: Vec<NeedKind>,
+}
+
+#[derive(Deserialize)]
+struct NeedKind {
+    /// `None` for a normal one.
+    kind: Option<String>,
+}
+
+/// The crates that are linked into one of ours that has these features, for this machine's platform, by their names.
+pub(crate) fn linked_into(crate_name: &str, features: &str) -> Result<Vec<Package>> {
+    let platform = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let features: Vec<String> = features
+        .split(',')
+        .filter(|feature| !feature.is_empty())
+        .map(|feature| format!("{crate_name}/{feature}"))
+        .collect();
+    let text = output(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--locked",
+        "--filter-platform",
+        &platform,
+        "--features",
+        &features.join(","),
+    ])?;
+    let graph: Graph =
+        serde_json::from_str(&text).context("failed to read the answer of `cargo metadata`")?;
+    let first = graph.packages.iter().find(|package| package.name == crate_name && !package.is_foreign());
+    let mut reached = BTreeSet::new();
+    let mut next = vec![first.with_context(|| format!("failed to find the crate {crate_name}"))?.id.as_str()];
+    while let Some(id) = next.pop() {
+        if !reached.insert(id) {
+            continue;
+        }
+        let needs = graph.resolve.nodes.iter().filter(|node| node.id == id).flat_map(|node| &node.deps);
+        let is_linked = |need: &&Need| need.dep_kinds.iter().any(|kind| kind.kind.is_none());
+        next.extend(needs.filter(is_linked).map(|need| need.pkg.as_str()));
+    }
+    let mut linked: Vec<Package> =
+        graph.packages.iter().filter(|package| reached.contains(package.id.as_str())).cloned().collect();
+    linked.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+    Ok(linked)
+}
+
 /// The crates, as `name v1.2.3`, that `cargo tree` lists for these options.
 pub(crate) fn tree(options: &[&str]) -> Result<BTreeSet<String>> {
     let text = output(&[&["tree", "--prefix", "none", "--format", "{p}"], options].concat())?;

@@ -1,11 +1,13 @@
 //! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`,
-//! `cargo xtask fuzz`.
+//! `cargo xtask fuzz`, `cargo xtask dist`.
 
 mod bench;
 mod cargo;
+mod dist;
 mod fuzz;
 mod layers;
 mod peers;
+mod python;
 mod sim;
 mod test;
 
@@ -41,6 +43,8 @@ enum Task {
     },
     /// Run random worlds against the promises: faults, crashes, replicas, operators.
     Sim(sim::Sim),
+    /// Make what is shipped, in target/dist: the binary with all that belongs to it, as a folder and as an archive.
+    Dist(dist::Dist),
     /// Look for input that breaks something.
     Fuzz(fuzz::Fuzz),
 }
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Sim(sim) => sim::run(&sim),
+        Task::Dist(dist) => dist::run(&dist),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),
     };
     match result {

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cargo, fuzz, layers, peers};
+use crate::dist::{self, Build};
+use crate::{cargo, fuzz, layers, peers, python};
 
 /// The variable by which a test knows that real servers are not wanted, when it is 1.
 const NO_PEERS: &str = "CRUS_NO_PEERS";
+
+/// What checks the chart.
+const HELM: &str = "crus-server/tests/packaging/requirements.txt";
 
 /// How often the release build is killed.
 const KILLS: &str = "500";
@@ -37,6 +41,7 @@ fn steps(no_peers: bool) -> Vec<Step> {
     let mut steps = vec![Step { name: "toolchain", run: Box::new(check_toolchain) }];
     if !no_peers {
         steps.push(Step { name: "peers", run: Box::new(peers::ensure_installed) });
+        steps.push(Step { name: "helm", run: Box::new(|| python::environment("helm", HELM).map(|_| ())) });
     }
     // The client of etcd is built with protoc.
     let features: &'static [&str] =
@@ -67,6 +72,7 @@ fn steps(no_peers: bool) -> Vec<Step> {
             features,
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
+        Step { name: "dist", run: Box::new(move || ship(no_peers, features)) },
         Step { name: "kills", run: Box::new(move || kills(features)) },
     ]);
     if !no_peers {
@@ -89,11 +95,25 @@ fn check_toolchain() -> Result<()> {
     Ok(())
 }
 
-/// Kills the service hundreds of times: the binary as it is installed, without features. The test around it is the one
-/// that was built before; a second one, with link-time optimization, would cost minutes.
+/// Makes what is shipped, and an image of it.
+fn ship(no_peers: bool, features: &[&str]) -> Result<()> {
+    // The client of etcd is built with protoc.
+    let product = dist::make(&Build::with(if no_peers { "" } else { "etcd" }))?;
+    if no_peers {
+        return Ok(());
+    }
+    let folder = product.folder.to_str().context("the target directory has a name that is not UTF-8")?;
+    run_cargo(
+        &[&["test", "--workspace"], features, &["--test", "image", "--", "--ignored", "--nocapture"]]
+            .concat(),
+        &[("CRUS_TEST_DIST", folder)],
+    )
+}
+
+/// Kills the service hundreds of times: the binary that is shipped. The test around it is the one that was built before; a
+/// second one, with link-time optimization, would cost minutes.
 fn kills(features: &[&str]) -> Result<()> {
-    run_cargo(&["build", "--release", "--package", "crus-server"], &[])?;
-    let binary = cargo::target_directory()?.join("release/crus");
+    let binary = dist::Product::new()?.binary();
     let binary = binary.to_str().context("the target directory has a name that is not UTF-8")?;
     run_cargo(
         &[&["test", "--workspace"], features, &["--test", "kill", "--", "--nocapture"]].concat(),
@@ -190,8 +210,23 @@ mod tests {
         let names = |no_peers| steps(no_peers).iter().map(|step| step.name).collect::<Vec<_>>();
         assert_eq!(
             names(false),
-            ["toolchain", "peers", "format", "layers", "clippy", "tests", "docs", "kills", "api fuzz"]
+            [
+                "toolchain",
+                "peers",
+                "helm",
+                "format",
+                "layers",
+                "clippy",
+                "tests",
+                "docs",
+                "dist",
+                "kills",
+                "api fuzz"
+            ]
         );
-        assert_eq!(names(true), ["toolchain", "format", "layers", "clippy", "tests", "docs", "kills"]);
+        assert_eq!(
+            names(true),
+            ["toolchain", "format", "layers", "clippy", "tests", "docs", "dist", "kills"]
+        );
     }
 }

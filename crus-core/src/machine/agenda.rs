@@ -7,7 +7,6 @@ use super::look::{LastLook, Mark, Way};
 use super::{Effect, paced};
 use crate::model::{Group, Kind, NodeState, Phase, Session, Stage};
 use crate::names::NodeName;
-use crate::ports::RebootRequest;
 use crate::strategy::OnDrainTimeout;
 use crate::time::Time;
 
@@ -158,9 +157,9 @@ impl Agenda<'_> {
         match s.known.template {
             Some((at, true)) if at >= s.head.stage_since => {}
             Some((at, false)) if at >= s.head.stage_since => {
-                self.look(self.again(at), Effect::ReadTemplate(s.head.spec.template.clone()));
+                self.look(self.again(at), Effect::ReadTemplate(s.head.spec.template_key()));
             }
-            _ => self.look(NOW, Effect::ReadTemplate(s.head.spec.template.clone())),
+            _ => self.look(NOW, Effect::ReadTemplate(s.head.spec.template_key())),
         }
         let partitions = || s.head.spec.strategy.min_in_service.keys().cloned().collect();
         if let Some((at, _)) = &s.known.partitions
@@ -336,6 +335,10 @@ impl Agenda<'_> {
     fn quiesced(&mut self) {
         self.tidy(Group::Upgrading);
         if self.s.is_upgrading_group_filled() {
+            // Before the last look, which must be fresh.
+            if !self.s.knows_boots() {
+                return self.look(NOW, Effect::ReadBootIds);
+            }
             let nodes = self.s.batch_in(|state| *state == NodeState::Quiesced);
             self.last_look(&nodes, NOW);
         }
@@ -348,14 +351,10 @@ impl Agenda<'_> {
         let look = s.last_look(&rebooting, self.now);
         let deleting = s.head.deletion.is_some();
         if s.known.may_ask && look == LastLook::Quiet && !deleting {
-            return self.ask(Effect::Reboot(RebootRequest {
-                name: boot.name.clone(),
-                template: s.head.spec.template.clone(),
-                nodes: rebooting.iter().map(|&i| s.nodes[i].xname).collect(),
-            }));
+            return self.ask(Effect::Reboot(s.reboot_request(boot, &rebooting)));
         }
         let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
-        self.look(due, Effect::ReadBoot(boot.name.clone()));
+        self.look(due, Effect::ReadBoot(s.boot_key(boot, &rebooting)));
         if matches!(s.known.boot, Some((_, None))) {
             match look {
                 // For the request that comes after it.
@@ -372,7 +371,7 @@ impl Agenda<'_> {
             && s.batch().any(|node| node.state == NodeState::Rebooting)
         {
             let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
-            self.look(due, Effect::ReadBoot(boot.name.clone()));
+            self.look(due, Effect::ReadBoot(s.boot_key(boot, &[])));
         }
         let unexplained = s.unexplained();
         if !unexplained.is_empty() {

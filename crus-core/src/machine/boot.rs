@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::look::LastLook;
 use super::{Event, Machine, Stage, messages, paced, release};
-use crate::model::{Failure, Kind, NodeState};
+use crate::boots::BootIds;
+use crate::model::{Boot, Failure, Kind, Limits, NodeState};
 use crate::names::Xname;
-use crate::ports::{BootNodeState, BootSession, BootStatus};
+use crate::ports::{BootKey, BootNodeState, BootSession, BootStatus, RebootRequest};
 
 impl Machine<'_> {
     /// The intent is stored, and BOS has not shown the session yet. It may have been asked for, by us or by
@@ -14,18 +15,32 @@ impl Machine<'_> {
     /// harm.
     pub(super) fn intended(&mut self) -> bool {
         let Some(boot) = self.s.head.boot.clone() else { return false };
+        if self.is_of_another_api(&boot) {
+            let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
+            self.forget_intent();
+            for i in rebooting {
+                self.change(i, |node| node.state = NodeState::Quiesced);
+            }
+            return true;
+        }
         if self.s.head.deletion.is_some() && self.never_asked() {
             let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
             self.release_intended(&rebooting);
             return true;
         }
         let found = match &self.s.known.boot {
+            // BOS has told what it calls it: it has it.
+            _ if boot.handle.is_some() => true,
             None => return false,
+            Some((_, Some(seen))) if seen.status == BootStatus::Unclear => return self.unclear(&boot),
             Some((_, Some(_))) => true,
             Some((_, None)) => false,
         };
         if found {
+            let shown = self.s.known.boot.as_ref().and_then(|(_, seen)| seen.as_ref()?.handle.clone());
             if let Some(boot) = &mut self.s.head.boot {
+                boot.handle = shown.or(boot.handle.take());
+                boot.before = None;
                 boot.begun = Some(self.now);
                 boot.unanswered = None;
             }
@@ -36,10 +51,15 @@ impl Machine<'_> {
             return true;
         }
         // BOS knows no such session. A request that was lost on its way may still arrive.
+        // Where no name keeps a second request from doing harm, the look must have begun when the first had had its time.
+        let looked = match &self.s.known.boot {
+            Some((at, _)) if !self.s.limits.names_boots => *at,
+            _ => self.now,
+        };
         let settled = self.never_asked()
             || boot
                 .unanswered
-                .is_none_or(|at| self.now.since(at.max(self.s.known.taken_up)) >= self.s.limits.settle_ms);
+                .is_none_or(|at| looked.since(at.max(self.s.known.taken_up)) >= self.s.limits.settle_ms);
         let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
         // A session that is forgotten may have existed: a node that booted anew was rebooted by it (P3).
         let newer = |i: &usize| self.s.seen(*i).is_some_and(|seen| self.s.shows_newer_boot(*i, seen));
@@ -85,12 +105,42 @@ impl Machine<'_> {
                 }
                 true
             }
-            LastLook::Quiet if !self.s.known.may_ask && self.now >= paced(self.s, Kind::Reboot) => {
+            LastLook::Quiet
+                if !self.s.known.may_ask
+                    && (settled || self.s.limits.names_boots)
+                    && self.now >= paced(self.s, Kind::Reboot) =>
+            {
                 self.note_intent();
                 false
             }
             _ => false,
         }
+    }
+
+    /// Whether an intent that is open to be asked for was noted for a BOS of the other kind than this: it has the names
+    /// that this one does not take, or no list of what there was before.
+    fn is_of_another_api(&self, boot: &Boot) -> bool {
+        boot.handle.is_none()
+            && boot.unanswered.is_none()
+            && boot.before.is_some() == self.s.limits.names_boots
+    }
+
+    /// Some boot session may be the one that was asked for. Nothing is asked for, and no node given back, until that is
+    /// clear; not for longer than a boot may take.
+    fn unclear(&mut self, boot: &Boot) -> bool {
+        self.s.known.may_ask = false;
+        let Some(asked) = boot.unanswered else { return false };
+        let Limits { settle_ms, boot_timeout_ms, .. } = self.s.limits;
+        let late = self.now.since(asked) >= settle_ms.saturating_add(boot_timeout_ms)
+            && self.now.since(self.s.known.taken_up) >= settle_ms;
+        if late {
+            let seen = self.s.known.boot.as_ref().and_then(|(_, seen)| seen.as_ref()?.error.clone());
+            let failure = Failure::BootSession(messages::boot_unclear(&seen.unwrap_or_default()));
+            let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
+            self.fail_each(rebooting.into_iter().map(|i| (i, failure.clone())).collect());
+            self.end_boot();
+        }
+        late
     }
 
     /// The reboot may be asked for once, now; whoever loads the session must take it for asked.
@@ -161,7 +211,7 @@ impl Machine<'_> {
     }
 
     fn follow_boot(&mut self, session: &BootSession) {
-        if session.status == BootStatus::Pending {
+        if matches!(session.status, BootStatus::Pending | BootStatus::Unclear) {
             return;
         }
         let complete = session.status == BootStatus::Complete;
@@ -209,10 +259,37 @@ impl Machine<'_> {
 }
 
 impl crate::model::Session {
+    /// What there is of boot sessions before one is asked for, where BOS takes no names of ours.
+    pub(super) fn boot_ids(&self) -> Option<&BootIds> {
+        let (at, ids) = self.known.boot_ids.as_ref()?;
+        (!self.limits.names_boots && *at >= self.head.stage_since).then_some(ids)
+    }
+
+    /// Whether enough is known of boot sessions to ask for one.
+    pub(super) fn knows_boots(&self) -> bool {
+        self.limits.names_boots || self.boot_ids().is_some()
+    }
+
+    pub(super) fn reboot_request(&self, boot: &Boot, nodes: &[usize]) -> RebootRequest {
+        RebootRequest {
+            name: boot.name.clone(),
+            tenant: self.head.spec.tenant.clone(),
+            template: self.head.spec.template.clone(),
+            nodes: nodes.iter().map(|&i| self.nodes[i].xname).collect(),
+            before: boot.before.clone(),
+        }
+    }
+
+    /// What its boot session is found by: by these nodes as long as BOS has no other name for it.
+    pub(super) fn boot_key(&self, boot: &Boot, nodes: &[usize]) -> BootKey {
+        let nodes = if self.limits.names_boots || boot.handle.is_some() { &[] } else { nodes };
+        BootKey { request: self.reboot_request(boot, nodes), handle: boot.handle.clone() }
+    }
+
     /// Nodes of this step that BOS left out, and about which it is not found out why.
     pub(super) fn unexplained(&self) -> Vec<Xname> {
         let Some((_, Some(session))) = &self.known.boot else { return Vec::new() };
-        if session.status == BootStatus::Pending || session.members.is_empty() {
+        if matches!(session.status, BootStatus::Pending | BootStatus::Unclear) || session.members.is_empty() {
             return Vec::new();
         }
         let owned: BTreeSet<Xname> = session.nodes.iter().map(|node| node.xname).collect();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Effect, Event, Input, Machine, late, messages, release, retry_pause};
 use crate::history::Happening;
 use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
-use crate::names::{NodeName, Xname};
+use crate::names::{BootHandle, NodeName, Xname};
 use crate::ports::{NodeFacts, PortError, Rejected};
 use crate::time::Time;
 use crate::wlm::WlmNode;
@@ -112,6 +112,10 @@ impl Machine<'_> {
                     self.s.known.chosen = Some((self.now, chosen));
                 }
             }
+            Input::BootIds { at, ids } => {
+                known.troubles.remove(&Kind::ReadBootIds);
+                known.boot_ids = Some((at, ids));
+            }
             Input::Boot { at, name, session } => {
                 known.troubles.remove(&Kind::ReadBoot);
                 if self.s.head.boot.as_ref().is_some_and(|boot| boot.name == name) {
@@ -181,7 +185,12 @@ impl Machine<'_> {
     }
 
     /// A request was made. What it was about must be looked at anew.
-    fn asked(&mut self, effect: &Effect, rejected: Vec<Rejected>, result: Result<(), PortError>) {
+    fn asked(
+        &mut self,
+        effect: &Effect,
+        rejected: Vec<Rejected>,
+        result: Result<Option<BootHandle>, PortError>,
+    ) {
         let known = &mut self.s.known;
         known.asked.insert(effect.kind(), self.now);
         match effect {
@@ -238,11 +247,19 @@ impl Machine<'_> {
                     *unanswered = self.s.known.unanswered_before;
                     self.events.push(Event::Head);
                 }
+                if let Some(boot) = &mut self.s.head.boot
+                    && boot.name == request.name
+                    && let Ok(Some(handle)) = &result
+                {
+                    // Nothing else tells which one it is: it is stored before anything else is done.
+                    boot.handle = Some(handle.clone());
+                    self.events.push(Event::Head);
+                }
             }
             _ => {}
         }
         match result {
-            Ok(()) => _ = self.s.known.troubles.remove(&effect.kind()),
+            Ok(_) => _ = self.s.known.troubles.remove(&effect.kind()),
             Err(error) => self.trouble(effect.kind(), &error),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::HoldingJob;
+use crate::boots::BootIds;
 use crate::estimate::Outlook;
 use crate::names::{NodeName, Xname};
 use crate::ports::{BootSession, NodeFacts, Rejected, Verdict};
@@ -102,6 +103,8 @@ pub struct Known {
     pub waited: Option<(Time, u64)>,
     /// The boot session of this step, and when it was looked at.
     pub boot: Option<(Time, SeenBoot)>,
+    /// The boot sessions that there are, where BOS takes no names of ours, and when they were looked at.
+    pub boot_ids: Option<(Time, BootIds)>,
     /// Since when BOS does not show a boot session that it did show.
     pub boot_gone_since: Option<Time>,
     /// Whether the reboot may be asked for, once: its intent was noted in this run, on a last look, and not acted
@@ -151,6 +154,8 @@ pub enum Kind {
     ReadNodes,
     /// Looking at jobs.
     ReadJobs,
+    /// Looking which boot sessions there are.
+    ReadBootIds,
     /// Looking at the boot session.
     ReadBoot,
     /// Draining nodes.

@@ -26,10 +26,11 @@ impl Planner {
     }
 
     pub(super) async fn template(&mut self, bos: &dyn Bos) {
-        let name = self.session.head.spec.template.clone();
-        let unmet = match bos.has_template(&name).await {
+        let key = self.session.head.spec.template_key();
+        let name = &key.name;
+        let unmet = match bos.has_template(&key).await {
             Ok(true) => Vec::new(),
-            Ok(false) => vec![messages::template_missing(&name)],
+            Ok(false) => vec![messages::template_missing(name)],
             Err(error) => vec![error.to_string()],
         };
         self.plan.note("template", unmet, &format!("there is a session template '{name}'"));

@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
+use crus_core::boots::BootIds;
 use crus_core::driver::{Driver, Next, Ports};
-use crus_core::names::BootSessionName;
+use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootSession, Bos, Clock as _, Hsm, NodeFacts, PortError, RebootRequest, Rejected, SessionStore as _, Wlm,
+    BootKey, BootSession, Bos, Clock as _, Hsm, NodeFacts, PortError, RebootRequest, Rejected,
+    SessionStore as _, TemplateKey, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
-use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, Spec, TemplateName, UpgradeId, Xname};
+use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, Spec, UpgradeId, Xname};
 use crus_sim::cluster;
 use crus_sim::ports::SimPorts;
 use crus_sim::store::MemoryStore;
@@ -41,6 +43,7 @@ pub(crate) fn run(nodes: u32, step_size: u32, steps: u32) {
         failed: "failed-nodes".parse().unwrap(),
         step_size: step_size.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     };
     let id = UpgradeId(uuid::Uuid::from_u128(1));
@@ -158,14 +161,17 @@ impl<P: Hsm> Hsm for Metered<P> {
 
 #[async_trait]
 impl<P: Bos> Bos for Metered<P> {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        self.spent.of(self.port.has_template(name)).await
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
+        self.spent.of(self.port.has_template(template)).await
     }
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        self.spent.of(self.port.boot_ids()).await
+    }
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         self.spent.of(self.port.reboot(request)).await
     }
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
-        self.spent.of(self.port.session(name)).await
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        self.spent.of(self.port.session(key)).await
     }
 }
 

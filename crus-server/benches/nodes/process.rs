@@ -95,7 +95,7 @@ impl Drop for Service {
 impl Service {
     fn start(folder: &Path, peers: &str) -> Self {
         let mut command = Command::new(BINARY);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "error"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--auth", "off", "--log", "error"]);
         command.arg("--hsm-url").arg(format!("{peers}/hsm/v2")).arg("--bos-url").arg(format!("{peers}/v2"));
         for program in ["scontrol", "squeue"] {
             command.arg(format!("--{program}")).arg(folder.join(program));

@@ -18,7 +18,7 @@ pub(crate) mod error;
 pub(crate) mod exit;
 mod follow;
 pub(crate) mod manual;
-mod output;
+pub(crate) mod output;
 mod picture;
 mod plan;
 mod profile;

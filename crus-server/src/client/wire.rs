@@ -308,11 +308,12 @@ impl Api {
         let said = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
         let code = status.as_u16();
         let text = match status {
-            StatusCode::UNAUTHORIZED => self.unknown_here(),
+            StatusCode::UNAUTHORIZED => self.unknown_here(said.trim_end_matches('.')),
             StatusCode::FORBIDDEN => {
                 let from = self.profile.token.from();
                 let who =
                     from.map_or("without a token".to_owned(), |from| format!("with the token from {from}"));
+                let said = said.trim_end_matches('.');
                 format!(
                     "{url} does not allow this {who} (403){said}; ask for the right, or give another --token-file"
                 )
@@ -349,7 +350,8 @@ impl Api {
         CallError { status: status_told, passing: is_passing(status), text }
     }
 
-    fn unknown_here(&self) -> String {
+    /// `said`: what the service says about it, if it does.
+    fn unknown_here(&self, said: &str) -> String {
         let url = self.url();
         match (&self.profile.token, self.profile.token.from()) {
             (TokenSource::None(Some(why)), _) => {
@@ -360,9 +362,8 @@ impl Api {
                  client.toml"
             ),
             (_, Some(from)) => {
-                format!(
-                    "{url} does not accept the token from {from} (401); it may have expired: get a new one"
-                )
+                let may = if said.is_empty() { "; it may have expired" } else { said };
+                format!("{url} does not accept the token from {from} (401){may}: get a new one")
             }
         }
     }

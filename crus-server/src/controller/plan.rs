@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crus_api::ServiceError;
+use crus_core::boots::BootIds;
 use crus_core::model::{Head, Phase, Spec, UpgradeId};
-use crus_core::names::{BootSessionName, GroupLabel, NodeName, PartitionName, TemplateName};
+use crus_core::names::{BootHandle, GroupLabel, NodeName, PartitionName};
 use crus_core::plan::{self, Experience, Plan, Sources};
 use crus_core::ports::{
-    BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, StoreError, Wlm,
+    BootKey, BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, StoreError,
+    TemplateKey, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
 use crus_core::{Xname, claims};
@@ -168,15 +170,19 @@ impl Hsm for Looks<dyn Hsm> {
 
 #[async_trait]
 impl Bos for Looks<dyn Bos> {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        self.within(self.port.has_template(name)).await
+    async fn has_template(&self, template: &TemplateKey) -> Result<bool, PortError> {
+        self.within(self.port.has_template(template)).await
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
-        self.within(self.port.session(name)).await
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        self.within(self.port.boot_ids()).await
     }
 
-    async fn reboot(&self, _: &RebootRequest) -> Result<(), PortError> {
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        self.within(self.port.session(key)).await
+    }
+
+    async fn reboot(&self, _: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         self.refused()
     }
 }

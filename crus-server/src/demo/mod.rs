@@ -16,7 +16,8 @@ use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED};
 use crus_sim::http::{LiveCluster, Server};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 
-use crate::config::Loaded;
+use crate::auth::AuthMode;
+use crate::config::{Loaded, Misconfigured};
 use crate::peers::AccessOptions;
 use crate::serve::{self, Service};
 use crate::settings::{Config, EtcdOptions};
@@ -28,6 +29,19 @@ pub use run::{DemoFlags, run};
 /// # Errors
 /// When it cannot start.
 pub fn serve(mut loaded: Loaded) -> anyhow::Result<()> {
+    let is_auth_set = loaded.is_set("auth");
+    let config = &mut loaded.config;
+    if config.auth.mode == AuthMode::Off {
+        if !config.listen.ip().is_loopback() && !is_auth_set {
+            return Err(Misconfigured::error(
+                "a demo that listens beyond this machine asks nobody who they are unless told to: say --auth off if anybody may \
+                 play with it, or --auth on with --auth-token-file",
+            ));
+        }
+        if config.listen.ip().is_loopback() && !is_auth_set {
+            config.auth.mode = AuthMode::Demo;
+        }
+    }
     let scratch = Scratch::unless(loaded.is_set("store").then(|| loaded.config.store.clone()));
     loaded.config.store = scratch.store().to_owned();
     // A demo beside a real service must not get at its sessions.
@@ -82,6 +96,8 @@ const SEED: u64 = 64;
 
 /// The defaults of options where the cluster is so fast, by their keys.
 pub const DEFAULTS: &[(&str, &str)] = &[
+    // It is for those on this machine, and nothing of it is real.
+    ("auth", "off"),
     ("poll_interval_s", "0.1"),
     ("retry_max_s", "1"),
     ("boot_timeout_s", "60"),

@@ -19,6 +19,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::{DemoCluster, SPEC, Scratch, kept_beside, members, table};
+use crate::auth::AuthMode;
 use crate::http::HttpOptions;
 use crate::serve::{self, Service};
 use crate::settings::{Config, EtcdOptions};
@@ -47,6 +48,7 @@ pub fn run(flags: &DemoFlags, mut config: Config) -> anyhow::Result<()> {
     config.store = scratch.store().to_owned();
     config.etcd = EtcdOptions::default();
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.auth.mode = AuthMode::Demo;
     config.http = HttpOptions::default();
     let kept = flags.store.as_deref().map(kept_beside);
     let result = serve::on_runtime(&config.clone(), upgrade(&mut config, kept.as_deref()));

@@ -91,7 +91,7 @@ impl Probe {
 
     async fn bos(&self, every: Duration) {
         if let (true, Ok(name)) = (self.peers.is_due(Peer::Bos, every), NAME.parse::<TemplateName>()) {
-            let answer = self.bos.has_template(&name).await;
+            let answer = self.bos.has_template(&name.into()).await;
             self.peers.probed(Peer::Bos, answer.err().as_ref());
         }
     }

@@ -8,8 +8,10 @@
 //!   4 KiB/s on average, in which an event stream that has nothing to tell costs nothing.
 //! - A client that sends a request at once is served, however many others hold connections and do nothing. Connections are
 //!   accepted always. When all places are taken (`max_connections`), those make room that have waited longest for their
-//!   clients, in whatever phase; none that is being served ever does, and none before it had a quarter of a second. When all
-//!   are being served, new ones wait in the system's queue until one is not.
+//!   clients, in whatever phase; none that is being served ever does. They are taken from the clients with the most
+//!   connections, never from one that has fewer than who comes, and each is given a quarter of a second first; when too many
+//!   come for that, the client with the most makes room for one with fewer, and is itself refused more. When all are being
+//!   served, new ones wait in the system's queue until one is not.
 //! - One client (an IPv4 address, or the 64 bits of an IPv6 one) has no more than its share of the connections
 //!   (`max_connections_per_client`), and of the requests (`requests_per_second_per_client`), with two seconds' worth at once
 //!   after it was silent. A client with too many connections makes room for itself first.
@@ -271,8 +273,7 @@ fn set_options(stream: &TcpStream, stall_timeout: Duration) {
 /// Says why, as far as that can be done without waiting.
 fn refuse(stream: &TcpStream, tls: bool) {
     if !tls {
-        let detail =
-            "This client has as many connections as it may. Close some, or use those that there are.";
+        let detail = "This client has its share of the connections. Close some, or use those that there are.";
         // It may have gone.
         _ = stream.try_write(&refusal::no_place(detail));
         _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);

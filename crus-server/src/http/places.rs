@@ -97,9 +97,9 @@ struct Known {
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// All are taken by connections that are being served, or only just came.
+    /// All are taken by connections that are being served, or only just came. It is tried again in a moment.
     Full,
-    /// As many as one client may have are.
+    /// This client has its share.
     Client,
 }
 
@@ -140,8 +140,11 @@ impl Places {
         self.count() >= self.limit
     }
 
-    /// A place for a connection from there. When all are taken, the connections that have waited longest for their
-    /// clients make room.
+    /// A place for a connection from there.
+    ///
+    /// When all are taken, the connections that have waited longest for their clients make room: of clients that have no fewer,
+    /// and are among the heavy ones. When none of these has had its time, the client with the most connections makes room for
+    /// one that has fewer; a client that has some is refused more, and one that has none yet waits.
     pub(super) fn take(
         self: &Arc<Self>,
         remote: SocketAddr,
@@ -153,14 +156,25 @@ impl Places {
         let mut evicted = 0;
         let of_client = table.clients.get(&address).map_or(0, |known| known.connections);
         if self.limit_per_client.is_some_and(|limit| of_client >= limit) {
-            let closed = table.make_room(1, now, |state| state.address == address);
+            let closed = table.make_room(1, now.saturating_sub(GRACE), |state, _| state.address == address);
             if closed == 0 {
                 return (Err(Refusal::Client), Evicted(0));
             }
             evicted += closed;
         }
         if table.connections.len() >= self.limit {
-            let closed = table.make_room(self.limit.div_ceil(BATCH), now, |_| true);
+            let (heaviest, most) = table.heaviest();
+            // Nobody makes room for who has more, nor a light client while there are heavy ones.
+            let least = of_client.max(most.div_ceil(2));
+            let had_its_time = now.saturating_sub(GRACE);
+            let mut closed = table.make_room(self.limit.div_ceil(BATCH), had_its_time, |_, of| of >= least);
+            if closed == 0 {
+                if of_client + 1 < most {
+                    closed = table.make_room(1, now, |state, _| state.address == heaviest);
+                } else if of_client > 0 && of_client < table.connections.len() {
+                    return (Err(Refusal::Client), Evicted(evicted));
+                }
+            }
             if closed == 0 {
                 return (Err(Refusal::Full), Evicted(evicted));
             }
@@ -191,7 +205,7 @@ impl Places {
     /// Closes some of the connections that have waited longest: the system has no more.
     pub(super) fn make_room(&self) -> usize {
         let count = self.limit.div_ceil(BATCH);
-        self.lock().make_room(count, self.epoch.elapsed(), |_| true)
+        self.lock().make_room(count, self.epoch.elapsed().saturating_sub(GRACE), |_, _| true)
     }
 
     /// Has every connection end once what is under way on it is answered.
@@ -218,15 +232,24 @@ impl Places {
 }
 
 impl Table {
-    /// Closes up to so many of these connections that wait for their clients: those that have waited longest, and have been
-    /// given their time. Their places are free at once; their tasks end a moment later.
-    fn make_room(&mut self, count: usize, now: Duration, among: impl Fn(&State) -> bool) -> usize {
-        let latest = now.saturating_sub(GRACE).as_millis() as u64;
+    /// The client with the most connections, and how many these are.
+    fn heaviest(&self) -> (IpAddr, usize) {
+        let all = self.clients.iter().map(|(address, known)| (*address, known.connections));
+        all.max_by_key(|(_, count)| *count).unwrap_or((IpAddr::from([0, 0, 0, 0]), 0))
+    }
+
+    /// Closes up to so many connections that wait for their clients, not later than since `latest`: those that have waited
+    /// longest, among these, given with how many connections their clients have. Their places are free at once; their tasks
+    /// end a moment later.
+    fn make_room(&mut self, count: usize, latest: Duration, among: impl Fn(&State, usize) -> bool) -> usize {
+        let latest = latest.as_millis() as u64;
         let mut waiting: Vec<(u64, u64, Phase)> = Vec::new();
-        for (id, state) in self.connections.iter().filter(|(_, state)| among(state)) {
+        for (id, state) in &self.connections {
+            let of_client = || self.clients.get(&state.address).map_or(0, |known| known.connections);
             if let Some((phase, since)) = state.look()
                 && phase != Phase::Working
                 && since <= latest
+                && among(state, of_client())
             {
                 waiting.push((since, *id, phase));
             }
@@ -310,6 +333,33 @@ mod tests {
         drop((fourth, fifth, served, newer));
         assert_eq!(places.count(), 0);
         assert!(places.lock().clients.is_empty(), "nothing is kept of who never asked");
+    }
+
+    #[test]
+    fn who_has_fewest_finds_a_place_however_fast_others_come() {
+        let places = places(4, None);
+        // None of these has had its time.
+        let heavy: Vec<Place> = [1, 1, 1, 2].map(|n| places.take(address(n), Phase::New).0.unwrap()).into();
+        heavy[0].state.enter(Phase::Working);
+        let (light, evicted) = places.take(address(3), Phase::New);
+        assert_eq!((light.is_ok(), evicted), (true, Evicted(1)));
+        let open: Vec<bool> = heavy.iter().map(|place| place.state.look().is_some()).collect();
+        assert_eq!(open, [true, false, true, true], "who is served makes no room");
+        assert_eq!(places.take(address(1), Phase::New).0.unwrap_err(), Refusal::Client);
+        // As many as the heaviest would have: one that has none may wait.
+        let _fourth = places.take(address(4), Phase::New).0.unwrap();
+        assert_eq!(places.take(address(5), Phase::New).0.unwrap_err(), Refusal::Full);
+    }
+
+    #[test]
+    fn nobody_makes_room_for_who_has_more() {
+        let places = places(5, None);
+        let light = waiting(&places, 9, Phase::Idle, 0);
+        let heavy: Vec<Place> = (1..5).map(|n| waiting(&places, 1, Phase::Head, n)).collect();
+        let _more = [1, 2].map(|n| places.take(address(n), Phase::New).0.unwrap());
+        let open: Vec<bool> = heavy.iter().map(|place| place.state.look().is_some()).collect();
+        assert_eq!(open, [false, false, true, true]);
+        assert!(light.state.look().is_some(), "though it has waited longest");
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use crus_core::UpgradeId;
-use crus_core::names::{BootSessionName, GroupLabel, NodeName, PartitionName, TemplateName, Xname};
+use crus_core::boots::BootIds;
+use crus_core::names::{BootHandle, GroupLabel, NodeName, PartitionName, Xname};
 use crus_core::ports::{
-    BootSession, Bos, CheckRequest, Checks, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
-    Verdict, Wlm,
+    BootKey, BootSession, Bos, CheckRequest, Checks, Hsm, NodeFacts, Peer, PortError, RebootRequest,
+    Rejected, TemplateKey, Verdict, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
 
@@ -122,16 +123,20 @@ pub struct WatchedBos {
 
 #[async_trait]
 impl Bos for WatchedBos {
-    async fn has_template(&self, name: &TemplateName) -> Result<bool, PortError> {
-        self.calls.watch(Peer::Bos, "has_template", self.inner.has_template(name)).await
+    async fn has_template(&self, key: &TemplateKey) -> Result<bool, PortError> {
+        self.calls.watch(Peer::Bos, "has_template", self.inner.has_template(key)).await
     }
 
-    async fn reboot(&self, request: &RebootRequest) -> Result<(), PortError> {
+    async fn boot_ids(&self) -> Result<BootIds, PortError> {
+        self.calls.watch(Peer::Bos, "boot_ids", self.inner.boot_ids()).await
+    }
+
+    async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         self.calls.watch(Peer::Bos, "reboot", self.inner.reboot(request)).await
     }
 
-    async fn session(&self, name: &BootSessionName) -> Result<Option<BootSession>, PortError> {
-        self.calls.watch(Peer::Bos, "session", self.inner.session(name)).await
+    async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        self.calls.watch(Peer::Bos, "session", self.inner.session(key)).await
     }
 }
 

@@ -11,8 +11,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "ADDR:PORT",
         default: "127.0.0.1:8080",
         heading: HEADING,
-        help: "Address and port to listen on; port 0 picks a free one. The API has no authentication of its own: \
-               listen on loopback, or behind a gateway that has",
+        help: "Address and port to listen on; port 0 picks a free one",
         set: |c, v| put(&mut c.listen, parsed(v, "an address and a port, such as 127.0.0.1:8080 or [::1]:0")),
     },
     Setting {

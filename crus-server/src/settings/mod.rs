@@ -5,6 +5,8 @@
 //! from one name; the help text, the defaults and the messages about wrong values all come from here.
 
 mod access;
+mod auth;
+mod example;
 mod health;
 mod http;
 mod logs;
@@ -23,6 +25,7 @@ use crus_api::Caps;
 use crus_core::{Limits, Strategy};
 use toml::Value;
 
+use crate::auth::AuthOptions;
 use crate::checks::CheckOptions;
 use crate::controller::Retention;
 use crate::health::ProbeOptions;
@@ -31,11 +34,15 @@ use crate::logging::{LogFilter, LogFormat};
 use crate::peers::AccessOptions;
 use crate::webhook::WebhookOptions;
 
+pub use example::example;
+
 /// What the service runs with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Who may use the service.
+    pub auth: AuthOptions,
     /// The file that holds the sessions.
     pub store: PathBuf,
     /// The etcd that holds the sessions instead, shared by several replicas.
@@ -127,6 +134,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            auth: AuthOptions::default(),
             store: PathBuf::from("/var/lib/crus/crus.redb"),
             etcd: EtcdOptions::default(),
             retention: Retention { max_sessions: 1000, count: 200, max_age_ms: Some(90 * 86_400_000) },
@@ -195,6 +203,7 @@ const MOST_NODES: usize = 150_000;
 
 const PARTS: &[&[Setting]] = &[
     service::SETTINGS,
+    auth::SETTINGS,
     http::SETTINGS,
     replicas::SETTINGS,
     peers::SETTINGS,
@@ -220,6 +229,7 @@ mod tests {
     use toml::Value;
 
     use super::*;
+    use crate::auth::{Audience, AuthMode, JwksPlace};
     use crate::http::TlsFiles;
     use crate::peers::{OauthOptions, OwnFiles};
     use crate::webhook::Class;
@@ -269,6 +279,25 @@ mod tests {
         // Something else everywhere, so that each default must really be set.
         let mut config = Config {
             listen: "[::1]:1".parse().unwrap(),
+            auth: AuthOptions {
+                mode: AuthMode::Off,
+                token_file: Some(other().into()),
+                jwks: Some(JwksPlace::File(other().into())),
+                jwks_http_anywhere: true,
+                jwks_ca_file: Some(other().into()),
+                jwks_refresh_ms: 1,
+                jwks_pause_ms: 1,
+                jwks_timeout_ms: 1,
+                issuer: Some(other()),
+                audience: Audience::Any,
+                algorithms: Vec::new(),
+                leeway_s: 1,
+                role_claim: other().parse().unwrap(),
+                read_roles: vec![other()],
+                operate_roles: vec![other()],
+                name_claim: other().parse().unwrap(),
+                audit_file: Some(other().into()),
+            },
             store: other().into(),
             etcd: EtcdOptions {
                 endpoints: vec![other()],
@@ -329,6 +358,7 @@ mod tests {
                 max_checks: 1,
             },
             limits: Limits {
+                names_boots: true,
                 poll_ms: 1,
                 retry_max_ms: 1,
                 drain_timeout_ms: Some(1),

@@ -69,7 +69,11 @@ fn who_is_not_let_in_learns_which_token_was_sent_and_never_what_it_is() {
     assert!(!ended.err.contains("hunter2"));
     assert_eq!(fake.asked("GET /session")[1].authorization.as_deref(), Some("Bearer hunter2"));
     let forbidden = refusing(403, "You may only look.");
-    check(&ask(&forbidden, &["session", "list"]), 1, &["without a token (403): You may only look."]);
+    check(
+        &ask(&forbidden, &["session", "list"]),
+        1,
+        &["without a token (403): You may only look; ask for the right"],
+    );
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Site {
 const OPTIONS: &str = "
     CRUS_LISTEN=127.0.0.1:0 CRUS_STORE=crus.redb CRUS_HSM_URL={url}/hsm/v2 CRUS_BOS_URL={url}/v2
     CRUS_POLL_INTERVAL_S=0.05 CRUS_RETRY_MAX_S=0.3 CRUS_SETTLE_S=1 CRUS_BOOT_TIMEOUT_S=60 CRUS_RETURN_TIMEOUT_S=15
-    CRUS_BOOT_ESTIMATE_LOW_S=1 CRUS_BOOT_ESTIMATE_HIGH_S=3
+    CRUS_AUTH=off CRUS_BOOT_ESTIMATE_LOW_S=1 CRUS_BOOT_ESTIMATE_HIGH_S=3
 ";
 
 /// 16 nodes of the demo's: one will not boot, one was drained by an admin.

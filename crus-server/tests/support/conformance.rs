@@ -22,6 +22,7 @@ pub(crate) fn session() -> Session {
         failed: "failed-nodes".parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "new-image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     };
     Session::new(UpgradeId(Uuid::new_v4()), spec, "1.0.0", Limits::default(), Time(1000))

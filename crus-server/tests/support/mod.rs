@@ -30,8 +30,8 @@ pub(crate) fn crus() -> Command {
 pub(crate) fn serve(store: &Path, hsm_url: &str, bos_url: &str, poll_s: &str) -> Command {
     let mut command = crus();
     command.arg("serve").args(["--listen", "127.0.0.1:0", "--hsm-url", hsm_url, "--bos-url", bos_url]);
-    // As a variable, so that a test can have more of it.
-    command.env("CRUS_LOG", "error");
+    // As variables, so that a test can say otherwise.
+    command.env("CRUS_LOG", "error").env("CRUS_AUTH", "off");
     // Calls are counted.
     command.env("CRUS_PROBE_INTERVAL_S", "none");
     command.args(["--poll-interval-s", poll_s, "--retry-max-s", "0.1", "--store"]).arg(store);

@@ -77,6 +77,7 @@ pub(crate) fn spec() -> Spec {
         failed: "failed".parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     }
 }

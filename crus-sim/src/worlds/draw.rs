@@ -207,6 +207,7 @@ fn sessions(rng: &mut Rng, config: &mut ClusterConfig) -> Option<Vec<Spec>> {
         specs.push(Spec {
             starting,
             template: format!("image-{upgrading}").parse().ok()?,
+            tenant: None,
             upgrading,
             failed,
             step_size: NonZeroU32::new(rng.between(1, 6) as u32)?,

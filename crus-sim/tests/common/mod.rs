@@ -52,6 +52,7 @@ pub(crate) fn spec(step_size: u32) -> Spec {
         failed: label("failed"),
         step_size: NonZeroU32::new(step_size).unwrap(),
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     }
 }

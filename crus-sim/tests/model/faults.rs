@@ -1,6 +1,6 @@
 //! The decorators: each fault does what it says, by script or by chance.
 
-use crus_core::ports::{Bos, Hsm, Peer, PortError, RebootRequest, Wlm};
+use crus_core::ports::{BootKey, Bos, Hsm, Peer, PortError, RebootRequest, Wlm};
 use crus_sim::SharedCluster;
 use crus_sim::cluster::lock;
 use crus_sim::cluster::slurm::Update;
@@ -90,13 +90,20 @@ async fn stale_answers_of_hsm_and_bos() {
     };
     let hsm: Faulty<SimHsm> = Faulty::new(ports.hsm.clone(), &cluster, plan());
     let bos: Faulty<SimBos> = Faulty::new(ports.bos.clone(), &cluster, plan());
-    let (blue, s) = ("blue".parse().unwrap(), "s".parse().unwrap());
+    let blue = "blue".parse().unwrap();
+    let request = RebootRequest {
+        name: "s".parse().unwrap(),
+        tenant: None,
+        template: "image".parse().unwrap(),
+        nodes: vec![x(2)],
+        before: None,
+    };
+    let s = BootKey { request: request.clone(), handle: None };
     let before = hsm.group(&blue).await.unwrap();
     let facts = hsm.facts(&[x(1)]).await.unwrap();
     assert_eq!(bos.session(&s).await, Ok(None));
     ports.hsm.remove_members(&blue, &[x(1)]).await.unwrap();
     lock(&cluster).set_locked(x(1), true).unwrap();
-    let request = RebootRequest { name: s.clone(), template: "image".parse().unwrap(), nodes: vec![x(2)] };
     ports.bos.reboot(&request).await.unwrap();
     assert_eq!(hsm.group(&blue).await.unwrap(), before);
     assert_eq!(hsm.facts(&[x(1)]).await.unwrap(), facts);

@@ -1,7 +1,9 @@
 //! The ports: what the core sees of the model, and what each call costs.
 
 use crus_core::names::BootSessionName;
-use crus_core::ports::{BootNodeState, BootStatus, Bos, Clock, Hsm, Peer, PortError, RebootRequest, Wlm};
+use crus_core::ports::{
+    BootKey, BootNodeState, BootStatus, Bos, Clock, Hsm, Peer, PortError, RebootRequest, Wlm,
+};
 use crus_sim::cluster::lock;
 use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, GroupSpec};
@@ -55,22 +57,26 @@ async fn a_reboot_asked_for_twice_happens_once_and_tells_of_each_node() {
     assert_eq!(ports.bos.has_template(&"image".parse().unwrap()).await, Ok(true));
     assert_eq!(ports.bos.has_template(&"nope".parse().unwrap()).await, Ok(false));
     let name: BootSessionName = "s".parse().unwrap();
-    assert_eq!(ports.bos.session(&name).await, Ok(None));
-    let mut request = RebootRequest {
-        name: name.clone(),
+    let request = RebootRequest {
+        name,
+        tenant: None,
         template: "image".parse().unwrap(),
         nodes: (1..=3).map(x).collect(),
+        before: None,
     };
+    let key = BootKey { request, handle: None };
+    assert_eq!(ports.bos.session(&key).await, Ok(None));
+    let mut request = key.request.clone();
     ports.bos.reboot(&request).await.unwrap();
     ports.bos.reboot(&request).await.unwrap();
-    let session = ports.bos.session(&name).await.unwrap().unwrap();
+    let session = ports.bos.session(&key).await.unwrap().unwrap();
     assert_eq!((session.status, session.members.len()), (BootStatus::Pending, 0));
     lock(&cluster).after(60_000);
-    let session = ports.bos.session(&name).await.unwrap().unwrap();
+    let session = ports.bos.session(&key).await.unwrap().unwrap();
     assert_eq!((session.status, session.members.len()), (BootStatus::Running, 3));
     assert_eq!(session.nodes[0].state, BootNodeState::Working("power_on_called".to_owned()));
     lock(&cluster).after(2 * 3_600_000);
-    let session = ports.bos.session(&name).await.unwrap().unwrap();
+    let session = ports.bos.session(&key).await.unwrap().unwrap();
     assert_eq!(session.status, BootStatus::Complete);
     assert_eq!(session.nodes[0].state, BootNodeState::Succeeded);
     assert!(
@@ -82,7 +88,7 @@ async fn a_reboot_asked_for_twice_happens_once_and_tells_of_each_node() {
     request.nodes.clear();
     assert!(matches!(ports.bos.reboot(&request).await, Err(PortError::Refused { .. })));
     lock(&cluster).set_bos_down(true);
-    assert!(matches!(ports.bos.session(&name).await, Err(PortError::Unreachable { .. })));
+    assert!(matches!(ports.bos.session(&key).await, Err(PortError::Unreachable { .. })));
     request.nodes.push(x(1));
     assert!(ports.bos.reboot(&request).await.unwrap_err().may_have_acted());
 }

@@ -16,6 +16,7 @@ fn session() -> Session {
         failed: "c".parse().unwrap(),
         step_size: 2.try_into().unwrap(),
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: crus_core::Strategy::default(),
     };
     Session::new(id, spec, "1.0", Limits::default(), Time(5))

@@ -60,6 +60,7 @@ pub(super) fn session() -> Session {
         failed: "failed".parse().unwrap(),
         step_size: std::num::NonZeroU32::MIN,
         template: "image".parse().unwrap(),
+        tenant: None,
         strategy: Strategy::default(),
     };
     Session::new(UpgradeId(Uuid::from_u128(1)), spec, "1", Limits::default(), Time(0))
