@@ -83,15 +83,20 @@ impl Http {
         Ok(Http { peer, config, clients, places, tokens })
     }
 
-    /// A request for the resource at these segments below the base URL. Each is percent-encoded; none may be `.`
-    /// or `..`, which the types of names see to.
+    /// A request for the resource at these segments below the base URL. Each is percent-encoded. One that would mean
+    /// another resource (empty, `.` or `..`) makes a request that is not sent; the types of names see to that before.
     pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let client = self.clients.in_use();
+        if segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            // No URL: it cannot be built.
+            return client.request(method, "");
+        }
         let mut url = self.config.base.0.clone();
         // Fails only for URLs that are no base, and http ones always are.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
         }
-        self.clients.in_use().request(method, url)
+        client.request(method, url)
     }
 
     /// Sends a request. What comes back is an answer with a code of 2xx, or one of 4xx that is about what was asked
@@ -99,7 +104,10 @@ impl Http {
     pub(crate) async fn send(&self, access: Access, request: RequestBuilder) -> Result<Reply, PortError> {
         let place = self.places.take(self.config.total_timeout).await;
         let _place = place.map_err(|error| self.unreachable(error.to_string()))?;
-        let request = request.build().map_err(|error| self.failed(access, &error))?;
+        let request = request.build().map_err(|_| PortError::Refused {
+            peer: self.peer,
+            detail: "no request can be made of this name".to_owned(),
+        })?;
         let again = request.try_clone();
         let token = self.tokens.current().await.map_err(|detail| self.unreachable(detail))?;
         let mut reply = self.attempt(access, request, token.as_ref()).await?;
@@ -442,6 +450,18 @@ mod tests {
         assert_eq!(url("http://h/hsm/v2"), "http://h/hsm/v2/groups/a:b%2Fc%3Fd%20e");
         assert_eq!(url("http://h/hsm/v2/"), "http://h/hsm/v2/groups/a:b%2Fc%3Fd%20e");
         assert_eq!(url("http://h"), "http://h/groups/a:b%2Fc%3Fd%20e");
+    }
+
+    #[test]
+    fn a_segment_that_would_mean_another_resource_makes_no_request() {
+        let http = Http::new(Peer::Hsm, config("http://h/hsm/v2")).unwrap();
+        for odd in ["", ".", ".."] {
+            assert!(http.request(Method::DELETE, &["groups", odd, "members"]).build().is_err(), "{odd:?}");
+        }
+        for even in ["...", "%2e%2e", "..%2f"] {
+            let request = http.request(Method::GET, &["groups", even]).build().unwrap();
+            assert!(request.url().path().starts_with("/hsm/v2/groups/"), "{}", request.url());
+        }
     }
 
     proptest! {

@@ -52,6 +52,8 @@ pub struct SlurmConfig {
     pub timeout: Duration,
     /// Set in the programs' environment, such as `SLURM_CONF`.
     pub env: Vec<(OsString, OsString)>,
+    /// Taken out of the programs' environment: what is not for them.
+    pub env_withheld: Vec<OsString>,
     /// The most that one program may print, in bytes. A node takes some 600, a job some 80.
     pub output_max: usize,
     /// How many programs may run at a time. More calls wait for a place, at most for `timeout` each.
@@ -67,6 +69,7 @@ impl Default for SlurmConfig {
             scancel: vec!["scancel".to_owned()],
             timeout: Duration::from_secs(30),
             env: Vec::new(),
+            env_withheld: Vec::new(),
             output_max: 128 << 20,
             max_calls: 4,
         }
@@ -85,9 +88,10 @@ pub struct Slurm {
 impl Slurm {
     /// A client; nothing is asked yet.
     pub fn new(config: SlurmConfig) -> Self {
-        let SlurmConfig { scontrol, squeue, scancel, timeout, env, output_max, max_calls } = config;
+        let SlurmConfig { scontrol, squeue, scancel, timeout, env, env_withheld, output_max, max_calls } =
+            config;
         let places = Places::new(max_calls);
-        Slurm { scontrol, squeue, scancel, caller: Caller { timeout, env, output_max, places } }
+        Slurm { scontrol, squeue, scancel, caller: Caller { timeout, env, env_withheld, output_max, places } }
     }
 
     async fn scontrol(&self, act: Act, args: &[&str]) -> Result<Output, PortError> {

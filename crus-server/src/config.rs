@@ -283,20 +283,26 @@ fn told(setting: &Setting, value: &Value) -> String {
     Value::String(url.map_or_else(|| "[hidden]".to_owned(), |url| url.to_string())).to_string()
 }
 
-/// A value as it may be shown: what a URL holds before its `@` may be a password.
+/// A value as it may be shown: what a URL holds before its `@` may be a password, and its query a token.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(values) => {
             format!("[{}]", values.iter().map(shown).collect::<Vec<_>>().join(", "))
         }
-        value => {
-            let hidden = value.as_str().and_then(|text| {
-                let (scheme, rest) = text.split_once("://")?;
-                let (_, host) = rest.rsplit_once('@')?;
-                Some(Value::String(format!("{scheme}://[hidden]@{host}")))
+        Value::String(text) => {
+            // Those of a list are divided by commas; a password may hold any.
+            let hidden = text.split_once("://").map(|(scheme, rest)| {
+                let (user, rest) = match rest.rsplit_once('@') {
+                    Some((_, host)) => ("[hidden]@", host),
+                    None => ("", rest),
+                };
+                let end = rest.find(['?', '#']);
+                let (rest, query) = end.map_or((rest, ""), |end| (&rest[..end], "?[hidden]"));
+                Value::String(format!("{scheme}://{user}{rest}{query}"))
             });
             hidden.as_ref().unwrap_or(value).to_string()
         }
+        value => value.to_string(),
     }
 }
 
@@ -384,6 +390,8 @@ mod tests {
         );
         let error = load(&["--hsm-url", "https://me:p@ss@hsm/v2"], &[]).unwrap_err();
         assert!(error.starts_with("--hsm-url has the wrong value \"https://[hidden]@hsm/v2\""), "{error}");
+        let error = load(&["--bos-url", "https://bos/v2?key=s3cret"], &[]).unwrap_err();
+        assert!(error.starts_with("--bos-url has the wrong value \"https://bos/v2?[hidden]\""), "{error}");
         let (_members, path_of_members) = file("etcd_endpoints = ['http://a:1', 'http://me:p@ss@b:1']");
         let error = load(&["--config", &path_of_members], &[]).unwrap_err();
         assert!(error.contains("[\"http://a:1\", \"http://[hidden]@b:1\"]"), "{error}");

@@ -10,6 +10,7 @@
 //! - [`demo`]: a simulated cluster, and the service on it.
 //! - `client`: what can be asked of a running service on the command line.
 //! - [`metrics`]: what is counted and measured; [`health`]: how it and its peers stand.
+//! - [`otlp`]: traces, for who wants them.
 //! - [`http`]: the accept loop; the routes are those of `crus-api`.
 
 pub mod auth;
@@ -26,6 +27,7 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 mod notify;
+pub mod otlp;
 pub mod peers;
 pub mod serve;
 pub mod settings;

@@ -16,7 +16,7 @@ use crus_core::ports::{Bos, Hsm, Wlm};
 use tracing::warn;
 
 use crate::config::Misconfigured;
-use crate::settings::Config;
+use crate::settings::{self, Config};
 
 /// How we prove to HSM and BOS who we are, and whom we trust.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -104,6 +104,8 @@ impl Peers {
             scancel: config.scancel.clone(),
             timeout: Duration::from_millis(config.call_timeout_ms),
             max_calls: config.max_calls_slurm,
+            // Our own options are nobody else's business: some hold secrets.
+            env_withheld: settings::all().map(|setting| setting.variable().into()).collect(),
             ..SlurmConfig::default()
         });
         Ok(Peers { hsm: Arc::new(hsm), bos: Arc::new(bos), wlm: Arc::new(slurm) })

@@ -27,6 +27,7 @@ use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
 use crate::metrics::{Metrics, watch_requests};
 use crate::notify::{self, State};
+use crate::otlp::Tracer;
 use crate::peers::Peers;
 use crate::settings::Config;
 use crate::store::Store;
@@ -46,6 +47,10 @@ const CHECKS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the last lines of the audit log may take.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a collector of traces may take to take in the last of them.
+#[cfg(feature = "otlp")]
+const TRACES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long threads that wait for the system may hold up the end of the process.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -96,6 +101,8 @@ pub(crate) struct Service {
     limits: HttpLimits,
     patience: Duration,
     metrics: Arc<Metrics>,
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "without the feature there is none"))]
+    tracer: Option<Tracer>,
     health: Arc<Watched>,
     probe: (Probe, ProbeOptions),
 }
@@ -122,8 +129,9 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         // Before the store is touched: what is missing here is soon mended.
         let auth = Auth::start(&config.auth).await?;
+        let tracer = Tracer::start(&config.otlp)?;
         let store = Store::open(config, metrics.lease.clone()).await?;
-        let watched = Watching::new(clock.clone(), Arc::clone(&metrics));
+        let watched = Watching::new(clock.clone(), Arc::clone(&metrics), tracer.clone());
         let Peers { hsm, bos, wlm } = watched.peers(Peers::new(config)?);
         let tls = Tls::start(&config.http.tls).map_err(wrong_files)?;
         let listener = http::listen(config.listen).with_context(|| cannot_listen(config.listen))?;
@@ -143,10 +151,14 @@ impl Service {
             clock,
             checks: watched.checks(checks.clone()),
         };
-        let told = Told { webhook: Webhook::new(&config.webhook)?, metrics: Arc::clone(&metrics) };
+        let told = Told {
+            webhook: Webhook::new(&config.webhook)?,
+            metrics: Arc::clone(&metrics),
+            tracer: tracer.clone(),
+        };
         let (limits, retention) = (config.limits.clone(), config.retention.clone());
         let controller = Controller::start_telling(told, outside.clone(), limits, retention).await?;
-        let probe = watched.probe(&outside);
+        let probe = (watched.probe(&outside), config.probe.clone());
         let health = Arc::new(watched.health(controller.clone(), store.lease()));
         let mut limits = HttpLimits::new(&config.http, DRAIN_TIMEOUT);
         limits.max_connections = http::fit(limits.max_connections);
@@ -157,7 +169,6 @@ impl Service {
             max_streams: config.max_streams,
             ..ApiLimits::default()
         };
-        let probe = (probe, config.probe.clone());
         Ok(Service {
             listener,
             address,
@@ -171,6 +182,7 @@ impl Service {
             limits,
             patience,
             metrics,
+            tracer,
             health,
             probe,
         })
@@ -214,7 +226,8 @@ impl Service {
             .limits(api_limits)
             .pages(Arc::new(Guide))
             .router()
-            .layer(middleware::from_fn_with_state(self.metrics, watch_requests));
+            .layer(middleware::from_fn_with_state(Arc::clone(&self.metrics), watch_requests));
+        let connections = self.metrics.connections.clone();
         let (tell, stopped) = watch::channel(false);
         let (probe, options) = self.probe;
         tokio::spawn(probe.run(options, tell.subscribe()));
@@ -235,8 +248,12 @@ impl Service {
                 warn!("check commands that were killed are not gone yet");
             }
             store.close().await;
+            #[cfg(feature = "otlp")]
+            if let Some(tracer) = self.tracer {
+                tracer.close(TRACES_PATIENCE).await;
+            }
         };
-        tokio::join!(http::serve(listener, tls, router, limits, until(stopped)), sessions);
+        tokio::join!(http::serve(listener, tls, router, limits, connections, until(stopped)), sessions);
         audit.close(AUDIT_PATIENCE).await;
     }
 }

@@ -103,13 +103,13 @@ async fn the_story_of_a_session_can_be_filtered_out_of_the_log() {
             let lines = text.lines().filter(|line| line.ends_with('}'));
             lines.map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
         };
-        let own = || lines().into_iter().filter(|line| line["span"]["upgrade_id"] == created["upgrade_id"]);
+        let own = || lines().into_iter().filter(|line| line["upgrade_id"] == created["upgrade_id"]);
         until("a warning of this session", async || own().any(|line| line["level"] == "WARN")).await;
         assert_eq!(own().any(|line| line["message"] == "session created"), level == "info");
         service.signal("TERM");
         assert_eq!(service.end(), Some(0));
         for line in lines().iter().filter(|line| line["target"] == "crus_core::driver") {
-            assert!(line["span"]["upgrade_id"].is_string() && line["step"].is_number(), "{line}");
+            assert!(line["upgrade_id"].is_string() && line["step"].is_number(), "{line}");
         }
     }
 }

@@ -181,7 +181,8 @@ fn without_signals(inner: &Command, directory: &Path) -> Command {
     // Writes beyond a limit would otherwise end the process by a signal, not by an error.
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
-    command.current_dir(directory);
+    let variables = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.envs(variables).current_dir(directory);
     command
 }
 

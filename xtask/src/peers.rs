@@ -13,7 +13,7 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 14] = [
+const PROGRAMS: [Program; 16] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -23,11 +23,13 @@ const PROGRAMS: [Program; 14] = [
     Program { name: "munged", package: "munge" },
     Program { name: "etcd", package: "etcd-server" },
     Program { name: "openssl", package: "openssl" },
+    Program { name: "promtool", package: "prometheus" },
     Program { name: "protoc", package: "protobuf-compiler" },
     Program { name: DESCRIPTOR, package: "libprotobuf-dev" },
     Program { name: VENV, package: "python3-venv" },
     Program { name: "systemd-analyze", package: "systemd" },
     Program { name: "buildah", package: "buildah" },
+    Program { name: "strace", package: "strace" },
 ];
 
 /// What protoc includes, in the folder `include` beside that of some programs: Debian has it in a package of its own.

@@ -51,6 +51,7 @@ fn after_colon(said: &str) -> String {
 pub(super) struct Caller {
     pub(super) timeout: Duration,
     pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) env_withheld: Vec<OsString>,
     pub(super) output_max: usize,
     pub(super) places: Places,
 }
@@ -66,7 +67,7 @@ impl Caller {
             reason: "no program is named".to_owned(),
         })?;
         let mut command = Command::new(program);
-        for name in inherited_settings() {
+        for name in inherited_settings().chain(self.env_withheld.iter().cloned()) {
             command.env_remove(name);
         }
         let mut child = command

@@ -16,6 +16,8 @@ type Act = dyn Fn(&str) -> Answer + Send + Sync;
 pub(crate) enum Answer {
     /// A status line's end, and JSON.
     Json(&'static str, String),
+    /// This, whatever it is.
+    Raw(String),
     /// Nothing, without closing.
     Silence,
 }
@@ -89,12 +91,17 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
             let act = Arc::clone(&*state.act.lock().unwrap());
             let answer = act(&request);
             state.requests.lock().unwrap().push(request);
-            let Answer::Json(status, body) = answer else { return std::future::pending().await };
-            let length = body.len();
-            let text = format!(
-                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\
-                 Content-Length: {length}\r\n\r\n{body}"
-            );
+            let text = match answer {
+                Answer::Json(status, body) => {
+                    let length = body.len();
+                    format!(
+                        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\
+                         Content-Length: {length}\r\n\r\n{body}"
+                    )
+                }
+                Answer::Raw(text) => text,
+                Answer::Silence => return std::future::pending().await,
+            };
             // The client may have hung up already: that is its good right.
             if stream.write_all(text.as_bytes()).await.is_ok() {
                 _ = stream.shutdown().await;

@@ -232,7 +232,7 @@ async fn a_wrong_secret_is_told_without_it_and_read_again() {
         }
     })
     .await;
-    put(site.path(), "secret", "hunter2 2");
+    put(site.path(), "secret", "hunter2 + 2");
     let clients = site.clients(site.issuer_config());
     let why = clients.ask().await.unwrap_err();
     assert!(
@@ -295,11 +295,18 @@ async fn a_peer_that_takes_no_token_does_not_become_the_issuers_trouble() {
 
 #[tokio::test]
 async fn an_issuer_that_does_not_answer_holds_a_call_up_for_its_time_out_alone() {
-    for answer in [Answer::Silence, json("200 OK", "[".repeat(1 << 20)), json("200 OK", "{}")] {
+    for answer in [
+        Answer::Silence,
+        Answer::Raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]".to_owned()),
+        json("200 OK", "[".repeat(1 << 20)),
+        json("200 OK", "{}"),
+    ] {
         let expected = match &answer {
             Answer::Silence => "no complete answer within 300ms",
             Answer::Json(_, body) if body.len() > 2 => "the answer is longer than 262144 bytes",
-            Answer::Json(..) => "its answer holds no access_token; is it the URL of a token endpoint?",
+            Answer::Json(..) | Answer::Raw(_) => {
+                "its answer holds no access_token; is it the URL of a token endpoint?"
+            }
         };
         let site = Site::new(move |_| answer.clone()).await;
         let total_timeout = match expected.starts_with("no ") {
@@ -336,7 +343,7 @@ async fn an_issuer_is_believed_by_its_ca_alone_and_shown_our_certificate() {
 
 #[tokio::test]
 async fn nothing_of_a_token_is_in_an_error_or_shown() {
-    let site = Site::new(|_| json("200 OK", object!({"access_token": "tok3n"}))).await;
+    let site = Site::new(|_| json("200 OK", object!({"access_token": "tok3n-of-ours"}))).await;
     site.peer.act(|request| {
         let token = bearer(request);
         json("400 Bad Request", object!({"detail": format!("'{token}' is no token")}))

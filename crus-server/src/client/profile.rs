@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crus_clients::http::BaseUrl;
+use crus_clients::http::Secret;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
@@ -72,6 +73,13 @@ impl TokenSource {
                 bearer(&text, &path.display().to_string()).map(Some)
             }
         }
+    }
+
+    /// The token that is sent, to be taken out of what is shown.
+    pub(crate) fn secret(&self) -> Secret {
+        let header = self.header().ok().flatten();
+        let token = header.as_ref().and_then(|header| header.to_str().ok()?.strip_prefix("Bearer "));
+        Secret::new(token.unwrap_or_default())
     }
 
     /// Where it came from, for people.

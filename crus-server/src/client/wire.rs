@@ -183,6 +183,13 @@ impl Api {
 
     /// A request for what is at these segments below the root.
     fn request(&self, method: Method, path: &[&str], accept: &str) -> Result<RequestBuilder, CallError> {
+        if path.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            // An id of a session that the service told us: as a path it would mean something else.
+            return Err(CallError::lasting(format!(
+                "{} tells of a session with an id that is none",
+                self.url()
+            )));
+        }
         let mut url = self.profile.url.clone();
         // Fails only for URLs that are no base, and http ones always are.
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -301,7 +308,9 @@ impl Api {
         let (status, kind) = (response.status(), content_type(&response));
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let target = location.and_then(|location| self.profile.url.join(location).ok());
-        let body = read(response, PROBLEM_MAX).await.unwrap_or_default();
+        // Whoever got our token may repeat it.
+        let secret = self.profile.token.secret();
+        let body = secret.hidden_in_body(read(response, PROBLEM_MAX).await.unwrap_or_default());
         let problem = serde_json::from_slice::<Problem>(&body).ok();
         let detail = problem.as_ref().map(|problem| clean(&problem.detail));
         let url = self.url();
@@ -347,7 +356,11 @@ impl Api {
         };
         // What an HTML page of a gateway says is not here is no session.
         let status_told = if problem_is_ours(&body) { Some(status) } else { None };
-        CallError { status: status_told, passing: is_passing(status), text }
+        CallError {
+            status: status_told,
+            passing: is_passing(status),
+            text: secret.hidden_in(&text).into_owned(),
+        }
     }
 
     /// `said`: what the service says about it, if it does.

@@ -192,7 +192,7 @@ async fn look_at_everything(shared: &Arc<Shared>) -> Result<(), StoreError> {
         }
         match look_at(shared, *id).await {
             Err(error @ StoreError::Unreadable(_)) => {
-                runner::span(*id).in_scope(|| error!("failed to read the session: {error}"));
+                shared.span(*id).in_scope(|| error!("failed to read the session: {error}"));
             }
             looked => looked?,
         }
@@ -231,14 +231,14 @@ fn take_up_idle(shared: &Arc<Shared>, why: Why) {
 async fn remove_outdated(shared: &Arc<Shared>) {
     for id in shared.board.outdated(&shared.retention, shared.ports.clock.now()) {
         shared.follower.beat();
+        let span = shared.span(id);
         match shared.ports.store.remove(id).await {
             Ok(()) => {
                 shared.board.remove(id);
-                runner::span(id)
-                    .in_scope(|| info!("finished session removed, as it is not to be kept longer"));
+                span.in_scope(|| info!("finished session removed, as it is not to be kept longer"));
             }
             Err(error) => {
-                runner::span(id).in_scope(|| warn!("failed to remove the finished session: {error}"));
+                span.in_scope(|| warn!("failed to remove the finished session: {error}"));
             }
         }
     }

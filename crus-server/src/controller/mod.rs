@@ -37,6 +37,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::metrics::{Census, Metrics, SessionWatch};
+use crate::otlp::Tracer;
 use crate::webhook::Webhook;
 use board::Board;
 use runner::Why;
@@ -120,6 +121,8 @@ pub struct Told {
     pub webhook: Option<Webhook>,
     /// Who counts and measures.
     pub metrics: Arc<Metrics>,
+    /// A collector of traces.
+    pub tracer: Option<Tracer>,
 }
 
 /// The board, and who counts beside it.
@@ -163,7 +166,7 @@ impl Controller {
         retention: Retention,
     ) -> Result<Self, RecoveryError> {
         let webhook = told.webhook.map(Arc::new);
-        let watch = Arc::new(SessionWatch::new(told.metrics));
+        let watch = Arc::new(SessionWatch::new(told.metrics, told.tracer));
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
         let observer = Arc::new(Observers { board: Arc::clone(&board), watch: Arc::clone(&watch) });
@@ -247,7 +250,7 @@ impl Shared {
                 Err(_) => return Err(ServiceError::MayBeCreated { id, error }),
             }
         }
-        runner::span(id).in_scope(|| info!("session created"));
+        self.span(id).in_scope(|| info!("session created"));
         self.watch.metrics().created();
         let Session { head, messages, .. } = session;
         let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
@@ -265,7 +268,7 @@ impl Shared {
         // It may be one that nobody here has heard of yet: the store knows.
         self.ports.store.order_deletion(id).await?;
         let Some(status) = self.board.order_deletion(id) else { return self.stored(id).await };
-        runner::span(id).in_scope(|| info!("deletion ordered"));
+        self.span(id).in_scope(|| info!("deletion ordered"));
         self.watch.metrics().deletion_ordered();
         // Whoever runs it elsewhere hears of it from the store.
         runner::take_up(&self, id, Why::Ordered);
@@ -284,7 +287,7 @@ impl Shared {
             return Err(ServiceError::NotNow { reason });
         }
         let Some(number) = self.ports.store.command(id, command).await? else { return Ok(None) };
-        runner::span(id).in_scope(|| info!(?command, number, "command noted"));
+        self.span(id).in_scope(|| info!(?command, number, "command noted"));
         self.watch.metrics().commanded(command);
         if !self.board.command(id, number) {
             self.ask_follower(id);

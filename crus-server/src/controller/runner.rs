@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crus_core::Time;
 use crus_core::driver::{Driver, Next};
+#[cfg(feature = "otlp")]
+use crus_core::model::Phase;
 use crus_core::model::{Session, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::progress;
@@ -16,6 +18,9 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
+#[cfg(feature = "otlp")]
+use crate::otlp;
+use crate::otlp::{PLACE, Place};
 use crate::webhook::{Courier, Start};
 
 /// The pause after the first failure of the store; it doubles with each further one.
@@ -33,10 +38,12 @@ pub(super) fn take_up(shared: &Arc<Shared>, id: UpgradeId, why: Why) {
         stop: shared.stop.subscribe(),
         pause: FIRST_PAUSE,
         waits_for: None,
+        span: shared.span(id),
         why: Some(why),
         shared: Arc::clone(shared),
     };
-    tokio::spawn(runner.run().instrument(span(id)));
+    let span = runner.span.clone();
+    tokio::spawn(runner.run().instrument(span));
 }
 
 /// Why a session is taken up.
@@ -50,10 +57,14 @@ pub(super) enum Why {
     Ordered,
 }
 
-/// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
-/// with its level, and with it the id of every warning inside: hence that of errors.
-pub(super) fn span(id: UpgradeId) -> Span {
-    error_span!("session", upgrade_id = %id)
+impl Shared {
+    /// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
+    /// with its level, and with it the id of every warning inside: hence that of errors.
+    pub(super) fn span(&self, id: UpgradeId) -> Span {
+        // One that is not on the board is new.
+        let step = self.board.head(id).map_or(0, |head| head.step);
+        error_span!("session", upgrade_id = %id, step)
+    }
 }
 
 struct Runner {
@@ -64,6 +75,8 @@ struct Runner {
     pause: Duration,
     /// What was last said to be waited for.
     waits_for: Option<String>,
+    /// What is logged of it is within this.
+    span: Span,
     /// Why it was taken up, until it was.
     why: Option<Why>,
 }
@@ -173,11 +186,13 @@ impl Runner {
                 // It goes now, and its history with it.
                 self.unless_stopped(courier.idle_in_time()).await;
             }
+            self.span.record("step", driver.session().head.step);
+            let place = place(driver.session());
             let round = async {
                 self.hand_over_commands(&mut driver).await?;
                 driver.advance().await
             };
-            let next = match round.await {
+            let next = match PLACE.scope(place, round).await {
                 Ok(next) => next,
                 Err(StoreError::Failed(error)) => {
                     warn!("failed to use the store for the session, trying again: {error}");
@@ -271,6 +286,7 @@ impl Runner {
         if self.why.take() == Some(Why::Unowned) {
             self.shared.watch.metrics().taken_over();
         }
+        self.span.record("step", session.head.step);
         info!("taking up the session");
         Ok(Ok(Driver::new(session, revision, self.shared.ports.clone())))
     }
@@ -329,6 +345,19 @@ impl Runner {
             _ = self.stop.wait_for(|stop| *stop) => {}
         }
     }
+}
+
+/// Where in the session what comes next is done.
+fn place(session: &Session) -> Place {
+    let head = &session.head;
+    #[cfg(feature = "otlp")]
+    let parent = match head.phase {
+        Phase::Rolling => otlp::stage_span(head.id, head.step, head.stage, head.stage_since),
+        _ => otlp::session_span(head.id),
+    };
+    #[cfg(not(feature = "otlp"))]
+    let parent = 0;
+    Place { session: head.id, step: head.step, parent }
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {

@@ -15,6 +15,7 @@ use crate::controller::{Controller, Outside};
 use crate::metrics::{
     Calls, Metrics, StoreCalls, WatchedBos, WatchedChecks, WatchedHsm, WatchedStore, WatchedWlm,
 };
+use crate::otlp::Tracer;
 use crate::peers::Peers;
 use crate::store::Lease;
 
@@ -80,10 +81,10 @@ pub struct Watching {
 
 impl Watching {
     /// Nothing is watched yet.
-    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, tracer: Option<Tracer>) -> Self {
         let states = Arc::new(PeerStates::new(Arc::clone(&clock)));
         let state = Arc::new(StoreState::new(Arc::clone(&clock)));
-        let calls = Calls { metrics: Arc::clone(&metrics), states };
+        let calls = Calls { metrics: Arc::clone(&metrics), states, tracer };
         Watching { clock, calls, store: StoreCalls { metrics, state } }
     }
 

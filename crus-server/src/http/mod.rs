@@ -49,6 +49,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::metrics::Connections;
 use connection::Service;
 use places::{Evicted, Places, Refusal};
 use refusal::Refusals;
@@ -190,6 +191,7 @@ pub async fn serve(
     tls: Option<Tls>,
     router: Router,
     limits: HttpLimits,
+    connections: Connections,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let places = Places::new(limits.max_connections, limits.max_connections_per_client);
@@ -197,7 +199,7 @@ pub async fn serve(
     let service =
         Service { answers: router, refusals: Arc::new(Refusals::new(&limits)), limits: Arc::clone(&limits) };
     let mut shutdown = pin!(shutdown);
-    let mut crowd = Crowd::default();
+    let mut crowd = Crowd { connections: connections.clone(), ..Crowd::default() };
     loop {
         let next = async {
             let (stream, client) = listener.accept().await?;
@@ -211,7 +213,12 @@ pub async fn serve(
         match accepted {
             Ok((Some(place), stream)) => {
                 set_options(&stream, limits.stall_timeout);
-                tokio::spawn(service.clone().serve(place, stream, tls.as_ref().map(Tls::current)));
+                let served = service.clone().serve(place, stream, tls.as_ref().map(Tls::current));
+                let open = connections.accepted();
+                tokio::spawn(async move {
+                    served.await;
+                    drop(open);
+                });
             }
             Ok((None, stream)) => refuse(&stream, tls.is_some()),
             Err(error) if is_of_a_client(&error) => debug!(%error, "a client went before it was accepted"),
@@ -251,7 +258,7 @@ async fn place(
         match taken {
             Ok(place) => return Some(place),
             Err(Refusal::Client) => {
-                crowd.refused += 1;
+                crowd.refused();
                 return None;
             }
             Err(Refusal::Full) => places.freed().await,
@@ -294,11 +301,19 @@ struct Crowd {
     evicted: usize,
     refused: usize,
     told: Option<Instant>,
+    /// Who counts them.
+    connections: Connections,
 }
 
 impl Crowd {
     fn evicted(&mut self, count: usize) {
         self.evicted += count;
+        self.connections.evicted(count);
+    }
+
+    fn refused(&mut self) {
+        self.refused += 1;
+        self.connections.refused();
     }
 
     fn tell(&mut self, places: &Places) {
@@ -312,6 +327,11 @@ impl Crowd {
             "there are more connections than may be: those that waited longest for their clients were closed, and new ones \
              of clients with too many refused (max_connections, max_connections_per_client)"
         );
-        *self = Crowd { told: Some(Instant::now()), ..Crowd::default() };
+        *self = Crowd {
+            evicted: 0,
+            refused: 0,
+            told: Some(Instant::now()),
+            connections: self.connections.clone(),
+        };
     }
 }

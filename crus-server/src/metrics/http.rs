@@ -11,9 +11,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use hyper::{HeaderMap, Method, StatusCode, header};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::labels::{Request, RouteLabel};
+use super::labels::{Request, RouteLabel, WhyLabel};
 use super::{Metrics, lasted};
 
 /// Where gateways put the API; a route is one, whether it is asked for with this or without.
@@ -136,8 +138,12 @@ impl HttpBody for HoldingBody {
 }
 
 /// The connections of the listener.
-#[derive(Clone)]
-pub struct Connections(pub Arc<Metrics>);
+#[derive(Debug, Clone, Default)]
+pub struct Connections {
+    pub(super) open: Gauge,
+    pub(super) accepted: Counter,
+    pub(super) turned_away: Family<WhyLabel, Counter>,
+}
 
 /// A connection that is open.
 #[derive(Debug)]
@@ -148,7 +154,17 @@ pub struct OpenConnection {
 impl Connections {
     /// One was accepted. It counts as open until this is dropped.
     pub fn accepted(&self) -> OpenConnection {
-        self.0.connections_accepted.inc();
-        OpenConnection { _held: Held::new(&self.0.connections) }
+        self.accepted.inc();
+        OpenConnection { _held: Held::new(&self.open) }
+    }
+
+    /// So many were closed to make room.
+    pub fn evicted(&self, count: usize) {
+        self.turned_away.get_or_create(&WhyLabel { why: "evicted" }).inc_by(count as u64);
+    }
+
+    /// One was refused, since its client has as many as it may.
+    pub fn refused(&self) {
+        self.turned_away.get_or_create(&WhyLabel { why: "refused" }).inc();
     }
 }

@@ -78,3 +78,7 @@ labels!(
     /// A request to the API.
     Request { route: String, method: &'static str, status: &'static str }
 );
+labels!(
+    /// Why a connection was closed or refused.
+    WhyLabel { why: &'static str }
+);

@@ -137,8 +137,8 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     request_duration: Durations<RouteLabel>,
     requests_in_flight: Gauge,
-    connections: Gauge,
-    connections_accepted: Counter,
+    /// Of the listener, which counts them itself.
+    pub connections: Connections,
     streams: Gauge,
 
     // ---- the process
@@ -196,6 +196,14 @@ impl Metrics {
             "lease_renewal_failures",
             "Attempts to renew the lease that failed",
             lease.renewals_failed.clone(),
+        );
+        let connections = Connections::default();
+        to.put("api_connections", "Connections that are open", connections.open.clone());
+        to.put("api_connections_accepted", "Connections that were accepted", connections.accepted.clone());
+        to.put(
+            "api_connections_turned_away",
+            "Connections that were closed while they waited for their client, to make room, or refused since their client has as many as it may",
+            connections.turned_away.clone(),
         );
         Metrics {
             sessions: to.put("sessions", "Sessions that run on this replica, by state", Family::default()),
@@ -258,8 +266,7 @@ impl Metrics {
             requests: to.put("api_requests", "Requests to the API that were answered", Family::default()),
             request_duration: to.seconds("api_request_duration", "How long it took until the head of an answer was there", Family::new_with_constructor(of_requests as _)),
             requests_in_flight: to.put("api_requests_in_flight", "Requests to the API that are under way, streams included", Gauge::default()),
-            connections: to.put("api_connections", "Connections that are open", Gauge::default()),
-            connections_accepted: to.put("api_connections_accepted", "Connections that were accepted", Counter::default()),
+            connections,
             streams: to.put("api_streams", "Clients that follow the events of a session", Gauge::default()),
             resident_memory: to.bytes("process_resident_memory", "Memory in use", Gauge::default()),
             open_fds: to.put("process_open_fds", "Open file descriptors", Gauge::default()),
@@ -316,7 +323,12 @@ trait Registered: Clone + prometheus_client::registry::Metric {}
 impl<M: Clone + prometheus_client::registry::Metric> Registered for M {}
 
 /// What this was built with.
-const FEATURES: &str = if cfg!(feature = "etcd") { "etcd" } else { "" };
+const FEATURES: &str = match (cfg!(feature = "etcd"), cfg!(feature = "otlp")) {
+    (false, false) => "",
+    (true, false) => "etcd",
+    (false, true) => "otlp",
+    (true, true) => "etcd,otlp",
+};
 
 /// Milliseconds as seconds.
 fn seconds(ms: u64) -> f64 {

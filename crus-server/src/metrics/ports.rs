@@ -17,6 +17,9 @@ use crus_core::wlm::{Job, Partition, WlmNode};
 use super::labels::{PeerCall, PeerLabel, PeerOperation};
 use super::{Metrics, lasted};
 use crate::health::PeerStates;
+#[cfg(feature = "otlp")]
+use crate::otlp::PLACE;
+use crate::otlp::Tracer;
 
 /// Who is told of calls to peers.
 #[derive(Clone)]
@@ -25,6 +28,8 @@ pub struct Calls {
     pub metrics: Arc<Metrics>,
     /// Who goes by what they say of the peers.
     pub states: Arc<PeerStates>,
+    /// Who is told when they were made, and for which step.
+    pub tracer: Option<Tracer>,
 }
 
 /// The word for a peer: of the label `peer`, and of what `/readyz` shows.
@@ -82,6 +87,10 @@ impl Calls {
             .get_or_create(&PeerOperation { peer, operation })
             .observe(lasted(begun));
         self.states.called(of, result.as_ref().err());
+        #[cfg(feature = "otlp")]
+        if let (Some(tracer), Ok(place)) = (&self.tracer, PLACE.try_with(|place| *place)) {
+            tracer.send(crate::otlp::Span::of_call(place, format!("{peer} {operation}"), begun, outcome));
+        }
         result
     }
 }

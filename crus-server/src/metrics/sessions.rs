@@ -12,6 +12,9 @@ use crus_core::{Time, UpgradeId, Xname};
 
 use super::labels::{CommandLabel, FailureLabel, OutcomeLabel, PromiseLabel, StageLabel, StateLabel};
 use super::{Metrics, seconds};
+#[cfg(feature = "otlp")]
+use crate::otlp;
+use crate::otlp::Tracer;
 
 /// What runs on this replica at a moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -153,12 +156,22 @@ impl Metrics {
 /// What is known of a session that runs here, to measure by.
 #[derive(Debug)]
 struct Course {
-    /// The stage, and since when; `None` while it works on no node.
-    stage: Option<(Stage, Time)>,
+    /// The stage, of which step, and since when; `None` while it works on no node.
+    stage: Option<(Stage, u32, Time)>,
+    /// When the session was created.
+    created: Time,
     /// When the nodes of the step were chosen; `None` while none are.
     chosen: Option<Time>,
     /// The nodes of the step that are on their way, and since when they are in their state.
     nodes: HashMap<Xname, (On, Time)>,
+}
+
+/// A part of a session that a trace shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Session,
+    Step,
+    Stage(Stage),
 }
 
 /// The stretches of a node's way that are measured.
@@ -184,13 +197,14 @@ fn on(state: &str) -> Option<On> {
 /// [taken up](SessionWatch::taken_up) until it is [left](SessionWatch::left).
 pub struct SessionWatch {
     metrics: Arc<Metrics>,
+    tracer: Option<Tracer>,
     courses: Mutex<BTreeMap<UpgradeId, Course>>,
 }
 
 impl SessionWatch {
     /// Nothing runs yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        SessionWatch { metrics, courses: Mutex::default() }
+    pub fn new(metrics: Arc<Metrics>, tracer: Option<Tracer>) -> Self {
+        SessionWatch { metrics, tracer, courses: Mutex::default() }
     }
 
     /// All that is counted.
@@ -207,7 +221,8 @@ impl SessionWatch {
         let is_chosen = is_rolling && !matches!(head.stage, Stage::Starting | Stage::Cleanup);
         let outlook = head.outlook.filter(|outlook| is_chosen && outlook.step == head.step);
         let course = Course {
-            stage: is_rolling.then_some((head.stage, head.stage_since)),
+            stage: is_rolling.then_some((head.stage, head.step, head.stage_since)),
+            created: head.created,
             chosen: outlook.map(|outlook| outlook.at),
             nodes: nodes.collect(),
         };
@@ -223,18 +238,18 @@ impl SessionWatch {
         self.courses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_in(&self, course: &mut Course, entry: &Entry) {
+    fn take_in(&self, id: UpgradeId, course: &mut Course, entry: &Entry) {
         let metrics = &self.metrics;
         match &entry.what {
             Happening::Stage { stage } => {
-                self.stage_ended(course, entry.at);
+                self.stage_ended(id, course, entry.at);
                 match stage {
                     // It is entered again when a node is found not to be quiet after all.
                     Stage::Quiescing => _ = course.chosen.get_or_insert(entry.at),
                     Stage::Starting | Stage::Cleanup => course.chosen = None,
                     _ => {}
                 }
-                course.stage = Some((*stage, entry.at));
+                course.stage = Some((*stage, entry.step, entry.at));
             }
             Happening::Nodes { state, failure: why, nodes } => {
                 self.moved(course, entry.at, state, why.as_ref(), nodes);
@@ -242,17 +257,19 @@ impl SessionWatch {
             Happening::StepDone { .. } => {
                 metrics.steps.inc();
                 if let Some(chosen) = course.chosen.take() {
+                    self.trace(id, entry.step, Part::Step, chosen, entry.at);
                     metrics.step_duration.observe(seconds(entry.at.since(chosen)));
                 }
                 course.nodes.clear();
             }
             Happening::Finished { counts } => {
-                self.stage_ended(course, entry.at);
+                self.stage_ended(id, course, entry.at);
                 let outcome = match counts {
                     Counts { failed: 0, skipped: 0, released: 0, .. } => "upgraded",
                     Counts { upgraded: 0, .. } => "none_upgraded",
                     _ => "some_upgraded",
                 };
+                self.trace(id, entry.step, Part::Session, course.created, entry.at);
                 metrics.sessions_finished.get_or_create(&OutcomeLabel { outcome }).inc();
             }
             Happening::Started { .. }
@@ -264,10 +281,49 @@ impl SessionWatch {
         }
     }
 
-    fn stage_ended(&self, course: &mut Course, at: Time) {
-        let Some((stage, since)) = course.stage.take() else { return };
+    fn stage_ended(&self, id: UpgradeId, course: &mut Course, at: Time) {
+        let Some((stage, step, since)) = course.stage.take() else { return };
+        self.trace(id, step, Part::Stage(stage), since, at);
         let label = StageLabel { stage: word(stage) };
         self.metrics.stage_duration.get_or_create(&label).observe(seconds(at.since(since)));
+    }
+
+    /// Tells a collector of traces of a part of a session that is over.
+    #[cfg(feature = "otlp")]
+    fn trace(&self, session: UpgradeId, step: u32, part: Part, start: Time, end: Time) {
+        let Some(tracer) = &self.tracer else { return };
+        let (root, of_step) = (otlp::session_span(session), otlp::step_span(session, step));
+        let (id, parent, name) = match part {
+            Part::Session => (root, None, "session".to_owned()),
+            Part::Step => (of_step, Some(root), "step".to_owned()),
+            // Before the nodes of a step are chosen, and after the last step, there is none.
+            Part::Stage(stage @ (Stage::Starting | Stage::Cleanup)) => {
+                (otlp::stage_span(session, step, stage, start), Some(root), format!("stage {}", word(stage)))
+            }
+            Part::Stage(stage) => (
+                otlp::stage_span(session, step, stage, start),
+                Some(of_step),
+                format!("stage {}", word(stage)),
+            ),
+        };
+        tracer.send(otlp::Span {
+            session,
+            id,
+            parent,
+            name,
+            is_call: false,
+            start,
+            end,
+            step,
+            outcome: None,
+        });
+    }
+
+    #[cfg(not(feature = "otlp"))]
+    fn trace(&self, _: UpgradeId, _: u32, part: Part, _: Time, _: Time) {
+        // There is no tracer without the feature.
+        let (Part::Session | Part::Step | Part::Stage(_)) = part;
+        debug_assert!(self.tracer.is_none());
     }
 
     /// Nodes entered a state.
@@ -306,7 +362,7 @@ impl Observer for SessionWatch {
         let Some(course) = courses.get_mut(&session.head.id) else { return };
         for event in events {
             if let Event::Entry(entry) = event {
-                self.take_in(course, entry);
+                self.take_in(session.head.id, course, entry);
             }
         }
     }

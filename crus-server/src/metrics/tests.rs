@@ -2,6 +2,7 @@
 
 mod exposition;
 mod recorded;
+mod shipped;
 mod table;
 
 use crus_api::health::Exposition;
@@ -96,7 +97,7 @@ fn what_happens_in_a_step_is_measured_by_its_own_times() {
     use crus_core::driver::Observer as _;
 
     let metrics = std::sync::Arc::new(Metrics::new());
-    let watch = SessionWatch::new(std::sync::Arc::clone(&metrics));
+    let watch = SessionWatch::new(std::sync::Arc::clone(&metrics), None);
     let session = recorded::session();
     watch.taken_up(&session);
     watch.changed(&session, &recorded::story(recorded::step()));

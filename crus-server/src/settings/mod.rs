@@ -31,6 +31,7 @@ use crate::controller::Retention;
 use crate::health::ProbeOptions;
 use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
+use crate::otlp::OtlpOptions;
 use crate::peers::AccessOptions;
 use crate::webhook::WebhookOptions;
 
@@ -87,6 +88,8 @@ pub struct Config {
     pub webhook: WebhookOptions,
     /// How often the peers and the store are looked at, besides the calls that are made anyway.
     pub probe: ProbeOptions,
+    /// Where traces go.
+    pub otlp: OtlpOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -157,6 +160,7 @@ impl Default for Config {
             caps: Caps::default(),
             webhook: WebhookOptions::default(),
             probe: ProbeOptions::default(),
+            otlp: OtlpOptions::default(),
             log_format: LogFormat::default(),
             log: LogFilter::default(),
         }
@@ -385,6 +389,7 @@ mod tests {
                 retry_max_ms: 1,
             },
             probe: ProbeOptions { interval_ms: None },
+            otlp: OtlpOptions { endpoint: Some(other()), headers_file: Some(other().into()) },
             log_format: LogFormat::Json,
             log: "off".parse().unwrap(),
         };

@@ -68,6 +68,14 @@ fn who_is_not_let_in_learns_which_token_was_sent_and_never_what_it_is() {
     check(&ended, 1, &["does not accept the token from CRUS_CLIENT_TOKEN (401)", "get a new one"]);
     assert!(!ended.err.contains("hunter2"));
     assert_eq!(fake.asked("GET /session")[1].authorization.as_deref(), Some("Bearer hunter2"));
+    for status in [400, 403, 404, 409, 500] {
+        let repeating = refusing(status, "Bearer hunter22, which you sent, is no good");
+        let mut command = crus(&["session", "list"]);
+        command.env("CRUS_URL", repeating.url()).env("CRUS_CLIENT_TOKEN", "hunter22");
+        let ended = run(command);
+        assert!(ended.err.contains("Bearer [hidden], which you sent"), "{}", ended.err);
+        assert!(!ended.err.contains("hunter22"));
+    }
     let forbidden = refusing(403, "You may only look.");
     check(
         &ask(&forbidden, &["session", "list"]),

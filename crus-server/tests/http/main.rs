@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use crus_server::http::{HttpLimits, Tls, listen, serve};
+use crus_server::metrics::Connections;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -54,7 +55,7 @@ impl Served {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended = tokio::spawn(serve(listener, tls, router, limits, async {
+        let ended = tokio::spawn(serve(listener, tls, router, limits, Connections::default(), async {
             stopped.await.unwrap();
         }));
         Served { address, stop: Some(stop), ended }

@@ -63,7 +63,11 @@ fn sites() -> Vec<Value> {
             },
             "etcd": {"endpoints": ["https://a:2379", "https://b:12379/"], "tlsSecret": "etcd-tls", "userSecret": "etcd-user"},
             "imagePullSecrets": [{"name": "registry"}],
-            "metrics": {"serviceMonitor": {"enabled": true}},
+            "metrics": {
+                "dashboard": {"enabled": true},
+                "prometheusRule": {"enabled": true, "labels": {"release": "prometheus"}},
+                "serviceMonitor": {"enabled": true},
+            },
             "networkPolicy": {"egress": [{"ports": [443], "cidrs": ["10.92.100.0/24"]}]},
             "nodeSelector": {"kind": "ncn"},
             "podAnnotations": {"a": "b"},
@@ -236,11 +240,10 @@ fn probes_ports_and_selectors_meet_the_service() {
 
 /// With the variables of the pod, as Kubernetes sets them.
 #[test]
-#[ignore = "until the options for tokens are there"]
 fn the_service_takes_the_configuration_of_every_site() {
     let Some(answers) = helm(&sites()) else { return };
     for answer in &answers {
-        let config = text(&the(answer, "ConfigMap")["data"]["crus.toml"]);
+        let config = text(&of_kind(answer, "ConfigMap")[0]["data"]["crus.toml"]);
         let folder = tempfile::tempdir().unwrap();
         let path: PathBuf = folder.path().join("crus.toml");
         fs::write(&path, config).unwrap();
@@ -283,6 +286,30 @@ fn the_service_takes_the_configuration_of_every_site() {
         assert!(container(answer)["args"] == json!(["serve", "--config", "/etc/crus/crus.toml"]));
         assert!(mounts.contains(&"/etc/crus/crus.toml"));
     }
+}
+
+#[test]
+fn the_rules_and_the_dashboard_of_the_chart_are_those_that_are_shipped() {
+    let shipped = |path: &str| fs::read_to_string(Path::new(CHART).join("../..").join(path)).unwrap();
+    let Some(answers) = helm(&sites()) else { return };
+    let everything = &answers[4];
+    let groups = list(&the(everything, "PrometheusRule")["spec"]["groups"]);
+    let rules: Vec<&Value> = groups.iter().flat_map(|group| list(&group["rules"])).collect();
+    let alerts = shipped("prometheus/crus.rules.yaml").matches("- alert: ").count();
+    assert!(alerts > 0 && rules.iter().filter(|rule| rule["alert"].is_string()).count() == alerts);
+    // What is for Prometheus is not for Helm.
+    assert!(
+        rules.iter().any(|rule| text(&rule["annotations"]["summary"]).contains("{{ $labels.instance }}"))
+    );
+    let boards = of_kind(everything, "ConfigMap");
+    let board = boards.iter().find_map(|map| map["data"]["crus.json"].as_str()).unwrap();
+    let board: Value = serde_json::from_str(board).unwrap();
+    assert_eq!(board, serde_json::from_str::<Value>(&shipped("grafana/crus.json")).unwrap());
+    let endpoint = &the(everything, "ServiceMonitor")["spec"]["endpoints"][0];
+    assert_eq!(
+        (&endpoint["path"], &endpoint["relabelings"][0]["replacement"]),
+        (&json!("/metrics"), &json!("crus"))
+    );
 }
 
 #[test]

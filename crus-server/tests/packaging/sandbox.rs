@@ -1,6 +1,7 @@
 //! The service as the unit runs it, as far as that can be had without systemd: as an unprivileged user without any
 //! capability, on a root that is read-only but for its own folder.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -85,10 +86,99 @@ fn writable(pid: u32) -> Vec<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     let mounts = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     // Of several at one place, the last is on top.
-    let mounts: std::collections::BTreeMap<&str, bool> =
+    let mounts: BTreeMap<&str, bool> =
         mounts.map(|fields| (fields[4], fields[5].split(',').any(|option| option == "rw"))).collect();
     let is_kernel = |place: &str| ["/proc", "/sys", "/dev"].iter().any(|kernel| place.starts_with(kernel));
     mounts.into_iter().filter(|(place, rw)| *rw && !is_kernel(place)).map(|(place, _)| place.into()).collect()
+}
+
+/// 64 nodes: drained, rebooted and returned, by way of HSM, BOS and the programs of Slurm.
+async fn upgrade(url: &str) {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+    let created = client.post(format!("{url}/session")).json(&spec(64)).send().await.unwrap();
+    assert_eq!(created.status(), 201);
+    let created: Value = created.json().await.unwrap();
+    let session = format!("{url}/session/{}", created["upgrade_id"].as_str().unwrap());
+    until("the upgrade's end", async || {
+        let now: Value = client.get(&session).send().await.unwrap().json().await.unwrap();
+        now["completed"] == true
+    })
+    .await;
+    let progress: Value =
+        client.get(format!("{session}/progress")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(progress["counts"]["upgraded"], 63, "{progress}");
+}
+
+/// The system calls that the unit allows: those of these sets of systemd's, without those of the others.
+fn allowed() -> BTreeSet<String> {
+    let output = Command::new("systemd-analyze").args(["syscall-filter"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut sets = BTreeMap::<&str, Vec<&str>>::new();
+    let mut current = "";
+    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.trim().starts_with('#')) {
+        if line.starts_with('@') {
+            current = line.trim();
+        } else {
+            sets.entry(current).or_default().push(line.trim());
+        }
+    }
+    fn calls<'a>(sets: &BTreeMap<&'a str, Vec<&'a str>>, set: &str) -> BTreeSet<&'a str> {
+        let members = sets[set].iter();
+        members
+            .flat_map(|name| if name.starts_with('@') { calls(sets, name) } else { [*name].into() })
+            .collect()
+    }
+    let service = calls(&sets, "@system-service");
+    let taken: BTreeSet<&str> =
+        ["@privileged", "@resources"].into_iter().flat_map(|set| calls(&sets, set)).collect();
+    service.difference(&taken).map(|name| (*name).to_owned()).collect()
+}
+
+/// As `SystemCallFilter=` and `RestrictAddressFamilies=` of the unit have it, seen by what is called, not by what is denied.
+#[tokio::test]
+async fn an_upgrade_makes_no_system_call_that_the_unit_forbids() {
+    if std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1") {
+        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs strace and systemd-analyze");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let calls = folder.path().join("calls");
+    let mut command = Command::new("strace");
+    command.args(["--follow-forks", "--quiet=all", "--output"]).arg(&calls).arg(binary());
+    command
+        .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--store"])
+        .arg(folder.path().join("crus.redb"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("CRUS_LOG", "error");
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut service = Sandboxed(command.spawn().expect("strace is missing: apt-get install strace"));
+    let mut lines = BufReader::new(service.0.stdout.take().unwrap()).lines();
+    let url = lines.next().unwrap().unwrap().strip_prefix("listening on ").unwrap().to_owned();
+    std::thread::spawn(move || lines.for_each(drop));
+    upgrade(&url).await;
+    // The tracer hands a signal on to nobody: its child is told.
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", service.0.id())).unwrap();
+    let stopped =
+        Command::new("kill").args(["-s", "TERM", children.split(' ').next().unwrap()]).status().unwrap();
+    assert!(stopped.success() && service.0.wait().unwrap().success());
+
+    let text = fs::read_to_string(&calls).unwrap();
+    // `1234 openat(AT_FDCWD, …`; a call that another thread interrupts goes on in a line of its own.
+    let call = |line: &str| {
+        Some(line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start().split_once('(')?.0.to_owned())
+    };
+    let is_name = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let made: BTreeSet<String> = text.lines().filter_map(call).filter(is_name).collect();
+    for expected in ["execve", "socket", "accept4", "fdatasync"] {
+        assert!(made.contains(expected), "{expected} was not seen: {made:?}");
+    }
+    let allowed = allowed();
+    let forbidden: Vec<&String> = made.difference(&allowed).collect();
+    assert!(forbidden.is_empty(), "{forbidden:?}");
+    for line in text.lines().filter(|line| line.contains(" socket(") || line.contains(" socketpair(")) {
+        assert!(["AF_UNIX", "AF_INET,", "AF_INET6"].iter().any(|family| line.contains(family)), "{line}");
+    }
+    // MemoryDenyWriteExecute=
+    assert!(!text.contains("PROT_WRITE|PROT_EXEC"), "memory that is written to is not run");
 }
 
 #[tokio::test]
@@ -131,20 +221,7 @@ async fn an_upgrade_runs_as_an_unprivileged_user_with_a_read_only_root() {
     }
     assert_eq!(writable(pid), [Path::new("/tmp"), Path::new(STATE)]);
 
-    // 64 nodes: drained, rebooted and returned, by way of HSM, BOS and the programs of Slurm.
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-    let created = client.post(format!("{url}/session")).json(&spec(64)).send().await.unwrap();
-    assert_eq!(created.status(), 201);
-    let created: Value = created.json().await.unwrap();
-    let session = format!("{url}/session/{}", created["upgrade_id"].as_str().unwrap());
-    until("the upgrade's end", async || {
-        let now: Value = client.get(&session).send().await.unwrap().json().await.unwrap();
-        now["completed"] == true
-    })
-    .await;
-    let progress: Value =
-        client.get(format!("{session}/progress")).send().await.unwrap().json().await.unwrap();
-    assert_eq!(progress["counts"]["upgraded"], 63, "{progress}");
+    upgrade(&url).await;
 
     let kill = Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status().unwrap();
     assert!(kill.success());

@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use crus_server::http::{HttpLimits, HttpOptions};
+use crus_server::metrics::Connections;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -120,7 +121,14 @@ impl Fake {
             stall_timeout: PATIENCE,
             ..HttpLimits::new(&HttpOptions::default(), PATIENCE)
         };
-        runtime.spawn(crus_server::http::serve(listener, None, router, limits, std::future::pending()));
+        runtime.spawn(crus_server::http::serve(
+            listener,
+            None,
+            router,
+            limits,
+            Connections::default(),
+            std::future::pending(),
+        ));
         self.runtime = Some(runtime);
     }
 

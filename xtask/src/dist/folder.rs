@@ -12,16 +12,19 @@ use super::licences;
 use crate::cargo;
 
 /// What must be there, whatever else is.
-pub(super) const EXPECTED: [&str; 18] = [
+pub(super) const EXPECTED: [&str; 21] = [
     "bin/crus",
     "lib/systemd/system/crus.service",
     "lib/sysusers.d/crus.conf",
     "lib/tmpfiles.d/crus.conf",
     "share/bash-completion/completions/crus",
     "share/crus/container/Containerfile",
+    "share/crus/grafana/crus.json",
     "share/crus/helm/cray-crus/Chart.yaml",
+    "share/crus/helm/cray-crus/files/crus.rules.yaml",
     "share/crus/helm/cray-crus/values.schema.json",
     "share/crus/helm/cray-crus/values.yaml",
+    "share/crus/prometheus/crus.rules.yaml",
     "share/doc/crus/CHANGELOG.md",
     "share/doc/crus/LICENSE",
     "share/doc/crus/THIRD-PARTY-LICENSES.txt",

@@ -8,7 +8,8 @@
 //!
 //! The binary is "nearly static": it needs glibc and libgcc_s, which every Linux distribution with glibc has, and nothing
 //! else. It is not linked to glibc statically: `getaddrinfo` loads the site's own name services (files, DNS, sssd, LDAP),
-//! and a static glibc can do so only where the very same version of it is installed.
+//! and a static glibc can do so only where the very same version of it is installed. How old a glibc may be is decided by that of
+//! the machine that builds: what is for older systems is built on one of them.
 
 mod archive;
 mod binary;

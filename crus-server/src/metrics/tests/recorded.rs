@@ -105,7 +105,7 @@ pub(super) fn step() -> Vec<Happening> {
 pub(super) fn everything() -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::new());
     let clock = Arc::new(SteadyClock::new());
-    let watch = SessionWatch::new(Arc::clone(&metrics));
+    let watch = SessionWatch::new(Arc::clone(&metrics), None);
     let session = session();
     watch.taken_up(&session);
     watch.changed(&session, &story(step()));
@@ -122,12 +122,16 @@ pub(super) fn everything() -> Arc<Metrics> {
     metrics.told(250);
     metrics.checked("hsm", Some(true));
     metrics.can_serve(true);
-    let Connections(of) = Connections(Arc::clone(&metrics));
-    drop(Connections(of).accepted());
+    drop(metrics.connections.accepted());
+    metrics.connections.refused();
 
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        let calls = Calls { metrics: Arc::clone(&metrics), states: Arc::new(PeerStates::new(clock.clone())) };
+        let calls = Calls {
+            metrics: Arc::clone(&metrics),
+            states: Arc::new(PeerStates::new(clock.clone())),
+            tracer: None,
+        };
         let hsm = WatchedHsm { inner: Arc::new(Refusing), calls };
         hsm.facts(&[]).await.unwrap_err();
         let calls = StoreCalls { metrics: Arc::clone(&metrics), state: Arc::new(StoreState::new(clock)) };

@@ -350,7 +350,7 @@ impl Keeper {
             if !self.ownership.owns(id) {
                 let given_up = give_up(&self.connection, &self.keys, id, lease, 0, limit);
                 if let Err(trouble) = given_up.await {
-                    debug!("failed to give session {id} up: {trouble:?}");
+                    debug!(upgrade_id = %id, "failed to give the session up: {trouble:?}");
                     return;
                 }
             }

@@ -1,15 +1,19 @@
-//! Logs: to stderr, as text or as JSON, one event a line.
+//! Logs: to stderr, as text or as JSON, one event a line, whatever it says.
 //!
-//! What belongs to a session is within the span `session{upgrade_id}`, and what its driver says has the `step`, so that
-//! the story of one session, or of one of its steps, can be filtered out.
+//! What belongs to a session is within the span `session{upgrade_id, step}`, so that the story of one session, or of one of
+//! its steps, can be filtered out. In JSON the fields of all spans around an event are fields of its line.
 
-use std::io::{self, IsTerminal};
+mod lines;
+
+use std::io::{self, IsTerminal, Write as _};
 use std::str::FromStr;
 
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, fmt as form};
+
+use lines::Lines;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,19 +64,13 @@ impl FromStr for LogFilter {
 /// # Errors
 /// When it was started already.
 pub fn start(format: LogFormat, filter: &LogFilter) -> Result<(), TryInitError> {
-    let registry = tracing_subscriber::registry();
-    match format {
-        LogFormat::Text => {
-            let layer = form::layer()
-                .with_writer(io::stderr)
-                .with_ansi(io::stderr().is_terminal())
-                .log_internal_errors(false);
-            registry.with(layer.with_filter(filter.0.clone())).try_init()
-        }
-        LogFormat::Json => {
-            let layer =
-                form::layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr);
-            registry.with(layer.with_filter(filter.0.clone())).try_init()
-        }
-    }
+    let colours = format == LogFormat::Text && io::stderr().is_terminal();
+    let layer = Lines { format, colours, write };
+    tracing_subscriber::registry().with(layer.with_filter(filter.0.clone())).try_init()
+}
+
+/// In one go, so that the lines of several threads do not mix.
+fn write(line: &str) {
+    // There is no other place to say so.
+    _ = io::stderr().lock().write_all(line.as_bytes());
 }

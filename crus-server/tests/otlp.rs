@@ -1,0 +1,148 @@
+//! Traces: a collector over HTTP is told what a session did, and is never waited for.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/simulated.rs"]
+mod simulated;
+#[expect(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use serde_json::Value;
+use simulated::Simulated;
+use support::{Service, path_of, spec, until};
+
+const SECRET: &str = "a-secret-of-the-collector";
+
+/// What came, and how it is answered.
+#[derive(Clone, Default)]
+struct Collector {
+    spans: Arc<Mutex<Vec<Value>>>,
+    services: Arc<Mutex<BTreeSet<String>>>,
+    answers: Arc<Mutex<u16>>,
+}
+
+async fn collect(State(collector): State<Collector>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    assert_eq!(headers["content-type"], "application/json");
+    if headers.get("x-key").is_none_or(|key| key != SECRET) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    let answer = StatusCode::from_u16(*collector.answers.lock().unwrap()).unwrap();
+    if answer.is_success() {
+        let request: Value = serde_json::from_slice(&body).unwrap();
+        for resource in request["resourceSpans"].as_array().unwrap() {
+            let attributes = resource["resource"]["attributes"].as_array().unwrap();
+            let name = attributes.iter().find(|attribute| attribute["key"] == "service.name").unwrap();
+            collector
+                .services
+                .lock()
+                .unwrap()
+                .insert(name["value"]["stringValue"].as_str().unwrap().to_owned());
+            for scope in resource["scopeSpans"].as_array().unwrap() {
+                collector.spans.lock().unwrap().extend(scope["spans"].as_array().unwrap().iter().cloned());
+            }
+        }
+    }
+    answer
+}
+
+impl Collector {
+    async fn start(answer: u16) -> (Self, String) {
+        let collector = Collector { answers: Arc::new(Mutex::new(answer)), ..Collector::default() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().route("/v1/traces", post(collect)).with_state(collector.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = hyper_util::service::TowerToHyperService::new(router.clone());
+                let stream = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
+            }
+        });
+        (collector, url)
+    }
+}
+
+fn attribute(span: &Value, key: &str) -> String {
+    let attributes = span["attributes"].as_array().unwrap();
+    let found =
+        attributes.iter().find(|attribute| attribute["key"] == key).unwrap_or_else(|| panic!("{span}"));
+    let value = found["value"].as_object().unwrap().values().next().unwrap();
+    value.as_str().unwrap().to_owned()
+}
+
+/// Runs an upgrade of four nodes in two steps to its end, and ends the service. Its id, and what it logged.
+async fn upgrade(url: &str) -> (String, String) {
+    let site = Simulated::start(simulated::nodes(4), 7, 250.0).await;
+    let (file, log) = (site.folder().join("headers"), site.folder().join("log"));
+    fs::write(&file, format!("\nX-Key: {SECRET}\n")).unwrap();
+    let mut command = site.serve();
+    command.args(["--otlp-endpoint", url, "--otlp-headers-file"]).arg(&file).env("CRUS_LOG", "debug");
+    command.stderr(fs::File::create(&log).unwrap());
+    let mut service = Service::start(command);
+    let (code, created) = service.post(&spec(2)).await;
+    assert_eq!(code, 201, "{created}");
+    until("the upgrade completed", async || service.get(&path_of(&created)).await.1["state"] == "READY")
+        .await;
+    service.signal("TERM");
+    assert_eq!(service.end(), Some(0));
+    (created["upgrade_id"].as_str().unwrap().to_owned(), fs::read_to_string(log).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_collector_is_told_of_steps_stages_and_calls_in_one_trace_for_each_session() {
+    let (collector, url) = Collector::start(200).await;
+    let (id, log) = upgrade(&url).await;
+    assert!(!log.contains(SECRET));
+    assert_eq!(*collector.services.lock().unwrap(), BTreeSet::from(["crus".to_owned()]));
+    let spans = collector.spans.lock().unwrap().clone();
+    let by_id: BTreeMap<&str, &Value> =
+        spans.iter().map(|span| (span["spanId"].as_str().unwrap(), span)).collect();
+    assert_eq!(by_id.len(), spans.len(), "no span is told twice");
+    let number = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<u128>().unwrap();
+    let mut names = BTreeMap::new();
+    for span in &spans {
+        assert_eq!(span["traceId"], id.replace('-', ""), "{span}");
+        assert_eq!(attribute(span, "upgrade_id"), id);
+        assert!(["0", "1", "2"].contains(&&*attribute(span, "step")), "{span}");
+        assert!(number(span, "startTimeUnixNano") <= number(span, "endTimeUnixNano"), "{span}");
+        *names.entry(span["name"].as_str().unwrap()).or_insert(0) += 1;
+        let Some(parent) = span["parentSpanId"].as_str() else {
+            assert_eq!(span["name"], "session", "{span}");
+            continue;
+        };
+        let parent = by_id.get(parent).unwrap_or_else(|| panic!("nobody is the parent of {span}"));
+        let above = match span["name"].as_str().unwrap() {
+            "step" => "session",
+            name if name.starts_with("stage ") => "step",
+            _ => "stage ",
+        };
+        let is_above = parent["name"].as_str().unwrap().starts_with(above);
+        // What comes before the first step, and after the last one, is of the session itself.
+        assert!(is_above || parent["name"] == "session", "{span} in {parent}");
+    }
+    assert_eq!((names["session"], names["step"], names["stage BOOTING"]), (1, 2, 2), "{names:?}");
+    assert_eq!(names["bos reboot"], 2, "{names:?}");
+    assert!(names["slurm drain"] >= 2 && names["hsm group"] > 0, "{names:?}");
+    let reboot = spans.iter().find(|span| span["name"] == "bos reboot").unwrap();
+    assert_eq!((attribute(reboot, "outcome"), &reboot["kind"]), ("ok".to_owned(), &3.into()));
+}
+
+/// Refused for good, or away: the upgrade goes on, and the log tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_collector_that_takes_nothing_stops_nothing() {
+    let (refusing, url) = Collector::start(400).await;
+    for url in [&*url, "http://127.0.0.1:1"] {
+        let (_, log) = upgrade(url).await;
+        assert!(log.contains("the collector of traces"), "{log}");
+    }
+    assert!(refusing.spans.lock().unwrap().is_empty());
+}
