@@ -16,6 +16,8 @@
 
 pub mod access;
 pub mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod health;
 mod json;
 pub mod pages;

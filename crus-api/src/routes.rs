@@ -3,6 +3,8 @@
 //! As in the original a path with a slash at its end is another path, and not there: otherwise a request to
 //! delete a session whose id was left out could mean something.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod health;
 mod views;
 
@@ -16,7 +18,7 @@ use axum::extract::{Path, Request, State};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use crus_core::UpgradeId;
+use crus_core::{Spec, TenantName, UpgradeId};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
@@ -27,7 +29,7 @@ use crate::events::Places;
 use crate::health::Health;
 use crate::pages::{self, Pages};
 use crate::plan::PlanView;
-use crate::problem::Problem;
+use crate::problem::{Errors, Problem};
 use crate::request;
 use crate::service::{ServiceError, Sessions};
 use crate::site::Site;
@@ -227,7 +229,7 @@ async fn create(State(api): State<Arc<Served>>, request: Request) -> Result<Resp
     let (head, body) = request.into_parts();
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
-    let spec = request::spec(&body, &api.site)?;
+    let spec = Spec { tenant: tenant(&head.headers, &api.site)?, ..request::spec(&body, &api.site)? };
     let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
     let mut answer = answer(StatusCode::CREATED, JSON, &*status);
     answer.extensions_mut().insert(About(status.upgrade_id));
@@ -240,7 +242,10 @@ async fn plan(State(api): State<Arc<Served>>, request: Request) -> Result<Respon
     let read = async {
         let body = read(body, api.limits.max_body_bytes).await?;
         check_is_json(&head.headers)?;
-        request::spec(&body, &api.site)
+        Ok::<_, Problem>(Spec {
+            tenant: tenant(&head.headers, &api.site)?,
+            ..request::spec(&body, &api.site)?
+        })
     };
     let spec = read.await.map_err(IntoResponse::into_response)?;
     match api.sessions.plan(spec).await {
@@ -311,6 +316,36 @@ fn upgrade_id(id: Result<Path<String>, PathRejection>) -> Result<UpgradeId, Prob
         Ok(id) if text.len() == LENGTH => Ok(id),
         _ => Err(Problem::no_such_session()),
     }
+}
+
+/// In whose name BOS is to be asked.
+const TENANT: &str = "Cray-Tenant-Name";
+
+/// The tenant that the request is for.
+///
+/// # Errors
+/// 400 when the header names none, 422 when it does, and BOS knows no tenants.
+fn tenant(headers: &HeaderMap, site: &Site) -> Result<Option<TenantName>, Problem> {
+    let mut given = headers.get_all(TENANT).iter();
+    let Some(first) = given.next() else { return Ok(None) };
+    let name = first.to_str().ok().filter(|_| given.next().is_none()).map(str::trim);
+    let Some(name) = name.and_then(|name| TenantName::new(name).ok()) else {
+        let detail = format!(
+            "The header {TENANT} must be the name of one tenant: 1 to 127 letters, digits, '-', '.' or '_', beginning with \
+             a letter or digit. Leave it out for none."
+        );
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
+    if !site.tenants {
+        let reason = "must be left out: the Boot Orchestration Service of this site is spoken to through version 1 of its \
+                      API, which knows no tenants";
+        let detail =
+            format!("Input data was understood, but failed validation. The header {TENANT} {reason}.");
+        let errors = Errors::from([(TENANT.to_owned(), vec![reason.to_owned()])]);
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+        return Err(Problem { errors: Some(errors), ..problem });
+    }
+    Ok(Some(name))
 }
 
 /// # Errors

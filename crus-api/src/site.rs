@@ -28,6 +28,8 @@ pub struct Site {
     pub drain_timeout_ms: Option<u64>,
     /// The order of nodes where a strategy has none; `None`: not told.
     pub order: Option<Order>,
+    /// Whether BOS knows tenants: version 1 of its API does not.
+    pub tenants: bool,
     /// Whether the service knows a time zone of this name.
     pub knows_zone: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
@@ -40,6 +42,7 @@ impl Default for Site {
             check_commands: None,
             drain_timeout_ms: None,
             order: None,
+            tenants: true,
             knows_zone: Arc::new(|_| true),
         }
     }

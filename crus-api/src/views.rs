@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crus_core::model::{Counts, Head, Holder, HoldingJob, Node, NodeState, Pace, Pause};
 use crus_core::time::WlmTime;
-use crus_core::{NodeName, Time, UpgradeId, Xname, messages};
+use crus_core::{NodeName, TenantName, Time, UpgradeId, Xname, messages};
 use serde::{Serialize, Serializer};
 
 use crate::service::{ServiceError, Sessions};
@@ -224,6 +224,8 @@ pub struct Progress {
     pub state: SessionState,
     /// The step at work, from 0.
     pub step: u32,
+    /// The tenant for whom its nodes are booted.
+    pub tenant: Option<TenantName>,
     /// How many nodes it has; 0 until its turn has come.
     pub total: usize,
     /// The id.
@@ -266,6 +268,7 @@ impl Progress {
             stage: head.stage.to_string(),
             state,
             step: head.step,
+            tenant: head.spec.tenant.clone(),
             total,
             upgrade_id: head.id,
             waits_for: beside.waits_for,

@@ -3,6 +3,8 @@
 //! BOS has no call that tells how the nodes of one session ended: each component (node) tells how it stands and
 //! which session has it, and a session tells which nodes it took.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod v1;
 mod version;
 

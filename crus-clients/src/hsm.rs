@@ -2,6 +2,9 @@
 //!
 //! HSM has no call that sets all members of a group: they are added and removed one by one, several at a time.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;

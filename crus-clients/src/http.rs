@@ -21,6 +21,8 @@
 
 mod config;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod issuer;
 mod secret;
 mod tls;

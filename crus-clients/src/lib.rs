@@ -6,6 +6,8 @@
 //! - [`slurm`]: the workload manager Slurm, by `scontrol` and `squeue`.
 
 pub mod bos;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod hsm;
 pub mod http;
 #[cfg(test)]

@@ -16,6 +16,8 @@
 //! - slurmctld saves its state seconds later: when it crashes meanwhile, a change that it had accepted is lost.
 //! - A suspended job gives its processors back: its node is `IDLE` with `CPUAlloc=0`. Only [`Wlm::jobs`] tells.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod job;
 mod parse;
 mod process;

@@ -9,6 +9,7 @@ use crus_clients::http::PeerConfig;
 use crus_core::names::BootSessionName;
 use crus_core::ports::{
     BootKey, BootNodeState, BootSession, BootStatus, Bos, Hsm, Peer, PortError, RebootRequest, Rejected,
+    TemplateKey,
 };
 use crus_core::{GroupLabel, Xname};
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, NodeSpec, Span, TemplateSpec};
@@ -251,7 +252,8 @@ mod bos {
                 bos.session(&key("crus-1")).await.unwrap_err(),
             ] {
                 assert!(matches!(error, PortError::Refused { .. }), "{error:?}");
-                assert!(error.to_string().contains("the base URL may be wrong"), "{error}");
+                let told = ["the base URL may be wrong", "set bos_api to v1"];
+                assert!(told.iter().any(|told| error.to_string().contains(told)), "{error}");
             }
         }
     }
@@ -375,6 +377,28 @@ mod bos {
         assert_eq!((session.status, &session.members), (BootStatus::Complete, &set(&[1, 2])));
         assert_eq!(states(&session), [(xname(1), BootNodeState::Succeeded)]);
         assert_eq!(states(&site.session("crus-2").await), [(xname(2), BootNodeState::Succeeded)]);
+    }
+
+    /// Each of the calls goes out for the tenant: without the header on any of them something would not be there.
+    #[tokio::test]
+    async fn a_tenant_has_templates_and_sessions_of_its_own() {
+        let site = Site::new(2, |_| {}).await;
+        let theirs = TemplateSpec::of_group("all");
+        site.live().with(|cluster| cluster.put_boot_template("blue--owns--their-image", theirs)).unwrap();
+        let tenant = Some("blue".parse().unwrap());
+        let template = TemplateKey { tenant: tenant.clone(), name: "their-image".parse().unwrap() };
+        assert_eq!(site.bos.has_template(&template).await, Ok(true));
+        assert_eq!(site.bos.has_template(&"their-image".parse().unwrap()).await, Ok(false));
+        let of_nobody = TemplateKey { tenant: tenant.clone(), name: "new-image".parse().unwrap() };
+        assert_eq!(site.bos.has_template(&of_nobody).await, Ok(false));
+        let request = RebootRequest { tenant, ..request("crus-1", "their-image", &[1, 2]) };
+        site.bos.reboot(&request).await.unwrap();
+        site.live().advance(60_000);
+        let session = site.bos.session(&BootKey { request, handle: None }).await.unwrap().unwrap();
+        let done = BootNodeState::Succeeded;
+        assert_eq!(session.members, set(&[1, 2]));
+        assert_eq!(states(&session), [(xname(1), done.clone()), (xname(2), done)]);
+        assert_eq!(site.bos.session(&key("crus-1")).await, Ok(None), "not without the tenant");
     }
 
     #[tokio::test]

@@ -41,6 +41,8 @@ pub mod claims;
 pub mod commands;
 pub mod driver;
 pub mod estimate;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod history;
 pub mod hostlist;
 pub mod machine;

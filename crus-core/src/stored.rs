@@ -197,7 +197,7 @@ struct StoredEntry {
     names: Option<String>,
 }
 
-fn encode_entry(entry: &Entry) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode_entry(entry: &Entry) -> Result<Vec<u8>, StoreError> {
     let Happening::Nodes { state, failure, nodes } = &entry.what else { return encode(entry) };
     let names = Some(folded::fold(nodes));
     let bare = Happening::Nodes { state: state.clone(), failure: failure.clone(), nodes: Vec::new() };

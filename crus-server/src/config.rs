@@ -1,5 +1,8 @@
 //! The configuration: flags over environment over file over defaults.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -211,11 +214,22 @@ impl Loaded {
         // An empty variable is how many launchers say "not set".
         let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
         let path = flags.config.clone().or_else(|| environment(CONFIG_VARIABLE).map(PathBuf::from));
-        let mut file = match &path {
+        let file = match &path {
             Some(path) => read(path)?,
             None => Table::new(),
         };
+        Loaded::of(flags, environment, defaults, file, path.as_ref())
+    }
 
+    /// The same with a file that was read.
+    fn of(
+        flags: &Flags,
+        environment: impl Fn(&str) -> Option<OsString>,
+        defaults: &[(&str, &str)],
+        mut file: Table,
+        path: Option<&PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
         let mut config = Config::default();
         let mut chosen = Vec::new();
         for setting in settings::all() {
@@ -224,7 +238,7 @@ impl Loaded {
                 (Value::String(flag.clone()), Source::Flag)
             } else if let Some(variable) = environment(&setting.variable()) {
                 (Value::String(variable.to_string_lossy().into_owned()), Source::Environment)
-            } else if let (Some(value), Some(path)) = (from_file, &path) {
+            } else if let (Some(value), Some(path)) = (from_file, path) {
                 (value, Source::File(path.clone()))
             } else {
                 let other = defaults.iter().find(|(key, _)| *key == setting.key);
@@ -243,7 +257,7 @@ impl Loaded {
         }
         match (file.keys().next(), path) {
             (Some(key), Some(path)) => {
-                Err(ConfigError::Unknown { key: key.clone(), hint: nearest(key), path })
+                Err(ConfigError::Unknown { key: key.clone(), hint: nearest(key), path: path.clone() })
             }
             _ => Ok(Loaded { config, chosen }),
         }
@@ -309,6 +323,10 @@ fn shown(value: &Value) -> String {
 fn read(path: &Path) -> Result<Table, ConfigError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Table, ConfigError> {
     text.parse::<Table>().map_err(|error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();

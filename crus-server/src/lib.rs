@@ -22,6 +22,8 @@ pub mod config;
 pub mod controller;
 pub mod demo;
 pub mod docs;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod health;
 pub mod http;
 pub mod logging;

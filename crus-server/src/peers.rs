@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use crus_clients::bos::BosClient;
+use crus_clients::bos::v1::BosV1Client;
 use crus_clients::hsm::HsmClient;
 use crus_clients::http::{
     BaseUrl, ClientAuth, Credentials, IdentityFiles, IssuerConfig, PeerConfig, TlsFiles, TokenIssuer,
@@ -63,6 +65,56 @@ pub struct OauthOptions {
     pub ca_file: Option<PathBuf>,
 }
 
+/// A version of BOS's API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BosApi {
+    /// Of older systems: it takes no names of ours for its sessions.
+    V1,
+    /// That of today.
+    #[default]
+    V2,
+}
+
+impl BosApi {
+    /// As the option has it, and as URLs end.
+    pub fn word(self) -> &'static str {
+        match self {
+            BosApi::V1 => "v1",
+            BosApi::V2 => "v2",
+        }
+    }
+}
+
+impl FromStr for BosApi {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [BosApi::V1, BosApi::V2].into_iter().find(|api| api.word() == text).ok_or(())
+    }
+}
+
+/// Where BOS is: one that is not said to be elsewhere is where its version is.
+fn bos_url(config: &Config) -> anyhow::Result<String> {
+    let (api, other) = match config.bos_api {
+        BosApi::V1 => (BosApi::V1, BosApi::V2),
+        BosApi::V2 => (BosApi::V2, BosApi::V1),
+    };
+    let url = config.bos_url.trim_end_matches('/');
+    let Some(base) = url.strip_suffix(other.word()).filter(|base| base.ends_with('/')) else {
+        return Ok(config.bos_url.clone());
+    };
+    if config.bos_url == Config::default().bos_url {
+        return Ok(format!("{base}{}", api.word()));
+    }
+    Err(Misconfigured::error(format!(
+        "bos_url ends in /{}, and bos_api is {}: have bos_url end in /{}, or set bos_api to {}",
+        other.word(),
+        api.word(),
+        api.word(),
+        other.word()
+    )))
+}
+
 /// Who the sessions work with.
 pub struct Peers {
     /// The Hardware State Manager.
@@ -95,7 +147,12 @@ impl Peers {
         let hsm = HsmClient::new(peer("hsm", &options.hsm, &config.hsm_url, config.max_calls_hsm)?).context(
             "failed to set up the client of HSM (hsm_ca_file or ca_file, hsm_cert_file, hsm_key_file)",
         )?;
-        let bos = BosClient::new(peer("bos", &options.bos, &config.bos_url, config.max_calls_bos)?).context(
+        let bos = peer("bos", &options.bos, &bos_url(config)?, config.max_calls_bos)?;
+        let bos: Result<Arc<dyn Bos>, _> = match config.bos_api {
+            BosApi::V1 => BosV1Client::new(bos).map(|client| Arc::new(client) as Arc<dyn Bos>),
+            BosApi::V2 => BosClient::new(bos).map(|client| Arc::new(client) as Arc<dyn Bos>),
+        };
+        let bos = bos.context(
             "failed to set up the client of BOS (bos_ca_file or ca_file, bos_cert_file, bos_key_file)",
         )?;
         let slurm = Slurm::new(SlurmConfig {
@@ -108,7 +165,7 @@ impl Peers {
             env_withheld: settings::all().map(|setting| setting.variable().into()).collect(),
             ..SlurmConfig::default()
         });
-        Ok(Peers { hsm: Arc::new(hsm), bos: Arc::new(bos), wlm: Arc::new(slurm) })
+        Ok(Peers { hsm: Arc::new(hsm), bos, wlm: Arc::new(slurm) })
     }
 }
 
@@ -248,6 +305,31 @@ mod tests {
             let told = refused(|access| access.oauth = part);
             assert!(told.ends_with("go together: set all three, or none"), "{told}");
         }
+    }
+
+    #[test]
+    fn the_version_of_bos_and_its_url_fit_together() {
+        let url = |api: &str, url: Option<&str>| {
+            let mut config = Config { bos_api: api.parse().unwrap(), ..Config::default() };
+            if let Some(url) = url {
+                url.clone_into(&mut config.bos_url);
+            }
+            bos_url(&config).map_err(|error| error.to_string())
+        };
+        let fits = |text: &str| Ok::<_, String>(text.to_owned());
+        assert_eq!(url("v2", None), fits("https://api-gw-service-nmn.local/apis/bos/v2"));
+        assert_eq!(url("v1", None), fits("https://api-gw-service-nmn.local/apis/bos/v1"));
+        assert_eq!(url("v1", Some("http://bos/v1")), fits("http://bos/v1"));
+        assert_eq!(
+            url("v1", Some("http://bos/old")),
+            fits("http://bos/old"),
+            "a gateway may call it as it likes"
+        );
+        assert_eq!(url("v1", Some("http://bos/tv2")), fits("http://bos/tv2"));
+        let told = "bos_url ends in /v2, and bos_api is v1: have bos_url end in /v1, or set bos_api to v2";
+        assert_eq!(url("v1", Some("http://bos/v2/")), Err(told.to_owned()));
+        assert!(url("v2", Some("http://bos/v1")).is_err());
+        assert_eq!("v3".parse::<BosApi>(), Err(()));
     }
 
     #[test]

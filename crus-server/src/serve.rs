@@ -28,7 +28,7 @@ use crate::logging;
 use crate::metrics::{Metrics, watch_requests};
 use crate::notify::{self, State};
 use crate::otlp::Tracer;
-use crate::peers::Peers;
+use crate::peers::{BosApi, Peers};
 use crate::settings::Config;
 use crate::store::Store;
 use crate::webhook::Webhook;
@@ -269,6 +269,7 @@ fn site_of(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Site> {
         check_commands: Some(config.checks.commands.keys().cloned().collect()),
         drain_timeout_ms: config.limits.drain_timeout_ms,
         order: Some(config.limits.order),
+        tenants: config.bos_api == BosApi::V2,
         knows_zone: Arc::new(move |zone| clock.zone(zone, clock.now()).is_some()),
     };
     for (table, window) in [("strategy", &site.defaults.window), ("strategy_caps", &site.caps.window)] {

@@ -189,6 +189,26 @@ pub struct BosConfig {
     pub forget_ms: u64,
     /// Whether locked nodes are left out; versions before 2.47 reboot them.
     pub respects_locks: bool,
+    /// Which version of its API the service speaks to it.
+    #[serde(default)]
+    pub api: BosApi,
+    /// Whether a session of version 1 is ever said to be complete; old versions do not say so.
+    #[serde(default = "yes")]
+    pub says_complete: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A version of BOS's API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum BosApi {
+    /// Without names of ours: a second request is a second reboot.
+    V1,
+    /// With names of ours.
+    #[default]
+    V2,
 }
 
 impl Default for BosConfig {
@@ -206,6 +226,8 @@ impl Default for BosConfig {
             attempt_ms: 20 * 60_000,
             forget_ms: 7 * 24 * 3_600_000,
             respects_locks: true,
+            api: BosApi::V2,
+            says_complete: true,
         }
     }
 }

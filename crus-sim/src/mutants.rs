@@ -35,6 +35,8 @@ pub enum Mutant {
     TakesDown,
     /// P3: a boot session gets another name after each start of the service.
     ForgetsBootNames,
+    /// P3: a reboot that may have been begun is asked for again after a minute.
+    RepeatsReboots,
     /// P3: the store loses the intent to reboot.
     LosesIntents,
     /// P4, P7: resumes are swallowed, and looks show that they worked.
@@ -96,7 +98,12 @@ struct Memory {
     /// Nodes that were not put into a group.
     joined: BTreeSet<(GroupLabel, Xname)>,
     deaf: bool,
+    /// A reboot whose reply was lost, and after how many looks it is asked for again.
+    lost: Option<(RebootRequest, u32)>,
 }
+
+/// A minute of looks, after which a reboot is asked for again: the nodes are without power by then.
+const BLIND_LOOKS: u32 = 6;
 
 impl Bent {
     fn is(&self, mutant: Mutant) -> bool {
@@ -206,10 +213,28 @@ impl Bos for Bent {
 
     async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
         let name = self.bent_name(&request.name);
-        self.inner.bos.reboot(&RebootRequest { name, ..request.clone() }).await
+        let request = RebootRequest { name, ..request.clone() };
+        let reply = self.inner.bos.reboot(&request).await;
+        match reply {
+            Err(error @ PortError::MayHaveActed { .. }) if self.is(Mutant::RepeatsReboots) => {
+                self.memory().lost = Some((request, BLIND_LOOKS));
+                Err(error)
+            }
+            reply => reply,
+        }
     }
 
     async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
+        let due = {
+            let mut memory = self.memory();
+            if let Some((_, looks)) = &mut memory.lost {
+                *looks = looks.saturating_sub(1);
+            }
+            memory.lost.take_if(|(_, looks)| *looks == 0)
+        };
+        if let Some((request, _)) = due {
+            self.inner.bos.reboot(&request).await?;
+        }
         let name = self.bent_name(&key.request.name);
         let request = RebootRequest { name, ..key.request.clone() };
         self.inner.bos.session(&BootKey { request, ..key.clone() }).await

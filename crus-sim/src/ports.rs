@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use crus_core::boots::BootIds;
+use crus_core::boots::{self, BootIds, Candidate, Found};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
     BootKey, BootNode, BootNodeState, BootSession, BootStatus, Bos, Clock, Hsm, NodeFacts, Peer, PortError,
@@ -22,6 +22,7 @@ use crate::cluster::bos::{BootComponent, BosError, NewSession, Operation, Sessio
 use crate::cluster::hsm::HsmError;
 use crate::cluster::slurm::{JobState, SlurmError, Update};
 use crate::cluster::{Cluster, SharedCluster, lock};
+use crate::config::BosApi;
 use crate::zones;
 
 /// How often each method of a port was called, under names such as `wlm.drain`.
@@ -79,6 +80,11 @@ pub struct SimPorts {
 }
 
 impl SimPorts {
+    /// Whether its BOS takes names of ours, for [`Limits`](crus_core::Limits::names_boots).
+    pub fn names_boots(&self) -> bool {
+        lock(&self.bos.cluster).config().bos.api == BosApi::V2
+    }
+
     /// The ports of a cluster.
     pub fn new(cluster: &SharedCluster) -> Self {
         let calls = Arc::new(Calls::default());
@@ -220,8 +226,10 @@ impl Bos for SimBos {
     }
 
     async fn boot_ids(&self) -> Result<BootIds, PortError> {
-        let detail = "its boot sessions have names".to_owned();
-        Err(PortError::Refused { peer: Peer::Bos, detail })
+        self.calls.count("bos.boot_ids", 1);
+        let cluster = lock(&self.cluster);
+        let sessions = cluster.boot_sessions().map_err(|error| read_of_bos(&error))?;
+        Ok(sessions.iter().filter_map(|session| session.request.name.parse().ok()).collect())
     }
 
     async fn reboot(&self, request: &RebootRequest) -> Result<Option<BootHandle>, PortError> {
@@ -231,24 +239,35 @@ impl Bos for SimBos {
         }
         self.calls.count("bos.reboot", 1);
         let limit: Vec<String> = request.nodes.iter().map(Xname::to_string).collect();
+        let mut cluster = lock(&self.cluster);
+        let is_v1 = cluster.config().bos.api == BosApi::V1;
+        if is_v1 && request.before.is_none() {
+            let detail = "what there was before is not noted".to_owned();
+            return Err(PortError::Refused { peer: Peer::Bos, detail });
+        }
+        // An id of its own, another one each time; the rest is for the witness alone, who must know whose it is.
+        let id = is_v1.then(|| format!("{}-{}", cluster.next_boot_session(), request.name));
         let session = NewSession {
-            name: request.name.to_string(),
+            name: id.clone().unwrap_or_else(|| request.name.to_string()),
             operation: Operation::Reboot,
             template_name: request.template.to_string(),
             limit: limit.join(","),
             stage: false,
             include_disabled: false,
         };
-        match lock(&self.cluster).create_boot_session(session) {
-            Ok(_) | Err(BosError::SessionExists(_)) => Ok(None),
+        match cluster.create_boot_session(session) {
+            Ok(_) | Err(BosError::SessionExists(_)) => Ok(id.and_then(|id| id.parse().ok())),
             Err(error) => Err(write_to_bos(&error)),
         }
     }
 
     async fn session(&self, key: &BootKey) -> Result<Option<BootSession>, PortError> {
-        let name = &key.request.name;
         self.calls.count("bos.session", 1);
         let cluster = lock(&self.cluster);
+        if cluster.config().bos.api == BosApi::V1 {
+            return session_v1(&cluster, key).map_err(|error| read_of_bos(&error));
+        }
+        let name = &key.request.name;
         let session = match cluster.boot_session(name.as_str()) {
             Ok(session) => session,
             Err(BosError::NoSuchSession(_)) => {
@@ -270,6 +289,64 @@ impl Bos for SimBos {
             nodes: components.into_iter().map(boot_node).collect(),
         }))
     }
+}
+
+/// A boot session without a name of ours.
+fn session_v1(cluster: &Cluster, key: &BootKey) -> Result<Option<BootSession>, BosError> {
+    if let Some(id) = &key.handle {
+        return shown_v1(cluster, id);
+    }
+    let Some(before) = &key.request.before else {
+        return Ok(Some(BootSession::unclear("it was asked for by name".to_owned())));
+    };
+    let mut candidates = Vec::new();
+    for session in cluster.boot_sessions()? {
+        let Ok(id) = session.request.name.parse::<BootHandle>() else { continue };
+        if before.contains(&id) {
+            continue;
+        }
+        candidates.push(Candidate {
+            id,
+            reboots: Some(session.request.operation == Operation::Reboot),
+            template: session.request.template_name.parse().ok(),
+            limit: None,
+            nodes: session.components.clone(),
+        });
+    }
+    match boots::find(&key.request, &candidates) {
+        Found::This(id) => shown_v1(cluster, &id),
+        found => Ok(found.session(|_| None)),
+    }
+}
+
+fn shown_v1(cluster: &Cluster, id: &BootHandle) -> Result<Option<BootSession>, BosError> {
+    let session = match cluster.boot_session(id.as_str()) {
+        Ok(session) => session,
+        Err(BosError::NoSuchSession(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let complete = session.status == SessionStatus::Complete && cluster.config().bos.says_complete;
+    let mut nodes: Vec<BootNode> =
+        cluster.boot_components_of(id.as_str())?.into_iter().map(boot_node).collect();
+    // What another session took over is never told of again.
+    let owned: BTreeSet<Xname> = nodes.iter().map(|node| node.xname).collect();
+    let taken = session.components.difference(&owned);
+    nodes.extend(taken.map(|xname| BootNode {
+        xname: *xname,
+        state: BootNodeState::Working("boot in_progress".to_owned()),
+    }));
+    nodes.retain(|node| session.components.contains(&node.xname));
+    Ok(Some(BootSession {
+        handle: Some(id.clone()),
+        status: match (complete, session.components.is_empty()) {
+            (true, _) => BootStatus::Complete,
+            (false, true) => BootStatus::Pending,
+            (false, false) => BootStatus::Running,
+        },
+        error: None,
+        members: session.components.clone(),
+        nodes,
+    }))
 }
 
 fn boot_node(component: BootComponent) -> BootNode {

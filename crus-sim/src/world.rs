@@ -170,7 +170,6 @@ impl World {
         };
         World {
             cluster,
-            sim,
             store,
             hsm,
             bos,
@@ -179,7 +178,8 @@ impl World {
             ports,
             ahead_ms,
             clock_set: false,
-            limits,
+            limits: Limits { names_boots: sim.names_boots(), ..limits },
+            sim,
             running: BTreeMap::new(),
             stopped: Vec::new(),
             audits: BTreeMap::new(),

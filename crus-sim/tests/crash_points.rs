@@ -21,7 +21,7 @@ use crus_sim::ClusterConfig;
 use crus_sim::checks::CheckEnd;
 use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;
-use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Held, NodeSpec, Span, TemplateSpec};
+use crus_sim::config::{BootBehaviour, BosApi, BosConfig, GroupSpec, Held, NodeSpec, Span, TemplateSpec};
 use crus_sim::crash::{Effort, Report, Scenario, Strikes};
 use crus_sim::world::{Stuck, World};
 
@@ -581,6 +581,59 @@ fn options() -> Vec<Scenario> {
     ]
 }
 
+/// The same clusters with a BOS that takes no names of ours: it cannot be asked twice.
+fn without_names() -> Vec<Scenario> {
+    let v1 = |mut config: ClusterConfig| {
+        config.bos.api = BosApi::V1;
+        config
+    };
+    let failing = |boot: BootBehaviour| {
+        let mut config = v1(small(2));
+        config.nodes[0].boot = boot;
+        config
+    };
+    let mut left_out = v1(small(3));
+    left_out.nodes[1].enabled = false;
+    let mut silent = v1(small(2));
+    silent.bos.says_complete = false;
+    let mut silent_and_failing = failing(BootBehaviour::Hangs);
+    silent_and_failing.bos.says_complete = false;
+    let deleted = |name: &str, moment: fn(&Session) -> bool| {
+        Scenario::new(format!("without names, deleted {name}"), v1(small(3)), seed(), move |world| {
+            let id = world.create(spec(2))?;
+            until(world, id, moment)?;
+            world.delete(id)?;
+            world.must_end(DAY)
+        })
+    };
+    vec![
+        one("without names, in two steps", v1(small(3)), 2),
+        one("without names, a node is given up", failing(BootBehaviour::Fails), 2),
+        one("without names, a node is disabled", left_out, 3),
+        one("without names, nothing is ever complete", silent, 2),
+        one("without names, never complete, and a node hangs", silent_and_failing, 2)
+            .limits(short_patience()),
+        deleted("when all is quiet", |session| reached(session, Stage::Quiesced)),
+        deleted("while nodes boot", |session| reached(session, Stage::Booting)),
+        Scenario::new("without names, and others boot their own", v1(small(3)), seed(), |world| {
+            let id = world.create(spec(2))?;
+            until(world, id, |session| reached(session, Stage::Quiesced))?;
+            // Of the same template, at the same time, with nodes of nobody.
+            let others = NewSession {
+                name: "others".into(),
+                operation: Operation::Boot,
+                template_name: "image".into(),
+                limit: "x9c0s0b0n0".into(),
+                stage: false,
+                include_disabled: false,
+            };
+            world.cluster().create_boot_session(others).unwrap();
+            world.must_end(DAY)
+        })
+        .without_absence(),
+    ]
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
@@ -671,6 +724,11 @@ fn p2_p3_steps_are_what_their_strategy_says_whenever_the_service_dies() {
 #[test]
 fn p3_p7_orders_hold_whenever_the_service_dies() {
     hold("orders", orders());
+}
+
+#[test]
+fn p3_nodes_reboot_once_whenever_the_service_dies_though_bos_takes_no_names() {
+    hold("without names", without_names());
 }
 
 #[test]

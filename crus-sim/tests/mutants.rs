@@ -10,8 +10,9 @@ use crus_core::driver::Next;
 use crus_core::model::Stage;
 use crus_core::{Limits, Spec, UpgradeId};
 use crus_sim::ClusterConfig;
-use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Held, NodeSpec, Span};
+use crus_sim::config::{BootBehaviour, BosApi, BosConfig, GroupSpec, Held, NodeSpec, Span};
 use crus_sim::crash::{Effort, Points, Scenario};
+use crus_sim::faults::{Fault, Plan};
 use crus_sim::mutants::Mutant;
 use crus_sim::workload::Workload;
 use crus_sim::world::{Stuck, World};
@@ -105,6 +106,33 @@ fn two_nodes() -> Scenario {
 #[test]
 fn p3_boot_sessions_whose_names_do_not_outlive_a_crash() {
     caught_by_crashes(Mutant::ForgetsBootNames, "P3", two_nodes);
+}
+
+/// A BOS that takes no names of ours boots twice what it is asked for twice.
+#[test]
+fn p3_reboots_that_are_asked_for_again_because_the_reply_was_lost() {
+    let nameless = || {
+        let mut config = cluster(2);
+        config.bos.api = BosApi::V1;
+        // So that it stays to see the second power cut.
+        config.bos.says_complete = false;
+        config
+    };
+    caught(Mutant::RepeatsReboots, "P3", nameless, |world| {
+        world.bos.set_plan(Plan::none().at("reboot", 1, Fault::ReplyLost));
+        upgrade(world, 2).map(drop)
+    });
+}
+
+/// Of a BOS that takes none, the list of what there was before goes with the intent.
+#[test]
+fn p3_a_store_that_loses_the_intent_to_reboot_of_a_bos_without_names() {
+    let nameless = || {
+        let mut config = quick(2);
+        config.bos.api = BosApi::V1;
+        Scenario::new("two nodes without names", config, SEED, |world| upgrade(world, 2).map(drop))
+    };
+    caught_by_crashes(Mutant::LosesIntents, "P3", nameless);
 }
 
 #[test]

@@ -45,7 +45,7 @@ enum Task {
     Sim(sim::Sim),
     /// Make what is shipped, in target/dist: the binary with all that belongs to it, as a folder and as an archive.
     Dist(dist::Dist),
-    /// Look for input that breaks something.
+    /// Look for input that breaks something, with libFuzzer, or with schemathesis for the API.
     Fuzz(fuzz::Fuzz),
 }
 

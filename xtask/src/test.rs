@@ -45,7 +45,7 @@ fn steps(no_peers: bool) -> Vec<Step> {
     }
     // The client of etcd is built with protoc.
     let features: &'static [&str] =
-        if no_peers { &["--features", "crus-core/mock"] } else { &["--all-features"] };
+        if no_peers { &["--features", "crus-core/mock,crus-server/fuzzing"] } else { &["--all-features"] };
     let cargo_step = |name, args: &[&'static str], more: &[&'static str], envs: &'static [(&str, &str)]| {
         let args = [args, more].concat();
         Step { name, run: Box::new(move || run_cargo(&args, envs)) }

@@ -71,7 +71,7 @@ pub(super) async fn nodes(
     Ok(answer(StatusCode::OK, JSON, &page.ok_or_else(Problem::no_such_session)?))
 }
 
-fn states(text: &str) -> Result<Vec<&'static str>, String> {
+pub(crate) fn states(text: &str) -> Result<Vec<&'static str>, String> {
     let words = text.split(',').map(|word| NodeState::WORDS.into_iter().find(|known| *known == word));
     words
         .collect::<Option<_>>()
@@ -106,7 +106,7 @@ pub(super) async fn events(
 }
 
 /// A browser, and whoever means to follow, says so.
-fn wants_a_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_a_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted
         .flat_map(|value| value.split(','))
@@ -114,7 +114,7 @@ fn wants_a_stream(headers: &HeaderMap) -> bool {
 }
 
 /// The event after which a client that was cut off goes on.
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(sent) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
     let text = sent.to_str().ok().map(str::trim).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     let number = text.and_then(|text| text.parse().ok());

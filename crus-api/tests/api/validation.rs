@@ -1,8 +1,9 @@
 //! What a request must hold to become a session: 422 and the reasons.
 
+use crus_api::site::Site;
 use serde_json::{Value, json};
 
-use crate::service::{Api, example, example_with, example_without};
+use crate::service::{Api, example, example_with, example_without, request};
 
 const LABELS: [&str; 3] = ["failed_label", "starting_label", "upgrading_label"];
 const TEXTS: [&str; 5] =
@@ -306,4 +307,46 @@ fn read_only_properties_are_ignored_whatever_they_hold() {
             assert_eq!(created["messages"], json!([]));
         }
     }
+}
+
+/// A header is none of the properties: what is wrong with it is told by its name.
+#[test]
+fn a_tenant_is_one_name_or_left_out() {
+    let api = Api::new();
+    let ask = |path: &str, tenants: &[&str]| {
+        let mut asked = request("POST", path).header("content-type", "application/json");
+        for tenant in tenants {
+            asked = asked.header("cray-tenant-name", *tenant);
+        }
+        api.call(asked.body(example().to_string().into()).unwrap())
+    };
+    for path in ["/session", "/apis/crus/session", "/plan"] {
+        for wrong in [&[""][..], &["-a"], &["a b"], &["a/b"], &["a", "b"], &[&"a".repeat(128)]] {
+            let problem = ask(path, wrong).expect(400).json();
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(
+                detail.starts_with("The header Cray-Tenant-Name must be the name of one tenant"),
+                "{detail}"
+            );
+        }
+    }
+    assert_eq!(api.get("/session").text(), "[]");
+    let created = ask("/session", &["Blue-1.x_"]).expect(201).json();
+    assert_eq!(created.get("tenant"), None, "the documented answer stays as it is");
+    let progress = format!("/session/{}/progress", created["upgrade_id"].as_str().unwrap());
+    assert_eq!(api.get(&progress).json()["tenant"], "Blue-1.x_");
+    let created = ask("/session", &[]).expect(201).json();
+    let progress = format!("/session/{}/progress", created["upgrade_id"].as_str().unwrap());
+    assert_eq!(api.get(&progress).json()["tenant"], Value::Null);
+}
+
+#[test]
+fn a_tenant_is_refused_where_bos_knows_none() {
+    let api = Api::of(Site { tenants: false, ..Site::default() });
+    let request = request("POST", "/session").header("content-type", "application/json");
+    let request = request.header("cray-tenant-name", "blue").body(example().to_string().into()).unwrap();
+    let problem = api.call(request).expect(422).json();
+    let reason = problem["errors"]["Cray-Tenant-Name"][0].as_str().unwrap();
+    assert!(reason.starts_with("must be left out: the Boot Orchestration Service"), "{reason}");
+    assert!(problem["detail"].as_str().unwrap().contains(reason), "{problem}");
 }

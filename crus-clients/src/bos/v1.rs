@@ -19,6 +19,9 @@
 //!   out.
 //! - There are no tenants: BOS refuses the header.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;

@@ -12,6 +12,9 @@
 //!   the issuer's trouble.
 //! - Neither the client's secret nor a token is in any error.
 
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

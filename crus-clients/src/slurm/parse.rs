@@ -190,7 +190,7 @@ pub(super) const JOB_FORMAT: &str = "%i|%N|%T|%e|%u";
 
 /// Jobs in these states hold no nodes, though the nodes that they once had may be printed. Every other state does,
 /// those included that this version has not heard of. A job that ended and whose epilog runs is `COMPLETING`.
-const NOT_RUNNING: [&str; 11] = [
+pub(super) const NOT_RUNNING: [&str; 11] = [
     "PENDING",
     "COMPLETED",
     "CANCELLED",

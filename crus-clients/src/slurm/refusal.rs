@@ -145,6 +145,19 @@ fn tidy(line: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }
 
+/// Whether any of the known texts that mean a refusal is in it.
+#[cfg(feature = "fuzzing")]
+pub(super) fn refuses(said: &str) -> bool {
+    KNOWN.iter().any(|(text, meaning)| *meaning == Meaning::Refused && said.contains(text))
+}
+
+/// Whether every line tells of a job that is gone.
+#[cfg(feature = "fuzzing")]
+pub(super) fn all_gone(said: &str) -> bool {
+    let lines = said.lines().filter(|line| !line.trim().is_empty());
+    lines.clone().count() > 0 && lines.into_iter().all(|line| GONE.iter().any(|text| line.contains(text)))
+}
+
 pub(super) fn refused(detail: impl Into<String>) -> PortError {
     PortError::Refused { peer: Peer::Wlm, detail: detail.into() }
 }

@@ -433,3 +433,17 @@ fn is_loopback(url: &Url) -> bool {
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+/// What fuzz targets reach.
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing {
+    use super::{KEYS_MAX, KeySet, Policy};
+
+    /// Whether a token is good by one of these keys.
+    pub(in crate::auth) fn checked(keys: &[u8], token: &str, policy: &Policy) -> bool {
+        let Ok(set) = KeySet::read(keys.to_vec()) else { return false };
+        assert!(set.keys.len() <= KEYS_MAX);
+        let Ok(header) = policy.header(token) else { return false };
+        set.candidates(&header).into_iter().any(|key| policy.check(token, header.algorithm, &key.key).is_ok())
+    }
+}

@@ -14,6 +14,8 @@
 pub mod audit;
 mod claims;
 pub(crate) mod command;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod jwks;
 pub mod jwt;
 pub mod tokens;

@@ -236,6 +236,23 @@ async fn look(path: PathBuf, source: Arc<str>, known: Arc<RwLock<Vec<Known>>>, f
     }
 }
 
+/// What fuzz targets reach.
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing {
+    use super::{FileError, parse};
+
+    /// The same file in the form that it is written in here, or why it is none.
+    pub(in crate::auth) fn rewritten(text: &str) -> Result<String, String> {
+        let known = parse(text, &"a file".into()).map_err(|error: FileError| error.to_string())?;
+        let line = |known: &super::Known| {
+            let role = known.caller.role.map(|role| role.name()).unwrap_or_default();
+            let until = known.until.map(|until| format!(" {until}")).unwrap_or_default();
+            format!("{} {role} {}{until}\n", known.caller.name.as_str(), known.hash.to_text())
+        };
+        Ok(known.iter().map(line).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

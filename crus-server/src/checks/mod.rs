@@ -18,6 +18,8 @@
 //!
 //! - When the service is killed, what it ran goes on to its own end.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod process;
 
 use std::collections::{BTreeMap, HashMap};

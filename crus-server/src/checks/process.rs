@@ -22,7 +22,7 @@ const LOOKED_AT: usize = 4 << 10;
 const PRINTED_MAX: usize = 1 << 20;
 
 /// The longest line that is told, in characters.
-const LINE_MAX: usize = 200;
+pub(super) const LINE_MAX: usize = 200;
 
 /// How long what a program printed is read after its end: something that it left behind may hold its outputs.
 const READ_ON: Duration = Duration::from_millis(200);
@@ -182,21 +182,21 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) -> io:
 
 /// The beginning of what a program printed.
 #[derive(Default)]
-struct Said {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+pub(super) struct Said {
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
 }
 
 impl Said {
     /// The line that tells most: the first of the errors, or else of the output.
-    fn line(&self) -> Option<String> {
+    pub(super) fn line(&self) -> Option<String> {
         first_line(&self.stderr).or_else(|| first_line(&self.stdout))
     }
 }
 
 fn first_line(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
+    let text = text.replace(|c: char| c.is_control() && c != '\n', " ");
     let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    Some(line.chars().map(plain).take(LINE_MAX).collect())
+    Some(line.chars().take(LINE_MAX).collect())
 }

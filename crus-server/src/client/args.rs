@@ -223,6 +223,10 @@ pub(crate) struct UpgradeArgs {
     /// Workload manager that runs jobs on the nodes.
     #[arg(long, value_name = "TYPE", default_value = "slurm")]
     pub(crate) workload_manager_type: String,
+    /// Tenant for whom the nodes are booted: BOS shows each its own templates and sessions. The default is `tenant` in
+    /// the client's file, if it is there.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<crus_core::TenantName>,
     #[command(flatten)]
     pub(crate) strategy: StrategyArgs,
 }

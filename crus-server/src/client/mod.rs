@@ -17,6 +17,8 @@ pub(crate) mod args;
 pub(crate) mod error;
 pub(crate) mod exit;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod manual;
 pub(crate) mod output;
 mod picture;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crus_clients::http::BaseUrl;
 use crus_clients::http::Secret;
+use crus_core::TenantName;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
@@ -27,11 +28,12 @@ const CONFIG: &str = "CRUS_CLIENT_CONFIG";
 /// Everything that may be in the file.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
+pub(super) struct Stored {
     url: Option<String>,
     token: Option<String>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    tenant: Option<TenantName>,
 }
 
 /// Where the service is, and how to be let in.
@@ -44,6 +46,8 @@ pub(crate) struct Profile {
     pub(crate) token: TokenSource,
     /// The authorities to trust, as PEM.
     pub(crate) ca_file: Option<PathBuf>,
+    /// For whom upgrades are asked for, where it is not said.
+    pub(crate) tenant: Option<TenantName>,
 }
 
 /// Where the token is. Its text is in no debug output and in no message.
@@ -117,9 +121,18 @@ impl Profile {
     ) -> Result<Self, ClientError> {
         let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
         let (path, stored) = stored(given, &variable)?;
-        let in_file = path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
-        let beside =
-            |name: PathBuf| path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).join(name);
+        Profile::of(given, &variable, path.as_deref(), stored)
+    }
+
+    /// The same with a file that was read.
+    pub(super) fn of(
+        given: &Connection,
+        variable: &impl Fn(&str) -> Option<OsString>,
+        path: Option<&Path>,
+        stored: Stored,
+    ) -> Result<Self, ClientError> {
+        let in_file = path.map(|path| path.display().to_string()).unwrap_or_default();
+        let beside = |name: PathBuf| path.and_then(Path::parent).unwrap_or(Path::new("")).join(name);
         let (url, url_from) = if let Some(url) = &given.url {
             (url.clone(), "--url".to_owned())
         } else if let Some(url) = variable(URL) {
@@ -179,7 +192,7 @@ impl Profile {
         }
         let ca_file = given.ca_file.clone().or_else(|| variable(CA_FILE).map(PathBuf::from));
         let ca_file = ca_file.or_else(|| stored.ca_file.map(beside));
-        Ok(Profile { url, url_from, token, ca_file })
+        Ok(Profile { url, url_from, token, ca_file, tenant: stored.tenant })
     }
 }
 
@@ -238,15 +251,7 @@ fn stored(
     };
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(unreadable)?;
-    let stored: Stored = toml::from_str(&text).map_err(|error| {
-        // The message alone: the line itself may hold the token.
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        let why =
-            if error.message().starts_with("unknown field") { error.message() } else { "it is not right" };
-        ClientError::usage(format!(
-            "{shown}, line {line}: {why}; it may hold url, token, token_file and ca_file"
-        ))
-    })?;
+    let stored = parse(&shown, &text)?;
     let mode = file.metadata().map_err(unreadable)?.permissions().mode();
     if stored.token.is_some() && mode & 0o077 != 0 {
         return Err(ClientError::usage(format!(
@@ -255,6 +260,19 @@ fn stored(
         )));
     }
     Ok((Some(path), stored))
+}
+
+/// What is in the text of a file.
+pub(super) fn parse(shown: &str, text: &str) -> Result<Stored, ClientError> {
+    toml::from_str(text).map_err(|error| {
+        // The message alone: the line itself may hold the token.
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let why =
+            if error.message().starts_with("unknown field") { error.message() } else { "it is not right" };
+        ClientError::usage(format!(
+            "{shown}, line {line}: {why}; it may hold url, token, token_file, ca_file and tenant"
+        ))
+    })
 }
 
 #[cfg(test)]

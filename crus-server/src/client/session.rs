@@ -43,7 +43,7 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
     match args.verb {
         SessionVerb::Create(create) => {
             let CreateArgs { upgrade, wait, follow } = *create;
-            let created = api.create(&body(&upgrade)?).await.map_err(|error| {
+            let created = api.create(&body(&upgrade)?, upgrade.tenant.as_ref()).await.map_err(|error| {
                 let hint = if error.is_in_doubt() {
                     ". The session may be there all the same: before that look with crus session list whether it was \
                      created"
@@ -140,7 +140,7 @@ pub(crate) async fn run(args: SessionArgs) -> Result<u8, ClientError> {
 /// When it was not done: each says why, and what to do.
 pub(crate) async fn run_plan(args: PlanArgs) -> Result<u8, ClientError> {
     let (api, output) = connect(&args.connection)?;
-    let plan = api.post(&["plan"], &body(&args.upgrade)?).await?;
+    let plan = api.plan(&body(&args.upgrade)?, args.upgrade.tenant.as_ref()).await?;
     output.answer(&plan, || plan::table(output, &plan))?;
     plan::code(&plan)
 }

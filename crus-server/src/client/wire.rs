@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crus_api::Problem;
+use crus_core::TenantName;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION};
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -137,13 +138,23 @@ impl Api {
         self.call(self.request(Method::GET, path, JSON)?.query(query)).await
     }
 
-    pub(crate) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, CallError> {
-        self.call(self.request(Method::POST, path, JSON)?.json(body)).await
+    /// Asks what an upgrade would come to.
+    pub(crate) async fn plan(&self, body: &Value, tenant: Option<&TenantName>) -> Result<Value, CallError> {
+        let request = self.for_tenant(self.request(Method::POST, &["plan"], JSON)?, tenant);
+        self.call(request.json(body)).await
+    }
+
+    /// A request in the name of this tenant, or of the profile's.
+    fn for_tenant(&self, request: RequestBuilder, tenant: Option<&TenantName>) -> RequestBuilder {
+        match tenant.or(self.profile.tenant.as_ref()) {
+            Some(tenant) => request.header("Cray-Tenant-Name", tenant.as_str()),
+            None => request,
+        }
     }
 
     /// Asks for a new session; returns it.
-    pub(crate) async fn create(&self, body: &Value) -> Result<Value, CallError> {
-        let request = self.request(Method::POST, &["session"], JSON)?.json(body);
+    pub(crate) async fn create(&self, body: &Value, tenant: Option<&TenantName>) -> Result<Value, CallError> {
+        let request = self.for_tenant(self.request(Method::POST, &["session"], JSON)?, tenant).json(body);
         let (status, answer) = self.answered(request).await?;
         self.session(status, answer, status == StatusCode::CREATED)
     }

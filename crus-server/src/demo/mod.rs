@@ -139,7 +139,7 @@ impl DemoCluster {
             [program.clone(), "slurm-stand-in".to_owned(), sim.clone(), name.to_owned()].to_vec()
         };
         config.hsm_url = format!("{}/hsm/v2", self.server.url());
-        config.bos_url = format!("{}/v2", self.server.url());
+        config.bos_url = format!("{}/{}", self.server.url(), config.bos_api.word());
         config.access = AccessOptions::default();
         config.scontrol = stand_in("scontrol");
         config.squeue = stand_in("squeue");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crus_core::UpgradeId;
-use crus_core::names::{GroupLabel, PartitionName, TemplateName};
-use crus_core::ports::{Bos, Hsm, Peer, SessionStore, Wlm};
+use crus_core::names::{GroupLabel, PartitionName};
+use crus_core::ports::{Bos, Hsm, Peer, SessionStore, TemplateKey, Wlm};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
@@ -90,8 +90,8 @@ impl Probe {
     }
 
     async fn bos(&self, every: Duration) {
-        if let (true, Ok(name)) = (self.peers.is_due(Peer::Bos, every), NAME.parse::<TemplateName>()) {
-            let answer = self.bos.has_template(&name.into()).await;
+        if let (true, Ok(name)) = (self.peers.is_due(Peer::Bos, every), NAME.parse::<TemplateKey>()) {
+            let answer = self.bos.has_template(&name).await;
             self.peers.probed(Peer::Bos, answer.err().as_ref());
         }
     }

@@ -32,7 +32,7 @@ use crate::health::ProbeOptions;
 use crate::http::HttpOptions;
 use crate::logging::{LogFilter, LogFormat};
 use crate::otlp::OtlpOptions;
-use crate::peers::AccessOptions;
+use crate::peers::{AccessOptions, BosApi};
 use crate::webhook::WebhookOptions;
 
 pub use example::example;
@@ -60,6 +60,8 @@ pub struct Config {
     pub hsm_url: String,
     /// The root of the Boot Orchestration Service's API.
     pub bos_url: String,
+    /// Which version of its API it speaks.
+    pub bos_api: BosApi,
     /// How we prove to both who we are, and whom we trust.
     pub access: AccessOptions,
     /// `scontrol`: the program and its leading arguments. Never empty.
@@ -146,6 +148,7 @@ impl Default for Config {
             shutdown_timeout_ms: 20_000,
             hsm_url: "https://api-gw-service-nmn.local/apis/smd/hsm/v2".to_owned(),
             bos_url: "https://api-gw-service-nmn.local/apis/bos/v2".to_owned(),
+            bos_api: BosApi::V2,
             access: AccessOptions::default(),
             scontrol: vec!["scontrol".to_owned()],
             squeue: vec!["squeue".to_owned()],
@@ -335,6 +338,7 @@ mod tests {
             shutdown_timeout_ms: 1,
             hsm_url: other(),
             bos_url: other(),
+            bos_api: BosApi::V1,
             access: AccessOptions {
                 token_file: Some(other().into()),
                 ca_file: Some(other().into()),
@@ -362,7 +366,7 @@ mod tests {
                 max_checks: 1,
             },
             limits: Limits {
-                names_boots: true,
+                names_boots: false,
                 poll_ms: 1,
                 retry_max_ms: 1,
                 drain_timeout_ms: Some(1),

@@ -4,7 +4,8 @@ use crus_core::NodeNameFormat;
 use toml::Value;
 
 use super::Setting;
-use super::read::{command, integer, put, seconds, text, url};
+use super::read::{command, integer, parsed, put, seconds, text, url};
+use crate::peers::BosApi;
 
 const HEADING: &str = "Peers";
 
@@ -22,8 +23,21 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "URL",
         default: "https://api-gw-service-nmn.local/apis/bos/v2",
         heading: HEADING,
-        help: "Root of the Boot Orchestration Service's API, version 2",
+        help: "Root of the Boot Orchestration Service's API. With bos_api = v1 the default ends in /v1",
         set: |c, v| put(&mut c.bos_url, url(v)),
+    },
+    Setting {
+        key: "bos_api",
+        value: "VERSION",
+        default: "v2",
+        heading: HEADING,
+        help: "Version of that API: v2, or v1 for older systems. Change it while no session boots nodes: what was asked \
+               for through the one cannot be found through the other. v1 knows no tenants",
+        set: |c, v| {
+            put(&mut c.bos_api, parsed(v, "v2 or v1"))?;
+            c.limits.names_boots = c.bos_api == BosApi::V2;
+            Ok(())
+        },
     },
     Setting {
         key: "scontrol",

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod inspect;
 mod redb;
 

@@ -27,6 +27,8 @@
 //! [Standard Webhooks]: https://www.standardwebhooks.com
 
 mod courier;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -71,8 +71,14 @@ impl Simulated {
 
     /// The same, with another store and pace.
     pub(crate) fn serve_from(&self, store: &Path, poll_s: &str) -> Command {
+        self.serve_by("v2", store, poll_s)
+    }
+
+    /// The same, with this version of BOS's API.
+    pub(crate) fn serve_by(&self, api: &str, store: &Path, poll_s: &str) -> Command {
         let url = self.server.url();
-        let mut command = support::serve(store, &format!("{url}/hsm/v2"), &format!("{url}/v2"), poll_s);
+        let mut command = support::serve(store, &format!("{url}/hsm/v2"), &format!("{url}/{api}"), poll_s);
+        command.args(["--bos-api", api]);
         for program in ["scontrol", "squeue"] {
             command.arg(format!("--{program}")).arg(self.folder().join(program));
         }

@@ -178,8 +178,29 @@ struct Entry {
     session: Session,
     /// What the session took, before it shows.
     taken: BTreeSet<Xname>,
+    /// What it took and left out of each boot set.
+    #[serde(default)]
+    sets: BTreeMap<String, SetNodes>,
     /// The status at the end.
     frozen: Option<ExtendedStatus>,
+}
+
+/// The nodes of one boot set in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct SetNodes {
+    taken: BTreeSet<Xname>,
+    /// Named, and not booted: disabled, locked, of another architecture.
+    excluded: BTreeSet<Xname>,
+}
+
+/// How the nodes of one boot set stand, as version 1 of the API tells: by phase and category.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SetStatus {
+    /// For each of `shutdown`, `boot` and `configure`: the nodes of `not_started`, `in_progress`, `succeeded`, `failed`
+    /// and `excluded`.
+    pub phases: BTreeMap<&'static str, BTreeMap<&'static str, BTreeSet<Xname>>>,
+    /// Nodes by what went wrong with them.
+    pub errors: BTreeMap<String, BTreeSet<Xname>>,
 }
 
 impl Bos {
@@ -242,6 +263,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// The number of the next session: no two have the same, not even one that is forgotten.
+    pub fn next_boot_session(&self) -> u32 {
+        self.bos.last + 1
+    }
+
     /// `POST /sessions`
     ///
     /// # Errors
@@ -275,7 +301,7 @@ impl Cluster {
             error: None,
             components: BTreeSet::new(),
         };
-        let entry = Entry { session, taken: BTreeSet::new(), frozen: None };
+        let entry = Entry { session, taken: BTreeSet::new(), sets: BTreeMap::new(), frozen: None };
         self.tell_reboot_asked(&entry.session.request);
         Ok(&self.bos.sessions.entry(number).insert_entry(entry).into_mut().session)
     }
@@ -411,7 +437,7 @@ impl Cluster {
         let request = entry.session.request.clone();
         match self.resolve(&request) {
             Err(error) => self.end_session(number, Some(error)),
-            Ok(nodes) => {
+            Ok((nodes, sets)) => {
                 if !request.stage {
                     for xname in &nodes {
                         if let Some(&ix) = self.by_xname.get(xname) {
@@ -421,6 +447,7 @@ impl Cluster {
                 }
                 if let Some(entry) = self.bos.sessions.get_mut(&number) {
                     entry.taken = nodes;
+                    entry.sets = sets;
                 }
                 let setup = self.draws.boots.span(self.config.bos.setup);
                 self.plan(setup, Event::SessionRuns(number));
@@ -429,21 +456,67 @@ impl Cluster {
         true
     }
 
-    fn resolve(&self, request: &NewSession) -> Result<BTreeSet<Xname>, String> {
+    fn resolve(&self, request: &NewSession) -> Result<(BTreeSet<Xname>, BTreeMap<String, SetNodes>), String> {
         let template = self.bos.templates.get(&request.template_name);
         let template =
             template.ok_or_else(|| format!("Session Template Name invalid: {}", request.template_name))?;
         let mut nodes = BTreeSet::new();
-        for boot_set in template.boot_sets.values() {
-            let mut named = self.named_by(boot_set);
-            named.retain(|xname| self.may_boot(*xname, boot_set, request.include_disabled));
-            nodes.append(&mut named);
+        let mut sets = BTreeMap::new();
+        for (name, boot_set) in &template.boot_sets {
+            let named = self.named_by(boot_set);
+            let may_boot = |xname: &Xname| self.may_boot(*xname, boot_set, request.include_disabled);
+            let (taken, excluded) = named.into_iter().partition(may_boot);
+            sets.insert(name.clone(), SetNodes { taken, excluded });
         }
+        nodes.extend(sets.values().flat_map(|set| &set.taken).copied());
         let nodes = narrow(&request.limit, nodes, |name| self.inventory(name))?;
         if nodes.is_empty() {
             return Err("No nodes were found to act upon.".to_owned());
         }
-        Ok(nodes)
+        for set in sets.values_mut() {
+            set.taken.retain(|xname| nodes.contains(xname));
+            let excluded = std::mem::take(&mut set.excluded);
+            set.excluded = narrow(&request.limit, excluded, |name| self.inventory(name))?;
+        }
+        Ok((nodes, sets))
+    }
+
+    /// `GET /session/N/status`, and that of each boot set, of version 1: nothing before the session runs.
+    ///
+    /// # Errors
+    /// As [`boot_session`](Self::boot_session).
+    pub fn boot_set_statuses(&self, name: &str) -> Result<BTreeMap<String, SetStatus>, BosError> {
+        let (number, entry) = self.entry(name)?;
+        if entry.session.status == SessionStatus::Pending {
+            return Ok(BTreeMap::new());
+        }
+        let status = |set: &SetNodes| {
+            let mut status = SetStatus::default();
+            let mut put = |categories: [&'static str; 3], xname: Xname| {
+                for (phase, category) in ["shutdown", "boot", "configure"].into_iter().zip(categories) {
+                    status.phases.entry(phase).or_default().entry(category).or_default().insert(xname);
+                }
+            };
+            for &xname in &set.excluded {
+                put(["excluded"; 3], xname);
+            }
+            for &xname in &set.taken {
+                let Some(&ix) = self.by_xname.get(&xname) else { continue };
+                let node = self.node(ix);
+                let component = node.to_bos();
+                // Of a node that another session took over nothing more is heard.
+                let owned = node.component.owner == number;
+                put(
+                    if owned { categories(&component) } else { ["succeeded", "in_progress", "not_started"] },
+                    xname,
+                );
+                if owned && !component.error.is_empty() {
+                    status.errors.entry(component.error).or_default().insert(xname);
+                }
+            }
+            status
+        };
+        Ok(entry.sets.iter().map(|(name, set)| (name.clone(), status(set))).collect())
     }
 
     fn named_by(&self, boot_set: &BootSet) -> BTreeSet<Xname> {
@@ -512,6 +585,19 @@ impl Cluster {
         let Some(entry) = self.bos.sessions.remove(&number) else { return false };
         self.bos.numbers.remove(&entry.session.request.name);
         true
+    }
+}
+
+/// Where a node stands in the phases of version 1.
+fn categories(component: &BootComponent) -> [&'static str; 3] {
+    match (component.status, component.phase) {
+        ("stable", _) => ["succeeded"; 3],
+        ("failed", _) => ["succeeded", "failed", "not_started"],
+        ("on_hold", _) if !component.enabled => ["failed", "not_started", "not_started"],
+        ("on_hold", _) => ["not_started"; 3],
+        (_, "powering_off") => ["in_progress", "not_started", "not_started"],
+        (_, "configuring") => ["succeeded", "succeeded", "in_progress"],
+        _ => ["succeeded", "in_progress", "not_started"],
     }
 }
 

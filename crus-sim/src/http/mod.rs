@@ -1,15 +1,16 @@
-//! The model over HTTP: HSM v2 under `/hsm/v2`, BOS v2 under `/v2`, and a control face under `/sim`.
+//! The model over HTTP: HSM v2 under `/hsm/v2`, BOS v2 under `/v2` and v1 under `/v1`, and a control face under `/sim`.
 //!
 //! - [`LiveCluster`]: the cluster with a pace: its virtual time follows real time. Tests without a socket use it with
 //!   [`router`]; everybody else calls [`serve`].
-//! - `hsm` and `bos`: the two services as they were seen to answer, with their codes, bodies and oddities.
+//! - `hsm`, `bos` and `bos_v1`: the services as they were seen to answer, with their codes, bodies and oddities.
 //! - `control`: what no real service offers: operators' actions, what really happened, how often what was called.
 //!
-//! HSM is served under `/apis/smd/hsm/v2` as well and BOS under `/apis/bos/v2`, as behind the gateway of a real
+//! HSM is served under `/apis/smd/hsm/v2` as well and BOS under `/apis/bos/v2` and `/apis/bos/v1`, as behind the gateway of a real
 //! system. Nobody has to prove who they are: this listens where it is told to, and is meant for the loopback.
 
 mod answer;
 mod bos;
+mod bos_v1;
 mod control;
 mod hsm;
 mod kept;
@@ -37,11 +38,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn router(live: &LiveCluster) -> Router {
     let hsm = hsm::router(live.clone());
     let bos = bos::router(live.clone());
+    let bos_v1 = bos_v1::router(live.clone());
     Router::new()
         .nest("/hsm/v2", hsm.clone())
         .nest("/apis/smd/hsm/v2", hsm)
         .nest("/v2", bos.clone())
         .nest("/apis/bos/v2", bos)
+        .nest("/v1", bos_v1.clone())
+        .nest("/apis/bos/v1", bos_v1)
         .nest("/sim", control::router(live.clone()))
         .layer(middleware::from_fn_with_state(live.clone(), keep))
         .layer(middleware::from_fn_with_state(live.clone(), count))

@@ -11,8 +11,8 @@ use crus_core::{GroupLabel, Limits, NodeName, Spec, Strategy, Xname};
 
 use crate::checks::CheckEnd;
 use crate::config::{
-    BootBehaviour, BosConfig, ClusterConfig, GroupSpec, Held, NodeSpec, ReturnToService, SlurmConfig, Span,
-    TemplateSpec,
+    BootBehaviour, BosApi, BosConfig, ClusterConfig, GroupSpec, Held, NodeSpec, ReturnToService, SlurmConfig,
+    Span, TemplateSpec,
 };
 use crate::faults::Fault;
 use crate::rng::Rng;
@@ -99,6 +99,10 @@ pub(super) fn drawing(seed: u64) -> Option<Drawing> {
     partitions(rng, &mut config)?;
     let specs = sessions(rng, &mut config)?;
     let checks = checks(rng, &config);
+    if rng.chance(300) {
+        config.bos.api = BosApi::V1;
+        config.bos.says_complete = rng.chance(700);
+    }
     Some(Drawing {
         checks,
         limits: Limits {

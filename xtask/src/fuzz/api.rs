@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{cargo, python};
 
 /// So many requests for each operation and phase take half a minute in all.
-pub(super) const EXAMPLES: NonZeroU32 = NonZeroU32::new(100).unwrap();
+pub(super) const EXAMPLES: NonZeroU32 = NonZeroU32::new(60).unwrap();
 
 const SEED: NonZeroU64 = NonZeroU64::new(5).unwrap();
 

@@ -7,8 +7,11 @@ fn x(n: u32) -> Xname {
     Xname::new(&format!("x1c0s{n}b0n0")).unwrap()
 }
 
+/// The nodes of categories.
+type Nodes<'a> = &'a [(&'a str, &'a [u32])];
+
 /// A boot set of phases, each with the nodes of its categories.
-fn set(phases: &[(&str, &[(&str, &[u32])])]) -> BootSet {
+fn set(phases: &[(&str, Nodes<'_>)]) -> BootSet {
     let phases: Vec<Value> = phases
         .iter()
         .map(|(name, categories)| {

@@ -7,8 +7,11 @@
 //! - A body of another type than JSON is 415, a property that is not in the schema 400.
 //! - `ids=` takes 127 characters in all.
 //! - `DELETE /sessions` without a filter deletes them all.
+//!
+//! A tenant's header selects the templates and sessions of that tenant: names of one are not those of another, nor of
+//! none. The image that a node runs goes by the template's name in the model.
 
-mod schema;
+pub(super) mod schema;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -56,18 +59,18 @@ pub(super) fn router(live: LiveCluster) -> Router {
 
 /// A problem.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     title: &'static str,
     detail: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
         Refusal { status, title, detail: detail.into() }
     }
 
-    fn bad_request(detail: impl Into<String>) -> Self {
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Refusal::new(StatusCode::BAD_REQUEST, "Bad Request", detail)
     }
 }
@@ -104,18 +107,18 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer = Result<Response, Refusal>;
+pub(super) type Answer = Result<Response, Refusal>;
 
-fn ok(body: &impl Serialize) -> Response {
+pub(super) fn ok(body: &impl Serialize) -> Response {
     answer::json(StatusCode::OK, body)
 }
 
-fn no_content() -> Response {
+pub(super) fn no_content() -> Response {
     answer::empty(StatusCode::NO_CONTENT)
 }
 
 /// Reads a JSON object.
-fn read(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
@@ -133,7 +136,7 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Refusal>
 }
 
 /// A moment as BOS writes it: no zone.
-fn time(at: Time) -> String {
+pub(super) fn time(at: Time) -> String {
     let at = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%S").to_string()).unwrap_or_default()
 }
@@ -149,11 +152,48 @@ async fn healthz(State(live): State<LiveCluster>) -> Response {
     ok(&json!({"apiStatus": "ok", "dbStatus": if up { "ok" } else { "not_available" }}))
 }
 
+// Tenants
+
+/// Between a tenant and a name of theirs in the model: each tenant has names of its own.
+const OF_TENANT: &str = "--owns--";
+
+/// For whom a request is.
+#[derive(Debug, Clone)]
+struct Tenant(Option<String>);
+
+impl Tenant {
+    fn of(headers: &HeaderMap) -> Tenant {
+        let name = headers.get("cray-tenant-name").and_then(|value| value.to_str().ok());
+        Tenant(name.filter(|name| !name.is_empty()).map(str::to_owned))
+    }
+
+    /// What the model calls a name of theirs.
+    fn inner(&self, name: &str) -> String {
+        match &self.0 {
+            Some(tenant) if !name.is_empty() => format!("{tenant}{OF_TENANT}{name}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// What they call what the model calls so; `None` when it is not theirs.
+    fn outer<'a>(&self, name: &'a str) -> Option<&'a str> {
+        match (&self.0, name.split_once(OF_TENANT)) {
+            (None, None) => Some(name),
+            (Some(tenant), Some((owner, name))) if tenant == owner => Some(name),
+            _ => None,
+        }
+    }
+
+    fn word(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
 // Session templates
 
 /// A template as BOS shows it. The model keeps which nodes a boot set names; where its image lies follows from the
 /// template's name.
-fn template_out(name: &str, template: &TemplateSpec) -> Value {
+fn template_out(tenant: &Tenant, name: &str, template: &TemplateSpec) -> Value {
     let boot_sets: Map<String, Value> = template
         .boot_sets
         .iter()
@@ -178,22 +218,27 @@ fn template_out(name: &str, template: &TemplateSpec) -> Value {
         })
         .collect();
     let links = [json!({"href": format!("/v2/sessiontemplates/{name}"), "rel": "self"})];
-    json!({"boot_sets": boot_sets, "enable_cfs": true, "links": links, "name": name, "tenant": ""})
+    json!({"boot_sets": boot_sets, "enable_cfs": true, "links": links, "name": name, "tenant": tenant.word()})
 }
 
-async fn templates(State(live): State<LiveCluster>) -> Answer {
+async fn templates(State(live): State<LiveCluster>, headers: HeaderMap) -> Answer {
+    let tenant = Tenant::of(&headers);
     let all = live.with(|cluster| {
         let names = cluster.boot_templates()?;
         names
             .into_iter()
-            .map(|name| Ok(template_out(name, cluster.boot_template(name)?)))
+            .filter_map(|name| Some((name, tenant.outer(name)?)))
+            .map(|(name, outer)| Ok(template_out(&tenant, outer, cluster.boot_template(name)?)))
             .collect::<Result<Vec<_>, BosError>>()
     })?;
     Ok(ok(&all))
 }
 
-async fn template(State(live): State<LiveCluster>, Path(name): Path<String>) -> Answer {
-    let found = live.with(|cluster| cluster.boot_template(&name).map(|spec| template_out(&name, spec)))?;
+async fn template(State(live): State<LiveCluster>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    let tenant = Tenant::of(&headers);
+    let found = live.with(|cluster| {
+        cluster.boot_template(&tenant.inner(&name)).map(|spec| template_out(&tenant, &name, spec))
+    })?;
     Ok(ok(&found))
 }
 
@@ -205,20 +250,26 @@ async fn put_template(
 ) -> Answer {
     let body = read(&headers, &body)?;
     let template = schema::template(&body).map_err(Refusal::bad_request)?;
-    let stored = template_out(&name, &template);
-    live.with(|cluster| cluster.put_boot_template(&name, template))?;
+    let tenant = Tenant::of(&headers);
+    let stored = template_out(&tenant, &name, &template);
+    live.with(|cluster| cluster.put_boot_template(&tenant.inner(&name), template))?;
     Ok(ok(&stored))
 }
 
-async fn delete_template(State(live): State<LiveCluster>, Path(name): Path<String>) -> Answer {
-    live.with(|cluster| cluster.delete_boot_template(&name))?;
+async fn delete_template(
+    State(live): State<LiveCluster>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    live.with(|cluster| cluster.delete_boot_template(&Tenant::of(&headers).inner(&name)))?;
     Ok(no_content())
 }
 
 // Sessions
 
-fn session_out(session: &Session) -> Value {
+fn session_out(tenant: &Tenant, session: &Session) -> Value {
     let NewSession { name, operation, template_name, limit, stage, include_disabled } = &session.request;
+    let (name, template_name) = (tenant.outer(name), tenant.outer(template_name));
     let components: Vec<String> = session.components.iter().map(ToString::to_string).collect();
     json!({
         "components": components.join(","),
@@ -238,7 +289,7 @@ fn session_out(session: &Session) -> Value {
             "status": status_word(session.status),
         },
         "template_name": template_name,
-        "tenant": "",
+        "tenant": tenant.word(),
     })
 }
 
@@ -253,6 +304,7 @@ fn status_word(status: SessionStatus) -> &'static str {
 async fn create_session(State(live): State<LiveCluster>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = read(&headers, &body)?;
     let mut request = schema::session(&body).map_err(Refusal::bad_request)?;
+    let tenant = Tenant::of(&headers);
     let created = live.with(|cluster| {
         if request.name.is_empty() {
             let taken = cluster.boot_sessions()?;
@@ -262,7 +314,9 @@ async fn create_session(State(live): State<LiveCluster>, headers: HeaderMap, bod
                 .find(is_free)
                 .unwrap_or_default();
         }
-        cluster.create_boot_session(request).map(session_out)
+        request.name = tenant.inner(&request.name);
+        request.template_name = tenant.inner(&request.template_name);
+        cluster.create_boot_session(request).map(|session| session_out(&tenant, session))
     })?;
     Ok(answer::json(StatusCode::CREATED, &created))
 }
@@ -283,13 +337,14 @@ fn wanted(session: &Session, filters: &[(String, String)], now: Time) -> Result<
     Ok(min && max && first(filters, "status").is_none_or(|status| status == status_word(session.status)))
 }
 
-async fn sessions(State(live): State<LiveCluster>, Query(filters): Filters) -> Answer {
+async fn sessions(State(live): State<LiveCluster>, Query(filters): Filters, headers: HeaderMap) -> Answer {
+    let tenant = Tenant::of(&headers);
     let found = live.with(|cluster| {
         let now = cluster.now();
         let mut found = Vec::new();
         for session in cluster.boot_sessions()? {
-            if wanted(session, &filters, now)? {
-                found.push(session_out(session));
+            if tenant.outer(&session.request.name).is_some() && wanted(session, &filters, now)? {
+                found.push(session_out(&tenant, session));
             }
         }
         Ok::<_, Refusal>(found)
@@ -297,12 +352,17 @@ async fn sessions(State(live): State<LiveCluster>, Query(filters): Filters) -> A
     Ok(ok(&found))
 }
 
-async fn delete_sessions(State(live): State<LiveCluster>, Query(filters): Filters) -> Answer {
+async fn delete_sessions(
+    State(live): State<LiveCluster>,
+    Query(filters): Filters,
+    headers: HeaderMap,
+) -> Answer {
+    let tenant = Tenant::of(&headers);
     live.with(|cluster| {
         let now = cluster.now();
         let mut names = Vec::new();
         for session in cluster.boot_sessions()? {
-            if wanted(session, &filters, now)? {
+            if tenant.outer(&session.request.name).is_some() && wanted(session, &filters, now)? {
                 names.push(session.request.name.clone());
             }
         }
@@ -313,17 +373,29 @@ async fn delete_sessions(State(live): State<LiveCluster>, Query(filters): Filter
     })
 }
 
-async fn session(State(live): State<LiveCluster>, Path(name): Path<String>) -> Answer {
-    let found = live.with(|cluster| cluster.boot_session(&name).map(session_out))?;
+async fn session(State(live): State<LiveCluster>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    let tenant = Tenant::of(&headers);
+    let found = live.with(|cluster| {
+        cluster.boot_session(&tenant.inner(&name)).map(|session| session_out(&tenant, session))
+    })?;
     Ok(ok(&found))
 }
 
-async fn delete_session(State(live): State<LiveCluster>, Path(name): Path<String>) -> Answer {
-    live.with(|cluster| cluster.delete_boot_session(&name))?;
+async fn delete_session(
+    State(live): State<LiveCluster>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    live.with(|cluster| cluster.delete_boot_session(&Tenant::of(&headers).inner(&name)))?;
     Ok(no_content())
 }
 
-async fn session_status(State(live): State<LiveCluster>, Path(name): Path<String>) -> Answer {
+async fn session_status(
+    State(live): State<LiveCluster>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    let name = Tenant::of(&headers).inner(&name);
     let found = live.with(|cluster| {
         let totals = cluster.boot_session_status(&name)?;
         let now = cluster.now();
@@ -430,7 +502,8 @@ fn last_action(component: &BootComponent) -> &'static str {
     }
 }
 
-async fn components(State(live): State<LiveCluster>, Query(filters): Filters) -> Answer {
+async fn components(State(live): State<LiveCluster>, Query(filters): Filters, headers: HeaderMap) -> Answer {
+    let tenant = Tenant::of(&headers);
     let ids = first(&filters, "ids");
     if ids.is_some_and(|ids| ids.chars().count() > schema::ID_MAX) {
         let ids = ids.unwrap_or_default();
@@ -442,7 +515,7 @@ async fn components(State(live): State<LiveCluster>, Query(filters): Filters) ->
     let page_size = page_size.map_err(Refusal::bad_request)?.filter(|size| *size > 0);
     let after = first(&filters, "start_after_id");
     let mut found = live.with(|cluster| match first(&filters, "session") {
-        Some(session) if !session.is_empty() => cluster.boot_components_of(session),
+        Some(session) if !session.is_empty() => cluster.boot_components_of(&tenant.inner(session)),
         _ => cluster.boot_components(),
     })?;
     found.retain(|component| {
@@ -455,6 +528,11 @@ async fn components(State(live): State<LiveCluster>, Query(filters): Filters) ->
             // Nothing is staged here.
             && first(&filters, "staged_session").is_none_or(str::is_empty)
     });
+    for component in &mut found {
+        if let Some(name) = tenant.outer(&component.session) {
+            component.session = name.to_owned();
+        }
+    }
     // Pages follow the order of the ids as text.
     found.sort_by_cached_key(|component| component.xname.to_string());
     let page: Vec<Value> = found

@@ -109,7 +109,7 @@ pub(super) fn session(body: &Object) -> Result<NewSession, String> {
 }
 
 /// The body of `PUT /sessiontemplates/T`.
-pub(super) fn template(body: &Object) -> Result<TemplateSpec, String> {
+pub(in crate::http) fn template(body: &Object) -> Result<TemplateSpec, String> {
     required(body, &["boot_sets"])?;
     only(body, &["boot_sets", "cfs", "description", "enable_cfs", "links", "name", "tenant"])?;
     let sets = match body.get("boot_sets") {
