@@ -7,16 +7,18 @@
 //! No token is needed for paths that tell nothing of sessions (`/healthz`, `/readyz`, `/metrics`, `/openapi.json` and the like), for `OPTIONS`, and
 //! to learn that there is no such path (404) or method (405).
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use crus_core::{Actor, UpgradeId};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::problem::Problem;
@@ -75,6 +77,17 @@ pub struct Caller {
     pub role: Option<Role>,
     /// Who says so: a file of tokens, or the issuer of theirs.
     pub source: Arc<str>,
+}
+
+/// Who sent a request, to be kept with what they ordered: an extractor. Nobody where nobody is asked.
+pub(crate) struct By(pub(crate) Option<Actor>);
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(By(parts.extensions.get::<Arc<Caller>>().map(|caller| caller.name.clone())))
+    }
 }
 
 /// The address of whoever holds the connection of a request, which may be a gateway: an extension of the request, put

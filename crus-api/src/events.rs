@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use crus_core::history::{Entry, Happening};
-use crus_core::{UpgradeId, messages};
+use crus_core::{Actor, UpgradeId, messages};
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ impl EventPage {
 /// An entry as it is shown: its kind, and what belongs to that.
 pub fn event(entry: &Entry) -> Value {
     let mut value = match &entry.what {
-        Happening::Started { nodes } | Happening::Retried { nodes } => json!({ "nodes": nodes }),
+        Happening::Started { nodes } | Happening::Retried { nodes, .. } => json!({ "nodes": nodes }),
         Happening::Stage { stage } => json!({ "stage": stage }),
         Happening::Nodes { state, failure, nodes } => {
             let mut value = json!({ "nodes": nodes, "state": state });
@@ -46,16 +46,30 @@ pub fn event(entry: &Entry) -> Value {
             value
         }
         Happening::Message { text } => json!({ "text": text }),
-        Happening::Paused { why } => json!({ "reason": messages::paused(why) }),
-        Happening::Resumed | Happening::DeletionOrdered => json!({}),
+        Happening::Paused { why, .. } => json!({ "reason": messages::paused(why) }),
+        Happening::Resumed { .. } | Happening::DeletionOrdered { .. } => json!({}),
         Happening::StepDone { upgraded, failed } => json!({ "failed": failed, "upgraded": upgraded }),
         Happening::Finished { counts } => json!({ "counts": CountsView::of(counts) }),
     };
+    if let Some(by) = by(&entry.what) {
+        value["by"] = json!(by);
+    }
     value["at"] = json!(Stamp(entry.at));
     value["kind"] = json!(kind(&entry.what));
     value["number"] = json!(entry.number);
     value["step"] = json!(entry.step);
     value
+}
+
+/// Who ordered it, when somebody did and is known.
+pub fn by(what: &Happening) -> Option<&Actor> {
+    match what {
+        Happening::Paused { by, .. }
+        | Happening::Resumed { by }
+        | Happening::Retried { by, .. }
+        | Happening::DeletionOrdered { by } => by.as_ref(),
+        _ => None,
+    }
 }
 
 fn kind(what: &Happening) -> &'static str {
@@ -65,9 +79,9 @@ fn kind(what: &Happening) -> &'static str {
         Happening::Nodes { .. } => "nodes",
         Happening::Message { .. } => "message",
         Happening::Paused { .. } => "paused",
-        Happening::Resumed => "resumed",
+        Happening::Resumed { .. } => "resumed",
         Happening::Retried { .. } => "retried",
-        Happening::DeletionOrdered => "deletion_ordered",
+        Happening::DeletionOrdered { .. } => "deletion_ordered",
         Happening::StepDone { .. } => "step_done",
         Happening::Finished { .. } => "finished",
     }

@@ -37,7 +37,7 @@ pub use problem::Problem;
 pub use routes::{Api, ApiLimits};
 pub use service::{ServiceError, Sessions};
 pub use site::{Caps, Site};
-pub use status::{SessionState, SessionStatus};
+pub use status::{SessionList, SessionState, SessionStatus};
 
 /// The version of this API, noted in each session that it creates.
 ///

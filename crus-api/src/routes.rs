@@ -24,7 +24,7 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tracing::{error, warn};
 
-use crate::access::{self, About, Access, Audit, Gate, Role};
+use crate::access::{self, About, Access, Audit, By, Gate, Role};
 use crate::events::Places;
 use crate::health::Health;
 use crate::pages::{self, Pages};
@@ -225,12 +225,12 @@ impl Paths {
 
 // ---- the operations ---------------------------------------------------------------------------------------
 
-async fn create(State(api): State<Arc<Served>>, request: Request) -> Result<Response, Problem> {
+async fn create(State(api): State<Arc<Served>>, By(by): By, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
     let spec = Spec { tenant: tenant(&head.headers, &api.site)?, ..request::spec(&body, &api.site)? };
-    let status = api.sessions.create(spec).await.map_err(|error| failed("create a session", error))?;
+    let status = api.sessions.create(spec, by).await.map_err(|error| failed("create a session", error))?;
     let mut answer = answer(StatusCode::CREATED, JSON, &*status);
     answer.extensions_mut().insert(About(status.upgrade_id));
     Ok(answer)
@@ -260,8 +260,7 @@ async fn plan(State(api): State<Arc<Served>>, request: Request) -> Result<Respon
 
 async fn list(State(api): State<Arc<Served>>) -> Result<Response, Problem> {
     let sessions = api.sessions.list().await.map_err(|error| failed("list the sessions", error))?;
-    let sessions: Vec<&SessionStatus> = sessions.iter().map(|status| &**status).collect();
-    Ok(answer(StatusCode::OK, JSON, &sessions))
+    Ok(written(StatusCode::OK, JSON, sessions.json()))
 }
 
 async fn describe(
@@ -274,10 +273,11 @@ async fn describe(
 
 async fn remove(
     State(api): State<Arc<Served>>,
+    By(by): By,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let found =
-        api.sessions.delete(upgrade_id(id)?).await.map_err(|error| failed("delete a session", error))?;
+        api.sessions.delete(upgrade_id(id)?, by).await.map_err(|error| failed("delete a session", error))?;
     one(found)
 }
 
@@ -305,7 +305,7 @@ const JSON: &str = "application/json";
 
 fn one(found: Option<Arc<SessionStatus>>) -> Result<Response, Problem> {
     let status = found.ok_or_else(Problem::no_such_session)?;
-    Ok(answer(StatusCode::OK, JSON, &*status))
+    Ok(written(StatusCode::OK, JSON, status.json()))
 }
 
 /// An id as the service writes it, in either case; other ways to write a UUID are not there.
@@ -395,8 +395,22 @@ fn failed(what: &str, error: ServiceError) -> Problem {
 
 /// An answer with a JSON body.
 pub(crate) fn answer(status: StatusCode, content_type: &'static str, body: &impl Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(bytes) => (status, [(header::CONTENT_TYPE, content_type)], bytes).into_response(),
+    written(status, content_type, serde_json::to_vec(body))
+}
+
+/// An answer with a body that was written already.
+fn written(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Result<impl Into<Body>, serde_json::Error>,
+) -> Response {
+    match body {
+        Ok(body) => {
+            let mut response = Response::new(body.into());
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            response
+        }
         Err(error) => {
             // Texts, numbers and lists of them: none of the types answered can fail.
             error!(%error, "failed to write an answer");

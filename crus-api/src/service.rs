@@ -9,9 +9,9 @@ use crus_core::history::Entry;
 use crus_core::model::{Command, Head, Node};
 use crus_core::plan::Plan;
 use crus_core::ports::StoreError;
-use crus_core::{Spec, UpgradeId};
+use crus_core::{Actor, Spec, UpgradeId};
 
-use crate::status::SessionStatus;
+use crate::status::{SessionList, SessionStatus};
 use crate::views::Progress;
 
 /// The service behind the routes.
@@ -23,21 +23,25 @@ use crate::views::Progress;
 ///   not forgotten.
 #[async_trait]
 pub trait Sessions: Send + Sync + 'static {
-    /// Creates a session and sets it to work. Returns it as it is then.
-    async fn create(&self, spec: Spec) -> Result<Arc<SessionStatus>, ServiceError>;
+    /// Creates a session on behalf of somebody, and sets it to work. Returns it as it is then.
+    async fn create(&self, spec: Spec, by: Option<Actor>) -> Result<Arc<SessionStatus>, ServiceError>;
 
     /// All sessions, in progress and completed, in the order of their creation.
-    async fn list(&self) -> Result<Vec<Arc<SessionStatus>>, ServiceError>;
+    async fn list(&self) -> Result<Arc<SessionList>, ServiceError>;
 
     /// One session; `None` when there is none of this id.
     async fn get(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
 
     /// Asks for a session's deletion, as often as wanted until it is gone. Returns it as it is then, its
     /// state [`Deleting`](crate::SessionState::Deleting); `None` when there is none of this id.
-    async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
+    async fn delete(
+        &self,
+        id: UpgradeId,
+        by: Option<Actor>,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
 
     /// Has a session do something else, as often as wanted. Returns it as it is then: the command is noted, and taken in
-    /// a moment later. `None` when there is none of this id.
+    /// a moment later. `None` when there is none of this id. Of an order that is given again the first giver is kept.
     ///
     /// # Errors
     /// Besides others, [`ServiceError::NotNow`] when the command [makes no sense](crus_core::commands::why_not).
@@ -45,6 +49,7 @@ pub trait Sessions: Send + Sync + 'static {
         &self,
         id: UpgradeId,
         command: Command,
+        by: Option<Actor>,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError>;
 
     /// Everything of a session but its nodes and messages; `None` when there is none of this id.

@@ -1,7 +1,10 @@
 //! A session as the contract shows it.
 
 use std::num::NonZeroU32;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
+use axum::body::Bytes;
 use crus_core::model::{Head, Phase};
 use crus_core::{GroupLabel, Message, TemplateName, UpgradeId};
 use serde::{Deserialize, Serialize};
@@ -38,6 +41,8 @@ pub struct SessionStatus {
     pub upgrading_label: GroupLabel,
     /// The workload manager.
     pub workload_manager_type: WorkloadManager,
+    #[serde(skip)]
+    written: Written,
 }
 
 impl SessionStatus {
@@ -57,7 +62,101 @@ impl SessionStatus {
             upgrade_template_id: head.spec.template.clone(),
             upgrading_label: head.spec.upgrading.clone(),
             workload_manager_type: WorkloadManager::Slurm,
+            written: Written::default(),
         }
+    }
+
+    /// The same of a session whose deletion is ordered: it has something left to do, whatever came of its upgrade.
+    #[must_use]
+    pub fn deleting(self) -> Self {
+        SessionStatus { completed: false, state: SessionState::Deleting, written: Written::default(), ..self }
+    }
+
+    /// As it is answered: JSON. Written once, however often it is asked for: what changes after that is not in it.
+    ///
+    /// # Errors
+    /// None is known: texts, numbers and lists of them can be written.
+    pub(crate) fn json(&self) -> Result<Bytes, serde_json::Error> {
+        self.written.once(|| serde_json::to_vec(self))
+    }
+}
+
+/// What was written of a value, once it was. It belongs to that value alone: a copy, which may be changed, is written anew.
+#[derive(Debug, Default)]
+struct Written(OnceLock<Bytes>);
+
+impl Written {
+    fn once(
+        &self,
+        write: impl FnOnce() -> Result<Vec<u8>, serde_json::Error>,
+    ) -> Result<Bytes, serde_json::Error> {
+        if let Some(bytes) = self.0.get() {
+            return Ok(bytes.clone());
+        }
+        // Two at a time write the same.
+        let bytes = Bytes::from(write()?);
+        Ok(self.0.get_or_init(|| bytes).clone())
+    }
+}
+
+impl Clone for Written {
+    fn clone(&self) -> Self {
+        Written::default()
+    }
+}
+
+/// It says nothing of the value.
+impl PartialEq for Written {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Written {}
+
+/// All sessions, in the order of their creation.
+#[derive(Debug, Default)]
+pub struct SessionList {
+    sessions: Vec<Arc<SessionStatus>>,
+    written: Written,
+}
+
+impl SessionList {
+    /// These.
+    pub fn new(sessions: Vec<Arc<SessionStatus>>) -> Self {
+        SessionList { sessions, written: Written::default() }
+    }
+
+    /// Whether it is a list of these very values, not only of equal ones: then what was written of it holds.
+    pub fn is_of(&self, sessions: &[Arc<SessionStatus>]) -> bool {
+        self.sessions.len() == sessions.len()
+            && self.sessions.iter().zip(sessions).all(|(old, new)| Arc::ptr_eq(old, new))
+    }
+
+    /// As it is answered: JSON, written once.
+    ///
+    /// # Errors
+    /// As of [`SessionStatus::json`].
+    pub(crate) fn json(&self) -> Result<Bytes, serde_json::Error> {
+        self.written.once(|| {
+            let mut text = vec![b'['];
+            for (i, session) in self.sessions.iter().enumerate() {
+                if i > 0 {
+                    text.push(b',');
+                }
+                text.extend_from_slice(&session.json()?);
+            }
+            text.push(b']');
+            Ok(text)
+        })
+    }
+}
+
+impl Deref for SessionList {
+    type Target = [Arc<SessionStatus>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.sessions
     }
 }
 
@@ -169,5 +268,27 @@ mod tests {
         );
         assert_eq!(text, whole);
         assert_eq!(serde_json::from_str::<SessionStatus>(&text).unwrap(), status);
+    }
+
+    #[test]
+    fn what_is_kept_written_is_what_would_be_written_and_no_copy_has_it() {
+        let first = SessionStatus::of(&session().head, &[]);
+        for _ in 0..2 {
+            assert_eq!(first.json().unwrap(), serde_json::to_vec(&first).unwrap());
+        }
+        let mut second = first.clone();
+        second.messages.push("more".to_owned());
+        assert_eq!(second.json().unwrap(), serde_json::to_vec(&second).unwrap());
+        let third = first.clone().deleting();
+        assert!(third.json().unwrap().windows(8).any(|part| part == b"DELETING"));
+        for sessions in [vec![], vec![first.clone()], vec![first, second, third]] {
+            let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
+            let plain: Vec<&SessionStatus> = sessions.iter().map(|status| &**status).collect();
+            let list = SessionList::new(sessions.clone());
+            assert_eq!(list.json().unwrap(), serde_json::to_vec(&plain).unwrap());
+            assert!(list.is_of(&sessions));
+            let copies: Vec<_> = sessions.iter().map(|status| Arc::new((**status).clone())).collect();
+            assert_eq!(list.is_of(&copies), copies.is_empty());
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crus_core::model::{Counts, Head, Holder, HoldingJob, Node, NodeState, Pace, Pause};
 use crus_core::time::WlmTime;
-use crus_core::{NodeName, TenantName, Time, UpgradeId, Xname, messages};
+use crus_core::{Actor, NodeName, TenantName, Time, UpgradeId, Xname, messages};
 use serde::{Serialize, Serializer};
 
 use crate::service::{ServiceError, Sessions};
@@ -210,12 +210,18 @@ pub struct Progress {
     pub boot_s: Option<BootTimes>,
     /// How many nodes are in which state.
     pub counts: CountsView,
+    /// Who created it; `None` where nobody is asked who they are, here as below.
+    pub created_by: Option<Actor>,
+    /// Who had it deleted.
+    pub deleted_by: Option<Actor>,
     /// How long it has worked, or did until its end, in seconds.
     pub elapsed_s: f64,
     /// When it is expected to end; `None` when nobody can tell, or it has ended.
     pub expected_end: Option<ExpectedEnd>,
     /// Why no other step is started, while that is so.
     pub paused: Option<PauseView>,
+    /// Who paused it, when an operator did.
+    pub paused_by: Option<Actor>,
     /// How many of a hundred nodes are through, whatever came of them.
     pub percent: u8,
     /// Where its step stands.
@@ -261,9 +267,12 @@ impl Progress {
         Progress {
             boot_s: BootTimes::of(&head.pace),
             counts: CountsView::of(&head.counts),
+            created_by: head.created_by.clone(),
+            deleted_by: head.deleted_by.clone(),
             elapsed_s: seconds(head.ended.unwrap_or(beside.now).since(head.created)),
             expected_end: beside.expected_end,
             paused: head.pause.as_ref().map(PauseView::of),
+            paused_by: head.pause.as_ref().and_then(|pause| pause.by.clone()),
             percent: u8::try_from(percent).unwrap_or(100),
             stage: head.stage.to_string(),
             state,

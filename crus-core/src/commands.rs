@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn paused(mut summary: Summary) -> Summary {
-        summary.head.pause = Some(Pause { since: Time(2), why: PauseReason::Command });
+        summary.head.pause = Some(Pause { since: Time(2), why: PauseReason::Command, by: None });
         summary
     }
 

@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
+use crate::actor::Actor;
 use crate::check::{self, Violation};
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
-use crate::model::{Command, SeenGroup, Session};
+use crate::model::{Ordered, SeenGroup, Session};
 use crate::names::{NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
 use crate::time::Time;
@@ -82,8 +83,10 @@ pub struct Driver {
     revision: Revision,
     ports: Ports,
     deletion_ordered: bool,
+    /// By whom.
+    deleted_by: Option<Actor>,
     /// Commands that are not taken in yet, with their numbers.
-    commands: BTreeMap<u64, Command>,
+    commands: BTreeMap<u64, Ordered>,
     /// Changes that are not stored yet.
     unsaved: Vec<Event>,
 }
@@ -96,6 +99,7 @@ impl Driver {
             revision,
             ports,
             deletion_ordered: false,
+            deleted_by: None,
             commands: BTreeMap::new(),
             unsaved: Vec::new(),
         }
@@ -107,14 +111,21 @@ impl Driver {
     }
 
     /// Deletion was asked for: it takes effect with the next round. Asking again changes nothing.
-    pub fn order_deletion(&mut self) {
-        self.deletion_ordered = true;
+    pub fn order_deletion(&mut self, by: Option<Actor>) {
+        if !std::mem::replace(&mut self.deletion_ordered, true) {
+            self.deleted_by = by;
+        }
+    }
+
+    /// Whether it was told that deletion was asked for.
+    pub fn deletion_ordered(&self) -> bool {
+        self.deletion_ordered
     }
 
     /// An operator's command, with the number that the store gave it: it takes effect with the next round. Giving it again
     /// changes nothing.
-    pub fn command(&mut self, number: u64, command: Command) {
-        self.commands.insert(number, command);
+    pub fn command(&mut self, number: u64, ordered: Ordered) {
+        self.commands.insert(number, ordered);
     }
 
     /// Does one round: at most one call to a peer.
@@ -134,8 +145,8 @@ impl Driver {
             return Ok(Next::Removed);
         }
         let now = self.ports.clock.now();
-        if let Some((number, command)) = self.commands.pop_first() {
-            self.take(now, Input::Command { number, command });
+        if let Some((number, Ordered { command, by })) = self.commands.pop_first() {
+            self.take(now, Input::Command { number, command, by });
             self.save().await?;
             return Ok(Next::Now);
         }
@@ -143,7 +154,7 @@ impl Driver {
             return Ok(Next::Finished);
         }
         let delete = self.deletion_ordered && self.session.head.deletion.is_none();
-        if self.take(now, if delete { Input::Delete } else { Input::Tick }) {
+        if self.take(now, if delete { Input::Delete { by: self.deleted_by.clone() } } else { Input::Tick }) {
             self.save().await?;
             return Ok(Next::Now);
         }
@@ -345,19 +356,27 @@ mod tests {
         async fn remove(&self, _: UpgradeId) -> Result<(), StoreError> {
             Ok(())
         }
-        async fn order_deletion(&self, _: UpgradeId) -> Result<(), StoreError> {
+        async fn order_deletion(&self, _: UpgradeId, _: Option<&Actor>) -> Result<(), StoreError> {
             Ok(())
         }
         async fn deletion_ordered(&self, _: UpgradeId) -> Result<bool, StoreError> {
             Ok(false)
         }
+        async fn deletion_ordered_by(&self, _: UpgradeId) -> Result<Option<Actor>, StoreError> {
+            Ok(None)
+        }
         async fn summary(&self, _: UpgradeId) -> Result<Option<Summary>, StoreError> {
             Ok(None)
         }
-        async fn command(&self, _: UpgradeId, _: Command) -> Result<Option<u64>, StoreError> {
+        async fn command(
+            &self,
+            _: UpgradeId,
+            _: crate::model::Command,
+            _: Option<&Actor>,
+        ) -> Result<Option<u64>, StoreError> {
             Ok(None)
         }
-        async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+        async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
             Ok(Vec::new())
         }
         async fn nodes(&self, _: UpgradeId, _: usize, _: usize) -> Result<Vec<Node>, StoreError> {

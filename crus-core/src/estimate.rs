@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn a_session_that_does_not_go_on_has_no_expected_end() {
         let mut paused = head();
-        paused.pause = Some(Pause { since: MONDAY, why: PauseReason::Command });
+        paused.pause = Some(Pause { since: MONDAY, why: PauseReason::Command, by: None });
         assert_eq!(end(&paused, MONDAY), None);
         let mut deleting = head();
         deleting.deletion = Some(MONDAY);

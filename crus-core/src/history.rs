@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::actor::Actor;
 use crate::model::{Counts, Failure, PauseReason, Stage};
 use crate::names::Xname;
 use crate::time::Time;
@@ -59,16 +60,30 @@ pub enum Happening {
     Paused {
         /// Why.
         why: PauseReason,
+        /// Who paused it, when an operator did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Actor>,
     },
     /// An operator let it go on.
-    Resumed,
+    Resumed {
+        /// Who.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Actor>,
+    },
     /// An operator had nodes tried again.
     Retried {
         /// How many.
         nodes: usize,
+        /// Who.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Actor>,
     },
     /// An operator wants it deleted.
-    DeletionOrdered,
+    DeletionOrdered {
+        /// Who.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Actor>,
+    },
     /// A step ended.
     StepDone {
         /// How many of its nodes were upgraded.

@@ -54,6 +54,7 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU64;
 
+use crate::actor::Actor;
 use crate::boots::BootIds;
 use crate::history::{Entry, Happening};
 use crate::messages;
@@ -226,13 +227,18 @@ pub enum Input {
     /// Nothing but time passed.
     Tick,
     /// The operator wants the session deleted.
-    Delete,
+    Delete {
+        /// Who does.
+        by: Option<Actor>,
+    },
     /// An operator orders something else.
     Command {
         /// The command's number: one that is not greater than that of an earlier one was taken in before.
         number: u64,
         /// What.
         command: Command,
+        /// Who does.
+        by: Option<Actor>,
     },
     /// A group as it is.
     Group(Group, SeenGroup),

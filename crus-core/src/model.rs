@@ -16,6 +16,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::actor::Actor;
 use crate::batch;
 use crate::boots::BootIds;
 use crate::estimate::Outlook;
@@ -235,8 +236,14 @@ pub struct Head {
     pub batch: Vec<usize>,
     /// The boot session of this step, once intended.
     pub boot: Option<Boot>,
+    /// Who created it; `None` where nobody is asked who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<Actor>,
     /// When deletion was asked for.
     pub deletion: Option<Time>,
+    /// By whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_by: Option<Actor>,
     /// The condition that is not met, in words, while there is one (P9).
     pub condition: Option<String>,
     /// Whether that condition is a session that shares a group or a node with this one and goes first.
@@ -259,6 +266,9 @@ pub struct Head {
     /// Whether an operator wants the failed nodes to be taken again as soon as what is owed for them is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retry: bool,
+    /// Who wants that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_by: Option<Actor>,
     /// Whether failed nodes were taken again on an operator's order, and no step has begun since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retried: bool,
@@ -287,6 +297,9 @@ pub struct Pause {
     pub since: Time,
     /// Why.
     pub why: PauseReason,
+    /// Who paused it, when an operator did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
 }
 
 /// Why a session starts no other step.
@@ -347,6 +360,39 @@ pub enum Command {
     Retry,
 }
 
+/// A command, and who gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredOrdered", into = "StoredOrdered")]
+pub struct Ordered {
+    /// What.
+    pub command: Command,
+    /// Who; `None` where nobody is asked who they are.
+    pub by: Option<Actor>,
+}
+
+/// As it is stored: the command alone, as it always was, unless it is known who gave it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredOrdered {
+    Alone(Command),
+    By { command: Command, by: Actor },
+}
+
+impl From<Ordered> for StoredOrdered {
+    fn from(Ordered { command, by }: Ordered) -> Self {
+        by.map_or(StoredOrdered::Alone(command), |by| StoredOrdered::By { command, by })
+    }
+}
+
+impl From<StoredOrdered> for Ordered {
+    fn from(stored: StoredOrdered) -> Self {
+        match stored {
+            StoredOrdered::Alone(command) => Ordered { command, by: None },
+            StoredOrdered::By { command, by } => Ordered { command, by: Some(by) },
+        }
+    }
+}
+
 impl Head {
     /// Whether the session has ended.
     pub fn is_done(&self) -> bool {
@@ -400,7 +446,9 @@ impl Session {
                 stage_since: now,
                 batch: Vec::new(),
                 boot: None,
+                created_by: None,
                 deletion: None,
+                deleted_by: None,
                 condition: None,
                 queued: false,
                 ended: None,
@@ -409,6 +457,7 @@ impl Session {
                 commands: 0,
                 pause: None,
                 retry: false,
+                retry_by: None,
                 retried: false,
                 accepted: 0,
                 canaries: 0,

@@ -17,10 +17,11 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+use crate::actor::Actor;
 use crate::boots::BootIds;
 use crate::history::Entry;
 use crate::machine::Event;
-use crate::model::{Command, Node, Session, Summary, UpgradeId};
+use crate::model::{Command, Node, Ordered, Session, Summary, UpgradeId};
 use crate::names::{
     BootHandle, BootSessionName, CheckName, GroupLabel, InvalidName, NodeName, PartitionName, TemplateName,
     TenantName, Xname,
@@ -445,22 +446,30 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError>;
 
     /// Notes that a session's deletion was asked for. It holds whoever runs the session meanwhile, and does
-    /// not change the session's revision.
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError>;
+    /// not change the session's revision. Of several who ask for it the first is kept.
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError>;
 
     /// Whether the session's deletion was asked for.
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError>;
 
-    /// Notes a command for a session, after those that are noted already; one that equals the latest of them changes
-    /// nothing. It holds whoever runs the session meanwhile, and does not change the session's revision. `None` when there
+    /// Who asked for the session's deletion first, when somebody did and is known.
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError>;
+
+    /// Notes a command for a session, after those that are noted already; one that equals the latest of them, whoever
+    /// gave it, changes nothing. It holds whoever runs the session meanwhile, and does not change the session's revision. `None` when there
     /// is no such session.
     ///
     /// Returns the command's number: greater than that of any command of this session before.
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError>;
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError>;
 
     /// The commands that are noted for a session and not [taken in](crate::model::Head::commands) yet, in order. A save
     /// drops those that the session has taken in.
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError>;
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError>;
 
     /// So many nodes of a session from this position on; fewer at their end.
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError>;

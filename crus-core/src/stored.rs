@@ -266,7 +266,7 @@ mod tests {
         let id = UpgradeId(uuid::Uuid::from_u128(1));
         let latest = ENTRIES_MAX + 5;
         let values: std::collections::BTreeMap<u32, Vec<u8>> = (1..=latest)
-            .map(|number| Entry { number, at: Time(number), step: 0, what: Happening::Resumed })
+            .map(|number| Entry { number, at: Time(number), step: 0, what: Happening::Resumed { by: None } })
             .map(|entry| (place_of(entry.number), encode_entry(&entry).unwrap()))
             .collect();
         assert_eq!(values.len() as u64, ENTRIES_MAX);

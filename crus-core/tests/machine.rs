@@ -294,7 +294,7 @@ fn late_or_foreign_input_changes_nothing() {
     assert_eq!(session, before);
     paper.run(&mut session);
     let done = session.clone();
-    for input in [Input::Tick, Input::Delete, Input::Template { at: paper.now, exists: false }] {
+    for input in [Input::Tick, Input::Delete { by: None }, Input::Template { at: paper.now, exists: false }] {
         assert_eq!(machine::step(&mut session, paper.now, input), []);
     }
     assert_eq!(session, done);
@@ -396,7 +396,7 @@ proptest! {
                 }
                 (Twist::Delete, _) => {
                     deleted = true;
-                    Input::Delete
+                    Input::Delete { by: None }
                 }
                 (Twist::Answer | Twist::Lost, None) => {
                     paper.now = machine::next_wake(&session, paper.now).unwrap();
@@ -572,7 +572,7 @@ fn p7_an_unanswered_request_is_not_forgotten_by_a_later_one_or_a_crash() {
                 break;
             }
         }
-        machine::step(&mut session, paper.now, Input::Delete);
+        machine::step(&mut session, paper.now, Input::Delete { by: None });
         paper.until(&mut session, |s| s.nodes[0].state == NodeState::Released);
         let after = paper.now.since(first);
         assert!(after >= session.limits.settle_ms, "crash {crash}: released after {after} ms");
@@ -801,7 +801,7 @@ fn a_hundred_thousand_nodes_work_and_each_record_stays_small() {
     assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Upgraded).count(), 100);
     let head = serde_json::to_string(&session.head).unwrap();
     assert!(head.len() < 1_000, "{head}");
-    machine::step(&mut session, paper.now, Input::Delete);
+    machine::step(&mut session, paper.now, Input::Delete { by: None });
     paper.run(&mut session);
     assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Released).count(), 99_900);
 }

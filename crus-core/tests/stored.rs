@@ -5,12 +5,13 @@
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{
-    Boot, Counts, Failure, Holder, HoldingJob, NodeState, Owed, Pace, Pause, PauseReason, Phase, Stage,
+    Boot, Command, Counts, Failure, Holder, HoldingJob, NodeState, Ordered, Owed, Pace, Pause, PauseReason,
+    Phase, Stage,
 };
 use crus_core::names::BootSessionName;
 use crus_core::stored::{self, Parts};
 use crus_core::time::WlmTime;
-use crus_core::{Limits, Message, Session, Spec, Strategy, Time, UpgradeId};
+use crus_core::{Actor, Limits, Message, Session, Spec, Strategy, Time, UpgradeId};
 
 /// A session in the middle of a step, with a node in every state.
 fn session() -> Session {
@@ -144,7 +145,8 @@ fn session_of_the_third_form() -> Session {
     head.counts = Counts::of(&session.nodes);
     head.entries = 12_345;
     head.commands = 77;
-    head.pause = Some(Pause { since: Time(6_000), why: PauseReason::MaxFailed { failed: 3, max: 2 } });
+    head.pause =
+        Some(Pause { since: Time(6_000), why: PauseReason::MaxFailed { failed: 3, max: 2 }, by: None });
     head.accepted = 2;
     head.canaries = 1;
     head.soak_until = Some(Time(7_000));
@@ -163,6 +165,36 @@ fn the_third_form_is_read_and_written_as_it_is() {
     assert_eq!(serde_json::to_value(&read).unwrap(), json(stored));
 }
 
+/// The same form, where callers are asked who they are: the names are added to it.
+#[test]
+fn who_did_what_is_read_and_written_as_it_is() {
+    let stored = include_str!("stored/session-3-by.json");
+    let read: Session = serde_json::from_str(stored).unwrap();
+    let mut expected = session_of_the_third_form();
+    let name = |name: &str| Some(name.parse::<Actor>().unwrap());
+    expected.head.created_by = name("ada");
+    expected.head.deleted_by = name("Grace Hopper");
+    expected.head.retry = true;
+    expected.head.retry_by = name("svc/night-shift");
+    expected.head.pause = Some(Pause { since: Time(6_000), why: PauseReason::Command, by: name("Zo\u{eb}") });
+    assert_eq!(read, expected);
+    assert_eq!(serde_json::to_value(&read).unwrap(), json(stored));
+}
+
+#[test]
+fn who_ordered_what_is_read_from_its_first_form_as_well() {
+    let read = |text: &str| serde_json::from_str::<Ordered>(text).unwrap();
+    let by = Some("ada".parse().unwrap());
+    let nobody = Ordered { command: Command::Pause, by: None };
+    assert_eq!((read("\"pause\""), serde_json::to_string(&nobody).unwrap().as_str()), (nobody, "\"pause\""));
+    let pause = Ordered { command: Command::Pause, by };
+    let written = r#"{"command":"pause","by":"ada"}"#;
+    assert_eq!((read(written), serde_json::to_string(&pause).unwrap().as_str()), (pause, written));
+    let entry = |text: &str| stored::entry(session().head.id, text.as_bytes()).unwrap().what;
+    let resumed = entry(r#"{"number":1,"at":1000,"step":0,"kind":"resumed","by":"ada"}"#);
+    assert_eq!(resumed, Happening::Resumed { by: Some("ada".parse().unwrap()) });
+}
+
 /// One entry of every kind.
 fn history() -> Vec<Entry> {
     let nodes = ["x1000c0s0b0n0", "x1000c0s0b0n1", "x1000c0s1b0n0"].map(|name| name.parse().unwrap());
@@ -176,11 +208,11 @@ fn history() -> Vec<Entry> {
             nodes: nodes[..1].into(),
         },
         Happening::Message { text: "Quiesce requested in step 3: moving to QUIESCING".into() },
-        Happening::Paused { why: PauseReason::Command },
-        Happening::Paused { why: PauseReason::MaxFailedStep { failed: 2, max: 1 } },
-        Happening::Resumed,
-        Happening::Retried { nodes: 2 },
-        Happening::DeletionOrdered,
+        Happening::Paused { why: PauseReason::Command, by: None },
+        Happening::Paused { why: PauseReason::MaxFailedStep { failed: 2, max: 1 }, by: None },
+        Happening::Resumed { by: None },
+        Happening::Retried { nodes: 2, by: None },
+        Happening::DeletionOrdered { by: None },
         Happening::StepDone { upgraded: 6, failed: 2 },
         Happening::Finished { counts: Counts { upgraded: 15, failed: 2, ..Counts::default() } },
     ];

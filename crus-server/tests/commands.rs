@@ -34,7 +34,7 @@ async fn what_is_ordered_of_one_replica_reaches_the_owner_at_once_however_long_i
     eventually("paused", async || site.is_paused(id).await).await;
     eventually("all is taken in", async || site.store.commands(id).await.unwrap().is_empty()).await;
     assert_eq!(site.happened(id, |what| matches!(what, Happening::Paused { .. })).await, 2);
-    assert_eq!(site.happened(id, |what| *what == Happening::Resumed).await, 1);
+    assert_eq!(site.happened(id, |what| matches!(what, Happening::Resumed { .. })).await, 1);
     assert!(owner.store.owns(id), "nobody else took it");
 }
 
@@ -53,8 +53,8 @@ async fn p3_a_finished_session_is_retried_at_any_replica_and_after_a_restart() {
     let third = site.replica(10).await;
     // Both are asked at once: it is one retry, or the later comes when it works again.
     let at_once = tokio::join!(
-        second.controller.command(id, Command::Retry),
-        third.controller.command(id, Command::Retry)
+        second.controller.command(id, Command::Retry, None),
+        third.controller.command(id, Command::Retry, None)
     );
     let refused = |answer: &Result<_, ServiceError>| answer.is_err();
     assert!(!refused(&at_once.0) || !refused(&at_once.1), "{at_once:?}");
@@ -100,7 +100,7 @@ async fn a_command_noted_right_before_a_crash_is_neither_lost_nor_done_twice() {
     // Noted, and nobody has heard of it: who owns the session is gone.
     owner.store.cut_off();
     let handle = site.store.another_replica();
-    handle.command(id, Command::Pause).await.unwrap().unwrap();
+    handle.command(id, Command::Pause, None).await.unwrap().unwrap();
     owner.crash().await;
     let heir = site.replica(10).await;
     eventually("paused", async || site.is_paused(id).await).await;
@@ -111,11 +111,11 @@ async fn a_command_noted_right_before_a_crash_is_neither_lost_nor_done_twice() {
     last.order(id, Command::Resume).await;
     eventually("done", async || site.phase(id).await == Phase::Done).await;
     assert_eq!(site.happened(id, |what| matches!(what, Happening::Paused { .. })).await, 1);
-    assert_eq!(site.happened(id, |what| *what == Happening::Resumed).await, 1);
+    assert_eq!(site.happened(id, |what| matches!(what, Happening::Resumed { .. })).await, 1);
 
     // Likewise a retry of a session that is done, which nobody runs.
     last.crash().await;
-    handle.command(id, Command::Retry).await.unwrap().unwrap();
+    handle.command(id, Command::Retry, None).await.unwrap().unwrap();
     let _service = site.replica(10).await;
     eventually("retried", async || {
         site.happened(id, |what| matches!(what, Happening::Finished { .. })).await == 2
@@ -129,7 +129,7 @@ async fn what_makes_no_sense_is_refused_with_the_reason_and_changes_nothing() {
     let site = Site::new(busy());
     let replica = site.replica(10).await;
     let nowhere = UpgradeId(Uuid::new_v4());
-    assert_eq!(replica.controller.command(nowhere, Command::Pause).await, Ok(None));
+    assert_eq!(replica.controller.command(nowhere, Command::Pause, None).await, Ok(None));
     let id = replica.create().await;
     eventually("nodes are drained", async || site.counts(id).await.draining > 0).await;
     assert_eq!(replica.refuses(id, Command::Retry).await, NotNow::Working);
@@ -141,11 +141,11 @@ async fn what_makes_no_sense_is_refused_with_the_reason_and_changes_nothing() {
 
     site.store.fail(Some("no quorum"));
     let failed = ServiceError::Store(StoreError::Failed("no quorum".to_owned()));
-    assert_eq!(replica.controller.command(id, Command::Resume).await, Err(failed));
+    assert_eq!(replica.controller.command(id, Command::Resume, None).await, Err(failed));
     site.store.fail(None);
-    replica.controller.delete(id).await.unwrap().unwrap();
+    replica.controller.delete(id, None).await.unwrap().unwrap();
     for command in [Command::Pause, Command::Resume, Command::Retry] {
-        match replica.controller.command(id, command).await {
+        match replica.controller.command(id, command, None).await {
             Err(ServiceError::NotNow { reason: NotNow::Deleting }) | Ok(None) => {}
             other => panic!("{command:?} ended as {other:?}"),
         }

@@ -10,10 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crus_api::service::{Follow, News};
 use crus_api::{ServiceError, SessionState, Sessions};
+use crus_core::Actor;
 use crus_core::boots::BootIds;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, PauseReason, Phase, Session, Summary};
+use crus_core::model::{Command, Node, Ordered, PauseReason, Phase, Session, Summary};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
     BootKey, BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
@@ -177,9 +178,12 @@ impl SessionStore for Moody {
         self.mood()?;
         self.inner.remove(id).await
     }
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         self.mood()?;
-        self.inner.order_deletion(id).await
+        self.inner.order_deletion(id, by).await
+    }
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        self.inner.deletion_ordered_by(id).await
     }
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.deletion_ordered(id).await
@@ -187,11 +191,16 @@ impl SessionStore for Moody {
     async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
         self.inner.summary(id).await
     }
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
         self.mood()?;
-        self.inner.command(id, command).await
+        self.inner.command(id, command, by).await
     }
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         self.inner.commands(id).await
     }
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
@@ -286,7 +295,7 @@ async fn service(ends: Ends, sessions: &[Session]) -> Service {
 
 impl Service {
     async fn create(&self) -> UpgradeId {
-        self.controller.create(spec()).await.unwrap().upgrade_id
+        self.controller.create(spec(), None).await.unwrap().upgrade_id
     }
 
     async fn gone(&self, id: UpgradeId) {
@@ -311,7 +320,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
 async fn a_created_session_is_stored_and_listed_in_order_of_creation() {
     let earlier = stored(Phase::Done, 1);
     let service = service(Ends::Unreachable, std::slice::from_ref(&earlier)).await;
-    let created = service.controller.create(spec()).await.unwrap();
+    let created = service.controller.create(spec(), None).await.unwrap();
     assert_eq!(created.state, SessionState::Updating);
     assert!(service.store.load(created.upgrade_id).await.unwrap().is_some());
     let listed = service.controller.list().await.unwrap();
@@ -327,8 +336,8 @@ async fn no_more_sessions_than_allowed() {
     let directory = tempfile::tempdir().unwrap();
     let store = Moody::open(&directory.path().join("crus.redb"));
     let controller = controller(&Peers::new(Ends::Unreachable), &store, 1).await.unwrap();
-    controller.create(spec()).await.unwrap();
-    assert_eq!(controller.create(spec()).await, Err(ServiceError::Full { limit: 1 }));
+    controller.create(spec(), None).await.unwrap();
+    assert_eq!(controller.create(spec(), None).await, Err(ServiceError::Full { limit: 1 }));
 }
 
 /// The original's fault 12: a DELETE waited for a lock, and other requests waited with it.
@@ -344,7 +353,7 @@ async fn p7_no_answer_waits_for_a_peer_that_hangs() {
     assert_eq!(service.controller.events(id, 0, 10).await, Ok(Some(Vec::new())));
     assert!(service.controller.follow(id, 0).await.unwrap().is_some());
     for _ in 0..2 {
-        let deleting = service.controller.delete(id).await.unwrap().unwrap();
+        let deleting = service.controller.delete(id, None).await.unwrap().unwrap();
         assert_eq!(deleting.state, SessionState::Deleting, "as often as asked");
     }
     assert_eq!(service.controller.get(id).await.unwrap().unwrap().state, SessionState::Deleting);
@@ -356,9 +365,9 @@ async fn p7_a_session_that_waits_is_woken_by_its_deletion_and_disappears() {
     let service = service(Ends::Unreachable, &[]).await;
     let id = service.create().await;
     eventually("a call failed", || async { service.peers.calls() > 0 }).await;
-    service.controller.delete(id).await.unwrap().unwrap();
+    service.controller.delete(id, None).await.unwrap().unwrap();
     service.gone(id).await;
-    assert!(service.controller.delete(id).await.unwrap().is_none());
+    assert!(service.controller.delete(id, None).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -367,7 +376,7 @@ async fn a_session_that_is_done_makes_no_calls_and_can_be_deleted() {
     let service = service(Ends::Unreachable, std::slice::from_ref(&done)).await;
     let status = service.controller.get(done.head.id).await.unwrap().unwrap();
     assert_eq!((status.state, status.completed), (SessionState::Ready, true));
-    let status = service.controller.delete(done.head.id).await.unwrap().unwrap();
+    let status = service.controller.delete(done.head.id, None).await.unwrap().unwrap();
     assert_eq!((status.state, status.completed), (SessionState::Deleting, false), "what is taken away");
     service.gone(done.head.id).await;
     assert_eq!(service.peers.calls(), 0);
@@ -383,7 +392,7 @@ async fn p7_orders_and_sessions_are_taken_up_after_a_restart() {
         store.create(session).await.unwrap();
     }
     for id in [ordered.head.id, done.head.id] {
-        store.order_deletion(id).await.unwrap();
+        store.order_deletion(id, None).await.unwrap();
     }
     let peers = Peers::new(Ends::Unreachable);
     let controller = controller(&peers, &store, 100).await.unwrap();
@@ -400,7 +409,7 @@ async fn p9_a_task_that_panics_begins_again() {
     let id = service.create().await;
     eventually("it panicked, and began again", || async { service.peers.calls() > 2 }).await;
     *service.peers.ends.lock().unwrap() = Ends::Unreachable;
-    service.controller.delete(id).await.unwrap().unwrap();
+    service.controller.delete(id, None).await.unwrap().unwrap();
     service.gone(id).await;
 }
 
@@ -412,13 +421,13 @@ async fn p9_a_store_that_fails_is_tried_again() {
 
     service.store.fails.store(true, Ordering::SeqCst);
     let refused = ServiceError::Store(StoreError::Failed("the disk is full".into()));
-    assert_eq!(service.controller.create(spec()).await, Err(refused.clone()));
-    assert_eq!(service.controller.delete(id).await, Err(refused));
+    assert_eq!(service.controller.create(spec(), None).await, Err(refused.clone()));
+    assert_eq!(service.controller.delete(id, None).await, Err(refused));
     let status = service.controller.get(id).await.unwrap().unwrap();
     assert_eq!(status.state, SessionState::Updating, "what is not stored is not answered for");
 
     service.store.fails.store(false, Ordering::SeqCst);
-    service.controller.delete(id).await.unwrap().unwrap();
+    service.controller.delete(id, None).await.unwrap().unwrap();
     service.gone(id).await;
 }
 
@@ -426,7 +435,7 @@ async fn p9_a_store_that_fails_is_tried_again() {
 async fn a_caller_who_goes_away_leaves_no_session_that_nobody_runs() {
     let service = service(Ends::Unreachable, &[]).await;
     let held = service.store.creating.acquire().await.unwrap();
-    let call = service.controller.create(spec());
+    let call = service.controller.create(spec(), None);
     let gave_up = tokio::time::timeout(Duration::from_millis(20), call).await;
     assert!(gave_up.is_err(), "the caller went away while the store was busy");
     drop(held);
@@ -496,7 +505,7 @@ impl Replicas {
 
     /// A session that the first replica runs.
     async fn create(&self) -> UpgradeId {
-        let id = self.controllers[0].create(spec()).await.unwrap().upgrade_id;
+        let id = self.controllers[0].create(spec(), None).await.unwrap().upgrade_id;
         eventually("the first replica runs it", || async { self.peers[0].calls() > 0 }).await;
         id
     }
@@ -553,8 +562,9 @@ async fn every_replica_shows_how_a_session_goes_and_tells_who_follows_it() {
     .await;
     let mut follow =
         [runner.follow(id, 0).await.unwrap().unwrap(), other.follow(id, 0).await.unwrap().unwrap()];
-    other.command(id, Command::Pause).await.unwrap().unwrap();
-    let paused = Happening::Paused { why: PauseReason::Command };
+    let by = |name: &str| Some(name.parse::<Actor>().unwrap());
+    other.command(id, Command::Pause, by("ada")).await.unwrap().unwrap();
+    let paused = Happening::Paused { why: PauseReason::Command, by: by("ada") };
     let mut told = Vec::new();
     for follow in &mut follow {
         told.push(told_until(follow.as_mut(), |news| tells(news, &paused)).await);
@@ -565,11 +575,11 @@ async fn every_replica_shows_how_a_session_goes_and_tells_who_follows_it() {
     assert!(told[0].iter().any(|entry| matches!(entry.what, Happening::Message { .. })), "{:?}", told[0]);
     assert_eq!(other.events(id, 0, 1000).await.unwrap().unwrap(), told[0]);
 
-    runner.delete(id).await.unwrap();
+    runner.delete(id, by("grace")).await.unwrap();
     let [mut at_runner, mut at_other] = follow;
     let end = told_until(at_runner.as_mut(), |news| *news == News::Deleted).await;
     let last = end.iter().map(|entry| &entry.what).collect::<Vec<_>>();
-    assert!(last.contains(&&Happening::DeletionOrdered), "{last:?}");
+    assert!(last.contains(&&Happening::DeletionOrdered { by: by("grace") }), "{last:?}");
     assert!(matches!(last.last(), Some(Happening::Finished { .. })), "{last:?}");
     told_until(at_other.as_mut(), |news| *news == News::Deleted).await;
     assert!(other.follow(id, 0).await.unwrap().is_none());
@@ -578,7 +588,7 @@ async fn every_replica_shows_how_a_session_goes_and_tells_who_follows_it() {
 #[tokio::test]
 async fn who_follows_a_session_is_told_when_the_service_ends_and_holds_nothing_up() {
     let service = service(Ends::Unreachable, &[]).await;
-    let id = service.controller.create(spec()).await.unwrap().upgrade_id;
+    let id = service.controller.create(spec(), None).await.unwrap().upgrade_id;
     let mut follow = service.controller.follow(id, u64::MAX).await.unwrap().unwrap();
     let controller = service.controller.clone();
     let ends = tokio::spawn(async move { controller.shutdown(Duration::from_secs(60)).await });
@@ -592,23 +602,23 @@ async fn who_follows_a_session_is_told_when_the_service_ends_and_holds_nothing_u
 async fn p7_a_session_can_be_read_and_deleted_on_any_replica_as_soon_as_it_is_created() {
     let replicas = Replicas::start(keep_all()).await;
     for _ in 0..50 {
-        let id = replicas.controllers[0].create(spec()).await.unwrap().upgrade_id;
+        let id = replicas.controllers[0].create(spec(), None).await.unwrap().upgrade_id;
         assert!(replicas.controllers[1].get(id).await.unwrap().is_some());
-        let deleting = replicas.controllers[1].delete(id).await.unwrap().unwrap();
+        let deleting = replicas.controllers[1].delete(id, None).await.unwrap().unwrap();
         assert_eq!(deleting.state, SessionState::Deleting);
     }
     for controller in &replicas.controllers {
         eventually("all gone", || async { controller.list().await.unwrap().is_empty() }).await;
     }
     let unknown = UpgradeId(Uuid::new_v4());
-    assert!(replicas.controllers[1].delete(unknown).await.unwrap().is_none());
+    assert!(replicas.controllers[1].delete(unknown, None).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn p7_a_deletion_given_to_another_replica_reaches_the_owner() {
     let replicas = Replicas::start(keep_all()).await;
     let id = replicas.create().await;
-    let deleting = replicas.controllers[1].delete(id).await.unwrap().unwrap();
+    let deleting = replicas.controllers[1].delete(id, None).await.unwrap().unwrap();
     assert_eq!(deleting.state, SessionState::Deleting);
     for controller in &replicas.controllers {
         eventually("gone", || async { controller.get(id).await.unwrap().is_none() }).await;

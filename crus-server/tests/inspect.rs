@@ -63,8 +63,8 @@ async fn store_at(path: &Path) -> RedbStore {
     let events: Vec<Event> = entries.map(Event::Entry).collect();
     session.head.entries = 3;
     store.save(&session, &events, revision).await.unwrap();
-    store.command(ROLLING, Command::Pause).await.unwrap().unwrap();
-    store.command(DONE, Command::Retry).await.unwrap().unwrap();
+    store.command(ROLLING, Command::Pause, None).await.unwrap().unwrap();
+    store.command(DONE, Command::Retry, None).await.unwrap().unwrap();
     store.set_delivered(ROLLING, 2).await.unwrap();
     store
 }
@@ -145,7 +145,7 @@ async fn a_store_that_is_open_is_said_to_be_and_none_is_created() {
         assert!(matches!(error, InspectError::InUse { .. }), "{error}");
         assert!(error.to_string().contains("a service has it open; stop the service first"), "{error}");
     }
-    store.command(ROLLING, Command::Resume).await.unwrap().unwrap();
+    store.command(ROLLING, Command::Resume, None).await.unwrap().unwrap();
     drop(store);
     assert!(check(&path).await.is_sound());
 

@@ -124,7 +124,7 @@ async fn a_store_of_the_second_format_is_taken_over_once_nobody_works_with_it() 
         for session in [&small, &large] {
             store.create(session).await.unwrap();
         }
-        store.order_deletion(small.head.id).await.unwrap();
+        store.order_deletion(small.head.id, None).await.unwrap();
         store.close().await;
     }
     client.put("/crus/format", "2", None).await.unwrap();
@@ -151,7 +151,7 @@ async fn a_store_of_the_second_format_is_taken_over_once_nobody_works_with_it() 
         assert_eq!(summary.head.counts, Counts::of(&session.nodes), "counted");
         assert_eq!(summary.deletion_ordered, session.head.id == small.head.id);
     }
-    assert!(one.command(large.head.id, Order::Pause).await.unwrap().is_some());
+    assert!(one.command(large.head.id, Order::Pause, None).await.unwrap().is_some());
     assert_eq!(client.get("/crus/format", None).await.unwrap().kvs()[0].value(), b"3");
 }
 
@@ -180,8 +180,8 @@ async fn what_is_stored_is_dumped_and_checked_and_stays_as_it_is() {
     let names: Vec<_> = rolling.nodes.iter().map(|node| node.xname).collect();
     assert_eq!(store.claim(id, &names).await, Ok(Ok(())));
     store.save(&rolling, &events, created).await.unwrap();
-    store.command(id, Order::Pause).await.unwrap().unwrap();
-    store.order_deletion(waiting.head.id).await.unwrap();
+    store.command(id, Order::Pause, None).await.unwrap().unwrap();
+    store.order_deletion(waiting.head.id, None).await.unwrap();
 
     let mut client = etcd.client().await;
     let mut revision = async || client.get("/crus/x", None).await.unwrap().header().unwrap().revision();
@@ -500,7 +500,7 @@ async fn p9_a_restart_of_etcd_costs_nothing_but_time() {
     revision = store.save(&session, &[Event::Head], revision).await.unwrap();
     assert_eq!(load(&store, id).await, (session.clone(), revision));
     let mut changes = store.changes().await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     assert_eq!(in_time("told", changes.next()).await, Ok(Change::DeletionOrdered(id)));
 }
 
@@ -552,7 +552,7 @@ async fn p9_an_etcd_that_falls_silent_is_noticed_and_found_again() {
     etcd.go_on();
     assert_eq!(load(&store, id).await.0, session);
     let mut changes = store.changes().await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     assert_eq!(in_time("told", changes.next()).await, Ok(Change::DeletionOrdered(id)));
 }
 
@@ -573,7 +573,7 @@ async fn a_quiet_store_is_followed_on() {
     let mut client = etcd.client().await;
     let now = client.get("/crus/format", None).await.unwrap().header().unwrap().revision();
     client.compact(now, Some(CompactionOptions::new().with_physical())).await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     assert_eq!(in_time("told", changes.next()).await, Ok(Change::DeletionOrdered(id)));
     assert_eq!(load(&store, id).await.0, session);
 }
@@ -612,7 +612,7 @@ async fn a_user_and_a_password_let_us_in_and_the_password_is_never_told() {
     store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
     let mut changes = store.changes().await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     assert_eq!(in_time("told", changes.next()).await, Ok(Change::DeletionOrdered(id)));
 
     // It forgets who we are.

@@ -36,7 +36,7 @@ async fn a_reopened_store_holds_what_was_stored() {
     {
         let store = RedbStore::open(&path).unwrap();
         store.create(&session).await.unwrap();
-        store.order_deletion(session.head.id).await.unwrap();
+        store.order_deletion(session.head.id, None).await.unwrap();
     }
     let store = RedbStore::open(&path).unwrap();
     assert_eq!(load(&store, session.head.id).await.0, session);

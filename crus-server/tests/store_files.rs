@@ -12,7 +12,7 @@ use std::process::Command;
 use chance::{draw, seed};
 use crus_core::machine::Event;
 use crus_core::model::{
-    Command as Order, Counts, Failure, Message, NodeState, Phase, Session, Stage, UpgradeId,
+    Command as Order, Counts, Failure, Message, NodeState, Ordered, Phase, Session, Stage, UpgradeId,
 };
 use crus_core::ports::SessionStore;
 use crus_core::{Time, Xname};
@@ -145,10 +145,10 @@ async fn a_store_of_the_second_format_is_taken_over_as_it_was() {
     assert_eq!(done.head.counts, Counts { upgraded: 2, failed: 1, skipped: 1, ..Counts::default() });
 
     // What it takes to try the failed nodes of an old session again.
-    let number = store.command(DONE, Order::Retry).await.unwrap().unwrap();
+    let number = store.command(DONE, Order::Retry, None).await.unwrap().unwrap();
     drop(store);
     let store = RedbStore::open(&path).unwrap();
-    assert_eq!(store.commands(DONE).await, Ok(vec![(number, Order::Retry)]));
+    assert_eq!(store.commands(DONE).await, Ok(vec![(number, Ordered { command: Order::Retry, by: None })]));
     assert_eq!(all_of(&store).await, all, "a second start changes nothing");
     let other: Xname = "x9000c0s0b0n0".parse().unwrap();
     let waits = store.claim(WAITING, &[other]).await.unwrap().unwrap_err();

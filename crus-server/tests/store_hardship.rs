@@ -118,7 +118,7 @@ async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError
     let id = ids[usize::try_from(draw(random)).unwrap() % ids.len()];
     match kind {
         3 if !ids.len().is_multiple_of(3) => return store.remove(id).await,
-        3 => return store.order_deletion(id).await,
+        3 => return store.order_deletion(id, None).await,
         4 => {
             let first = draw(random) % 30;
             let nodes: Vec<Xname> = (first..first + draw(random) % 10).map(xname).collect();
@@ -127,7 +127,7 @@ async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError
         12 | 13 => {
             let commands = [Order::Pause, Order::Resume, Order::Retry];
             let command = commands[usize::try_from(draw(random)).unwrap() % commands.len()];
-            return store.command(id, command).await.map(drop);
+            return store.command(id, command, None).await.map(drop);
         }
         14 => return store.set_delivered(id, n).await,
         _ => {}

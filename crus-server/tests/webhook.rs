@@ -199,7 +199,7 @@ async fn everything_that_is_asked_for_is_told_in_order_and_signed() {
     let replica = site.replica_telling(receiver.webhook(), 10).await;
     let id = replica.create().await;
     eventually("paused and resumed", async || {
-        site.store.command(id, Command::Pause).await.unwrap();
+        site.store.command(id, Command::Pause, None).await.unwrap();
         site.is_paused(id).await
     })
     .await;
@@ -337,7 +337,7 @@ async fn p7_a_session_that_is_not_told_of_can_be_retried_and_deleted() {
         site.happened(id, |what| matches!(what, Happening::Finished { .. })).await == 2
     })
     .await;
-    replica.controller.delete(id).await.unwrap().unwrap();
+    replica.controller.delete(id, None).await.unwrap().unwrap();
     eventually("gone", async || site.store.summary(id).await.unwrap().is_none()).await;
     assert!(replica.controller.get(id).await.unwrap().is_none());
     assert_eq!(receiver.taken().len(), 0);

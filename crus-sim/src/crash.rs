@@ -20,12 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use async_trait::async_trait;
+use crus_core::Actor;
 use crus_core::boots::BootIds;
 use crus_core::check::NodeView;
 use crus_core::driver::Ports;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Failure, Node, NodeState, Phase, Summary};
+use crus_core::model::{Command, Failure, Node, NodeState, Ordered, Phase, Summary};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
     BootKey, BootSession, Bos, Changes, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError,
@@ -440,19 +441,28 @@ impl SessionStore for Passing<dyn SessionStore> {
         self.write("store.remove", self.inner.remove(id)).await
     }
 
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
-        self.write("store.order_deletion", self.inner.order_deletion(id)).await
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
+        self.write("store.order_deletion", self.inner.order_deletion(id, by)).await
     }
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.deletion_ordered(id).await
     }
 
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
-        self.write("store.command", self.inner.command(id, command)).await
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        self.inner.deletion_ordered_by(id).await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.write("store.command", self.inner.command(id, command, by)).await
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         self.inner.commands(id).await
     }
 

@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use crus_core::Actor;
 use crus_core::boots::BootIds;
 use crus_core::driver::Ports;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::messages;
-use crus_core::model::{Command, Node, Summary};
+use crus_core::model::{Command, Node, Ordered, Summary};
 use crus_core::names::{BootHandle, BootSessionName};
 use crus_core::ports::{
     BootKey, BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
@@ -345,26 +346,35 @@ impl SessionStore for Bent {
         self.inner.store.remove(id).await
     }
 
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         if self.is(Mutant::ForgetsDeletions) {
             return Ok(());
         }
-        self.inner.store.order_deletion(id).await
+        self.inner.store.order_deletion(id, by).await
     }
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.store.deletion_ordered(id).await
     }
 
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        self.inner.store.deletion_ordered_by(id).await
+    }
+
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
         if self.is(Mutant::LosesOrders) {
             let summary = self.inner.store.summary(id).await?;
             return Ok(summary.map(|summary| summary.head.commands + 1));
         }
-        self.inner.store.command(id, command).await
+        self.inner.store.command(id, command, by).await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         self.inner.store.commands(id).await
     }
 

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
+use crus_core::Actor;
 use crus_core::Xname;
 use crus_core::claims::{self, Claim};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Phase, Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
 
@@ -49,7 +50,8 @@ struct Stored {
     messages: Vec<Vec<u8>>,
     history: BTreeMap<u32, Vec<u8>>,
     deletion_ordered: bool,
-    commands: BTreeMap<u64, Command>,
+    deleted_by: Option<Actor>,
+    commands: BTreeMap<u64, Ordered>,
     delivered: Option<u64>,
 }
 
@@ -212,7 +214,7 @@ impl SessionStore for MemoryStore {
             head: stored::head(id, &stored.head)?,
             messages: stored::messages(id, (0..).zip(&stored.messages))?,
             deletion_ordered: stored.deletion_ordered,
-            commands: stored.commands.iter().map(|(number, command)| (*number, *command)).collect(),
+            commands: stored.commands.iter().map(|(number, ordered)| (*number, ordered.command)).collect(),
         }))
     }
 
@@ -270,12 +272,14 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         let mut inner = self.open()?;
         inner.written.writes += 1;
         // An order for a session that is gone would stay for ever.
         if let Some(stored) = inner.sessions.get_mut(&id) {
-            stored.deletion_ordered = true;
+            if !std::mem::replace(&mut stored.deletion_ordered, true) {
+                stored.deleted_by = by.cloned();
+            }
             inner.tell(Change::DeletionOrdered(id));
         }
         Ok(())
@@ -285,25 +289,36 @@ impl SessionStore for MemoryStore {
         Ok(self.open()?.sessions.get(&id).is_some_and(|stored| stored.deletion_ordered))
     }
 
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        Ok(self.open()?.sessions.get(&id).and_then(|stored| stored.deleted_by.clone()))
+    }
+
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
         let mut inner = self.open()?;
         inner.written.writes += 1;
         let Inner { sessions, commanded, .. } = &mut *inner;
         let Some(stored) = sessions.get_mut(&id) else { return Ok(None) };
-        if let Some((number, _)) = stored.commands.last_key_value().filter(|(_, last)| **last == command) {
+        if let Some((number, _)) =
+            stored.commands.last_key_value().filter(|(_, last)| last.command == command)
+        {
             return Ok(Some(*number));
         }
         *commanded += 1;
         let number = *commanded;
-        stored.commands.insert(number, command);
+        stored.commands.insert(number, Ordered { command, by: by.cloned() });
         inner.tell(Change::Commanded(id));
         Ok(Some(number))
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         let inner = self.open()?;
         let commands = inner.sessions.get(&id).into_iter().flat_map(|stored| &stored.commands);
-        Ok(commands.map(|(number, command)| (*number, *command)).collect())
+        Ok(commands.map(|(number, ordered)| (*number, ordered.clone())).collect())
     }
 
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {

@@ -18,7 +18,7 @@ use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Trut
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Phase, Stage};
+use crus_core::model::{Command, Node, Ordered, Phase, Stage};
 use crus_core::plan::{self, Experience, Sources};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
 use crus_core::window::ZoneOffset;
@@ -263,7 +263,7 @@ impl World {
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("deletes {id}"));
-        let Some(result) = poll(self.ports.store.order_deletion(id)) else {
+        let Some(result) = poll(self.ports.store.order_deletion(id, None)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.delete(id);
@@ -277,7 +277,7 @@ impl World {
             self.load(id)?;
         }
         if let Some(runner) = self.running.get_mut(&id) {
-            runner.driver.order_deletion();
+            runner.driver.order_deletion(None);
             runner.next = Next::Now;
         }
         Ok(())
@@ -290,7 +290,7 @@ impl World {
     /// When the store fails.
     pub fn command(&mut self, id: UpgradeId, command: Command) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("orders {id}: {command:?}"));
-        let Some(result) = poll(self.ports.store.command(id, command)) else {
+        let Some(result) = poll(self.ports.store.command(id, command, None)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.command(id, command);
@@ -303,7 +303,7 @@ impl World {
             return self.load(id);
         }
         if let Some(runner) = self.running.get_mut(&id) {
-            runner.driver.command(number, command);
+            runner.driver.command(number, Ordered { command, by: None });
             runner.next = Next::Now;
         }
         Ok(())
@@ -419,10 +419,10 @@ impl World {
         session.limits = self.limits.clone();
         let mut driver = Driver::new(session, revision, self.ports.clone());
         if at_once(self.ports.store.deletion_ordered(id))?.map_err(failed)? {
-            driver.order_deletion();
+            driver.order_deletion(None);
         }
-        for (number, command) in at_once(self.ports.store.commands(id))?.map_err(failed)? {
-            driver.command(number, command);
+        for (number, ordered) in at_once(self.ports.store.commands(id))?.map_err(failed)? {
+            driver.command(number, ordered);
         }
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(())

@@ -37,7 +37,7 @@ async fn a_pause_and_its_end_hold_across_crashes_and_takeovers() {
     assert!(states(&world, id).iter().all(|state| *state == NodeState::Upgraded));
     let told = history(&world, id).await;
     assert_eq!(told.iter().filter(|what| matches!(what, Happening::Paused { .. })).count(), 1);
-    assert_eq!(told.iter().filter(|what| **what == Happening::Resumed).count(), 1);
+    assert_eq!(told.iter().filter(|what| matches!(what, Happening::Resumed { .. })).count(), 1);
 }
 
 /// A session that is done works again, and its end is checked once more.

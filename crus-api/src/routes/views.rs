@@ -10,6 +10,7 @@ use crus_core::{UpgradeId, Xname};
 use http::{HeaderMap, StatusCode, header};
 
 use super::{JSON, Served, answer, failed, one, upgrade_id};
+use crate::access::By;
 use crate::events::{self, EventPage};
 use crate::problem::Problem;
 use crate::query::Query;
@@ -24,20 +25,25 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 type Id = Result<Path<String>, PathRejection>;
 
-pub(super) async fn pause(state: State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
-    command(state, id, Command::Pause).await
+pub(super) async fn pause(state: State<Arc<Served>>, by: By, id: Id) -> Result<Response, Problem> {
+    command(state, by, id, Command::Pause).await
 }
 
-pub(super) async fn resume(state: State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
-    command(state, id, Command::Resume).await
+pub(super) async fn resume(state: State<Arc<Served>>, by: By, id: Id) -> Result<Response, Problem> {
+    command(state, by, id, Command::Resume).await
 }
 
-pub(super) async fn retry(state: State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
-    command(state, id, Command::Retry).await
+pub(super) async fn retry(state: State<Arc<Served>>, by: By, id: Id) -> Result<Response, Problem> {
+    command(state, by, id, Command::Retry).await
 }
 
-async fn command(State(api): State<Arc<Served>>, id: Id, command: Command) -> Result<Response, Problem> {
-    let found = api.sessions.command(upgrade_id(id)?, command).await;
+async fn command(
+    State(api): State<Arc<Served>>,
+    By(by): By,
+    id: Id,
+    command: Command,
+) -> Result<Response, Problem> {
+    let found = api.sessions.command(upgrade_id(id)?, command, by).await;
     one(found.map_err(|error| failed("command a session", error))?)
 }
 

@@ -178,6 +178,34 @@ fn nothing_of_a_body_is_read_for_one_who_may_not() {
     assert_eq!(read.load(Ordering::Relaxed), 0);
 }
 
+/// A request has no say in who sent it.
+#[test]
+fn who_did_it_is_kept_with_the_session() {
+    let api = known(Some(Role::Operate));
+    let post = request("POST", "/session").header("content-type", "application/json");
+    let post = post.header("authorization", "Bearer good").body(example().to_string().into()).unwrap();
+    let created = api.call(post).expect(201).json();
+    assert!(created.get("created_by").is_none(), "the documented answer stays as it is");
+    let path = format!("/session/{}", created["upgrade_id"].as_str().unwrap());
+    let progress = || send(&api, "GET", &format!("{path}/progress"), "good").expect(200).json();
+    let by = |progress: &serde_json::Value| {
+        ["created_by", "paused_by", "deleted_by"]
+            .map(|name| progress[name].as_str().unwrap_or("-").to_owned())
+    };
+    assert_eq!(by(&progress()), ["alice", "-", "-"]);
+    send(&api, "POST", &format!("{path}/pause"), "good").expect(200);
+    assert_eq!(by(&progress()), ["alice", "alice", "-"]);
+    send(&api, "POST", &format!("{path}/resume"), "good").expect(200);
+    assert_eq!(by(&progress()), ["alice", "-", "-"]);
+    send(&api, "DELETE", &path, "good").expect(200);
+    assert_eq!(by(&progress()), ["alice", "-", "alice"]);
+
+    let open = Api::new();
+    let created = open.post_json(&example()).expect(201).json();
+    let path = format!("/session/{}/progress", created["upgrade_id"].as_str().unwrap());
+    assert_eq!(by(&open.get(&path).json()), ["-", "-", "-"]);
+}
+
 // ---- who is told ------------------------------------------------------------------------------------------
 
 /// Keeps what it was told.

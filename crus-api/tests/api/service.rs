@@ -14,7 +14,9 @@ use crus_api::access::{Access, Open};
 use crus_api::health::{Check, CheckState, Exposition, Health, Readiness};
 use crus_api::service::{Follow, News};
 use crus_api::views::{Beside, Progress, Stamp};
-use crus_api::{API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionStatus, Sessions, Site};
+use crus_api::{
+    API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionList, SessionStatus, Sessions, Site,
+};
 use crus_core::commands;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
@@ -24,7 +26,7 @@ use crus_core::model::{
 };
 use crus_core::plan::{Condition, Finding, Plan, PlannedStep};
 use crus_core::time::WlmTime;
-use crus_core::{Limits, Session, Spec, Time, UpgradeId, progress};
+use crus_core::{Actor, Limits, Session, Spec, Time, UpgradeId, progress};
 use http::request::Builder;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -90,13 +92,14 @@ pub(crate) fn session_of_examples() -> (Session, Vec<Entry>) {
     let end = Some(WlmTime(i64::try_from(at(120).0 / 1000).unwrap()));
     draining.job = Some(HoldingJob { id: "17".into(), user: "alice".into(), end });
     let why = PauseReason::Command;
+    let by = Some("grace".parse().unwrap());
     let happened = [
         (25, Happening::Stage { stage: Stage::Quiescing }),
         (
             25,
             Happening::Nodes { state: "draining".into(), failure: None, nodes: vec![session.nodes[3].xname] },
         ),
-        (30, Happening::Paused { why: why.clone() }),
+        (30, Happening::Paused { why: why.clone(), by: by.clone() }),
     ];
     let entries =
         (16..).zip(happened).map(|(number, (minute, what))| Entry { number, at: at(minute), step: 2, what });
@@ -104,7 +107,8 @@ pub(crate) fn session_of_examples() -> (Session, Vec<Entry>) {
     (head.phase, head.step, head.stage, head.batch) = (Phase::Rolling, 2, Stage::Quiescing, vec![3]);
     head.counts = Counts::of(&session.nodes);
     head.entries = 18;
-    head.pause = Some(Pause { since: at(30), why });
+    head.pause = Some(Pause { since: at(30), why, by });
+    head.created_by = Some("ada".parse().unwrap());
     head.pace = Pace { boots: 2, total_ms: 501_000, least_ms: 241_000, most_ms: 260_000 };
     (session, entries.collect())
 }
@@ -190,27 +194,34 @@ fn status(session: &Session) -> Arc<SessionStatus> {
 
 #[async_trait]
 impl Sessions for Memory {
-    async fn create(&self, spec: Spec) -> Result<Arc<SessionStatus>, ServiceError> {
+    async fn create(&self, spec: Spec, by: Option<Actor>) -> Result<Arc<SessionStatus>, ServiceError> {
         self.with(|sessions| {
             // Ids fall, so that the order of creation is not theirs.
             let id = UpgradeId(uuid::Uuid::from_u128(u128::MAX - sessions.len() as u128));
-            sessions.push(Session::new(id, spec, API_VERSION, Limits::default(), Time(0)));
+            let mut session = Session::new(id, spec, API_VERSION, Limits::default(), Time(0));
+            session.head.created_by = by;
+            sessions.push(session);
             status(&sessions[sessions.len() - 1])
         })
     }
 
-    async fn list(&self) -> Result<Vec<Arc<SessionStatus>>, ServiceError> {
-        self.with(|sessions| sessions.iter().map(status).collect())
+    async fn list(&self) -> Result<Arc<SessionList>, ServiceError> {
+        self.with(|sessions| Arc::new(SessionList::new(sessions.iter().map(status).collect())))
     }
 
     async fn get(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         self.with(|sessions| sessions.iter().find(|session| session.head.id == id).map(status))
     }
 
-    async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+    async fn delete(
+        &self,
+        id: UpgradeId,
+        by: Option<Actor>,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         self.with(|sessions| {
             let session = sessions.iter_mut().find(|session| session.head.id == id)?;
             session.head.deletion = Some(Time(1));
+            session.head.deleted_by = by;
             Some(status(session))
         })
     }
@@ -219,6 +230,7 @@ impl Sessions for Memory {
         &self,
         id: UpgradeId,
         command: Command,
+        by: Option<Actor>,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         let taken = self.with(|sessions| {
             let session = sessions.iter_mut().find(|session| session.head.id == id)?;
@@ -228,7 +240,7 @@ impl Sessions for Memory {
                 return Some(Err(ServiceError::NotNow { reason }));
             }
             let number = session.head.commands + 1;
-            machine::step(session, Time(2), Input::Command { number, command });
+            machine::step(session, Time(2), Input::Command { number, command, by });
             Some(Ok(status(session)))
         });
         taken?.transpose()

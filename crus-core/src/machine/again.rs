@@ -2,6 +2,7 @@
 //! the end; and those that an operator wants to be taken again.
 
 use super::{Event, Machine};
+use crate::actor::Actor;
 use crate::history::Happening;
 use crate::messages;
 use crate::model::{Node, NodeState, Owed, Phase, Session, Stage};
@@ -22,20 +23,26 @@ impl Machine<'_> {
 
     /// An operator wants the nodes that failed or were skipped to be taken once more: of a session that is done, or
     /// paused with no step in flight.
-    pub(super) fn retry(&mut self) {
+    pub(super) fn retry(&mut self, by: Option<Actor>) {
         let between_steps = matches!(self.s.head.stage, Stage::Starting | Stage::Cleanup);
         if !self.s.is_done() && (self.s.head.pause.is_none() || !between_steps) {
             return;
         }
         if !self.s.batch().all(Node::is_settled) {
             // What is owed for the failed ones is done first.
-            self.s.head.retry = true;
+            if !std::mem::replace(&mut self.s.head.retry, true) {
+                self.s.head.retry_by = by;
+            }
             return;
+        }
+        if !self.s.head.retry {
+            self.s.head.retry_by = by;
         }
         self.take_failed_again();
     }
 
     pub(super) fn take_failed_again(&mut self) {
+        let by = self.s.head.retry_by.take();
         if std::mem::take(&mut self.s.head.retry) {
             self.events.push(Event::Head);
         }
@@ -65,7 +72,7 @@ impl Machine<'_> {
         head.accepted = head.accepted.min(head.counts.failed);
         head.retried = true;
         self.say(messages::retried(again.len()));
-        self.tell(Happening::Retried { nodes: again.len() });
+        self.tell(Happening::Retried { nodes: again.len(), by });
     }
 
     fn begin_again(&mut self, nodes: &[usize], change: impl Fn(&mut Node)) {

@@ -1,6 +1,7 @@
 //! When a step may start: not while the session is paused, too many nodes failed, or the window is closed.
 
 use super::{Event, Machine};
+use crate::actor::Actor;
 use crate::history::Happening;
 use crate::messages;
 use crate::model::{Command, Pause, PauseReason, Phase, Session, Stage};
@@ -23,16 +24,16 @@ pub(super) enum Gate {
 }
 
 impl Machine<'_> {
-    pub(super) fn pause(&mut self, why: PauseReason) {
+    pub(super) fn pause(&mut self, why: PauseReason, by: Option<Actor>) {
         let text = messages::paused(&why);
-        self.s.head.pause = Some(Pause { since: self.now, why: why.clone() });
+        self.s.head.pause = Some(Pause { since: self.now, why: why.clone(), by: by.clone() });
         self.events.push(Event::Head);
         self.say(text);
-        self.tell(Happening::Paused { why });
+        self.tell(Happening::Paused { why, by });
     }
 
     /// Takes in what an operator ordered. What makes no sense any more by now changes nothing.
-    pub(super) fn command(&mut self, number: u64, command: Command) {
+    pub(super) fn command(&mut self, number: u64, command: Command, by: Option<Actor>) {
         if number <= self.s.head.commands {
             return;
         }
@@ -45,23 +46,23 @@ impl Machine<'_> {
             // Whoever pauses what failures have paused wants it to stay so: nothing changes.
             Command::Pause => {
                 if self.s.head.pause.is_none() && !self.s.is_done() {
-                    self.pause(PauseReason::Command);
+                    self.pause(PauseReason::Command, by);
                 }
             }
-            Command::Resume => self.resume(),
-            Command::Retry => self.retry(),
+            Command::Resume => self.resume(by),
+            Command::Retry => self.retry(by),
         }
     }
 
     /// The failures that paused the session are known to the operator, and do not count any more. Those of a step in
     /// flight that an operator had paused are not: they were never told as too many.
-    fn resume(&mut self) {
+    fn resume(&mut self, by: Option<Actor>) {
         let Some(pause) = self.s.head.pause.take() else { return };
         if pause.why != PauseReason::Command {
             self.s.head.accepted = self.s.head.counts.failed;
         }
         self.say(messages::resumed(self.s.head.step));
-        self.tell(Happening::Resumed);
+        self.tell(Happening::Resumed { by });
     }
 
     /// Pauses when more nodes failed than may, before another one is touched.
@@ -76,7 +77,7 @@ impl Machine<'_> {
         let max = limit.at_most(self.s.nodes.len());
         let failed = head.counts.failed - head.accepted;
         if self.is_unpaused_by_failures() && failed > max {
-            self.pause(PauseReason::MaxFailed { failed, max });
+            self.pause(PauseReason::MaxFailed { failed, max }, None);
         }
     }
 
@@ -88,7 +89,7 @@ impl Machine<'_> {
         // With no node left there is nothing to keep from being touched.
         let keeps = self.is_unpaused_by_failures() && head.deletion.is_none() && self.s.has_more_to_do();
         if failed > max && keeps {
-            self.pause(PauseReason::MaxFailedStep { failed, max });
+            self.pause(PauseReason::MaxFailedStep { failed, max }, None);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Effect, Event, Input, Machine, late, messages, release, retry_pause};
+use crate::actor::Actor;
 use crate::history::Happening;
 use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
 use crate::names::{BootHandle, NodeName, Xname};
@@ -12,8 +13,8 @@ use crate::wlm::WlmNode;
 
 impl Machine<'_> {
     pub(super) fn take_in(&mut self, input: Input) {
-        if let Input::Command { number, command } = input {
-            return self.command(number, command);
+        if let Input::Command { number, command, by } = input {
+            return self.command(number, command, by);
         }
         if self.s.is_done() {
             return;
@@ -21,7 +22,7 @@ impl Machine<'_> {
         let known = &mut self.s.known;
         match input {
             Input::Tick | Input::Command { .. } => {}
-            Input::Delete => self.delete(),
+            Input::Delete { by } => self.delete(by),
             Input::Group(group, seen) => {
                 known.troubles.remove(&Kind::ReadGroup(group));
                 match group {
@@ -315,13 +316,14 @@ impl Machine<'_> {
 
     /// Untouched nodes stay untouched, drained ones are given back, and those being rebooted are followed to
     /// their end (P7).
-    fn delete(&mut self) {
+    fn delete(&mut self, by: Option<Actor>) {
         if self.s.head.deletion.is_some() {
             return;
         }
         self.s.head.deletion = Some(self.now);
+        self.s.head.deleted_by.clone_from(&by);
         self.events.push(Event::Head);
-        self.tell(Happening::DeletionOrdered);
+        self.tell(Happening::DeletionOrdered { by });
         if self.s.is_untouched() {
             self.say(messages::deleted_before_updates());
             // They failed before they were touched: nobody waits for the record.

@@ -88,7 +88,7 @@ pub(crate) fn run(nodes: u32, step_size: u32, steps: u32) {
             Next::Finished | Next::Removed => break,
         }
     }
-    driver.order_deletion();
+    driver.order_deletion(None);
     let (begun, peers, before) = (cpu_ns(), spent.ns(), store.written());
     at_once(driver.advance()).unwrap();
     let (ns, written) = (cpu_ns() - begun - (spent.ns() - peers), store.written());

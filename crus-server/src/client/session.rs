@@ -399,6 +399,10 @@ fn description(
             let counts = format!("{} ({:.0} % done)", counted(&progress.counts), progress.percent);
             let counts = if progress.total == 0 { "not known yet".to_owned() } else { counts };
             lines.push(("Nodes", counts));
+            // Nobody is known where nobody is asked.
+            if let Some(by) = &progress.created_by {
+                lines.push(("Created by", by.clone()));
+            }
             lines.push(("Elapsed", time::duration(progress.elapsed_s)));
             let expected = progress.expected_end.as_ref().and_then(|end| time::expected(now, end));
             lines.push(("Expected end", expected.unwrap_or_default()));
@@ -407,7 +411,10 @@ fn description(
             lines.push(("Waits", waits.unwrap_or_default()));
             let paused = progress.paused.as_ref();
             let paused = paused.map(|paused| format!("{}, since {}", paused.reason, seconds(&paused.since)));
+            let by = progress.paused_by.as_ref().map(|by| format!(" (by {by})")).unwrap_or_default();
+            let paused = paused.map(|paused| paused + &by);
             lines.push(("Paused", paused.unwrap_or_default()));
+            lines.push(("Deleted by", progress.deleted_by.clone().unwrap_or_default()));
         }
     }
     lines.push(("Starting group", session.starting_label.clone()));

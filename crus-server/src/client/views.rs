@@ -29,9 +29,12 @@ pub(crate) struct Session {
 #[serde(default)]
 pub(crate) struct Progress {
     pub(crate) counts: Counts,
+    pub(crate) created_by: Option<String>,
+    pub(crate) deleted_by: Option<String>,
     pub(crate) elapsed_s: f64,
     pub(crate) expected_end: Option<Expected>,
     pub(crate) paused: Option<Paused>,
+    pub(crate) paused_by: Option<String>,
     pub(crate) percent: f64,
     pub(crate) stage: Option<String>,
     pub(crate) state: String,
@@ -100,8 +103,16 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// What happened, in words.
+    /// What happened, in words, and who ordered it.
     pub(crate) fn words(&self) -> String {
+        let what = self.what();
+        match self.fields.get("by").and_then(Value::as_str) {
+            Some(by) => format!("{what} (by {by})"),
+            None => what,
+        }
+    }
+
+    fn what(&self) -> String {
         let count = |name: &str| self.fields.get(name).and_then(Value::as_u64).unwrap_or_default();
         let text = |name: &str| self.fields.get(name).and_then(Value::as_str).unwrap_or_default();
         match self.kind.as_str() {
@@ -255,10 +266,14 @@ mod tests {
             format!("1 node skipped ({}): x1000c0s0b0n0", Failure::DrainTimedOut)
         );
         assert_eq!(words(Happening::Message { text: "said".into() }), "said");
-        assert!(words(Happening::Paused { why: PauseReason::Command }).starts_with("Paused by an operator"));
-        assert_eq!(words(Happening::Resumed), "resumed");
-        assert_eq!(words(Happening::Retried { nodes: 1 }), "1 node to be tried again");
-        assert_eq!(words(Happening::DeletionOrdered), "its deletion was asked for");
+        assert!(
+            words(Happening::Paused { why: PauseReason::Command, by: None })
+                .starts_with("Paused by an operator")
+        );
+        assert_eq!(words(Happening::Resumed { by: None }), "resumed");
+        assert_eq!(words(Happening::Resumed { by: Some("ada".parse().unwrap()) }), "resumed (by ada)");
+        assert_eq!(words(Happening::Retried { nodes: 1, by: None }), "1 node to be tried again");
+        assert_eq!(words(Happening::DeletionOrdered { by: None }), "its deletion was asked for");
         assert_eq!(
             words(Happening::StepDone { upgraded: 7, failed: 1 }),
             "step 3 done: 7 upgraded, 1 failed"

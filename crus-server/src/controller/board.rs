@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crus_api::{SessionState, SessionStatus};
+use crus_api::{SessionList, SessionStatus};
 use crus_core::check::Violation;
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
@@ -26,6 +26,8 @@ pub(super) struct Turn(u64);
 #[derive(Debug, Default)]
 pub(super) struct Board {
     entries: Mutex<BTreeMap<UpgradeId, Entry>>,
+    /// All answers, as they were when they were last asked for.
+    listed: Mutex<Arc<SessionList>>,
     /// Told whenever something is otherwise for one who follows a session, of whichever.
     changed: watch::Sender<()>,
 }
@@ -109,7 +111,11 @@ impl Entry {
     }
 
     fn tell(&mut self, head: &Head, messages: &[Message]) {
-        self.status = Arc::new(status(head, messages, self.deletion_ordered));
+        let status = status(head, messages, self.deletion_ordered);
+        // What does not show is not written anew.
+        if *self.status != status {
+            self.status = Arc::new(status);
+        }
         self.taken_in = head.commands;
         self.head = Arc::new(head.clone());
     }
@@ -137,8 +143,7 @@ impl Entry {
 
     fn order_deletion(&mut self) {
         if !std::mem::replace(&mut self.deletion_ordered, true) {
-            let status = Arc::make_mut(&mut self.status);
-            *status = deleting(status.clone());
+            self.status = Arc::new(SessionStatus::clone(&self.status).deleting());
             self.wake.notify_one();
         }
     }
@@ -204,14 +209,19 @@ impl Board {
         self.tell_changed();
     }
 
-    /// All answers, in the order of creation.
-    pub(super) fn all(&self) -> Vec<Arc<SessionStatus>> {
+    /// All answers, in the order of creation. As long as none changes it is the same list, which is written once.
+    pub(super) fn all(&self) -> Arc<SessionList> {
         let entries = self.lock();
         let mut all: Vec<_> =
             entries.iter().map(|(id, e)| (e.head.created, *id, Arc::clone(&e.status))).collect();
         drop(entries);
         all.sort_by_key(|(created, id, _)| (*created, *id));
-        all.into_iter().map(|(_, _, status)| status).collect()
+        let all: Vec<_> = all.into_iter().map(|(_, _, status)| status).collect();
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !listed.is_of(&all) {
+            *listed = Arc::new(SessionList::new(all));
+        }
+        Arc::clone(&listed)
     }
 
     /// The answer for one session.
@@ -423,12 +433,7 @@ pub(super) fn status_of(summary: &Summary) -> Arc<SessionStatus> {
 
 fn status(head: &Head, messages: &[Message], deletion_ordered: bool) -> SessionStatus {
     let status = SessionStatus::of(head, messages);
-    if deletion_ordered { deleting(status) } else { status }
-}
-
-/// A session that is to be deleted has something left to do, whatever came of its upgrade.
-fn deleting(status: SessionStatus) -> SessionStatus {
-    SessionStatus { completed: false, state: SessionState::Deleting, ..status }
+    if deletion_ordered { status.deleting() } else { status }
 }
 
 impl Observer for Board {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crus_api::service::Follow;
 use crus_api::views::Progress;
-use crus_api::{ServiceError, SessionStatus, Sessions};
+use crus_api::{ServiceError, SessionList, SessionStatus, Sessions};
 use crus_core::check::Violation;
 use crus_core::driver::{Observer, Ports};
 use crus_core::history::Entry;
@@ -31,7 +31,7 @@ use crus_core::machine::Event;
 use crus_core::model::{Command, Head, Limits, Node, Session, Spec, Summary, UpgradeId};
 use crus_core::plan::Plan;
 use crus_core::ports::{Bos, Checks, Clock, Hsm, SessionStore, StoreError, Wlm};
-use crus_core::{Time, commands};
+use crus_core::{Actor, Time, commands};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use uuid::Uuid;
@@ -233,7 +233,11 @@ impl Shared {
         _ = self.to_follower.send(id);
     }
 
-    async fn create(self: Arc<Self>, spec: Spec) -> Result<Arc<SessionStatus>, ServiceError> {
+    async fn create(
+        self: Arc<Self>,
+        spec: Spec,
+        by: Option<Actor>,
+    ) -> Result<Arc<SessionStatus>, ServiceError> {
         // Requests side by side may exceed it by their number: it bounds memory, not a quota.
         let limit = self.retention.max_sessions;
         if self.board.count() >= limit {
@@ -241,7 +245,8 @@ impl Shared {
         }
         let id = UpgradeId(Uuid::new_v4());
         let now = self.ports.clock.now();
-        let session = Session::new(id, spec, crus_api::API_VERSION, self.limits.clone(), now);
+        let mut session = Session::new(id, spec, crus_api::API_VERSION, self.limits.clone(), now);
+        session.head.created_by = by;
         if let Err(error) = self.ports.store.create(&session).await {
             // Its answer may have been lost alone: then the caller must not be told to try again.
             match self.ports.store.summary(id).await {
@@ -261,12 +266,16 @@ impl Shared {
         Ok(self.board.get(id).unwrap_or_else(|| board::status_of(&summary)))
     }
 
-    async fn delete(self: Arc<Self>, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+    async fn delete(
+        self: Arc<Self>,
+        id: UpgradeId,
+        by: Option<Actor>,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         if self.board.deletion_ordered(id) {
             return Ok(self.board.get(id));
         }
         // It may be one that nobody here has heard of yet: the store knows.
-        self.ports.store.order_deletion(id).await?;
+        self.ports.store.order_deletion(id, by.as_ref()).await?;
         let Some(status) = self.board.order_deletion(id) else { return self.stored(id).await };
         self.span(id).in_scope(|| info!("deletion ordered"));
         self.watch.metrics().deletion_ordered();
@@ -281,12 +290,13 @@ impl Shared {
         self: Arc<Self>,
         id: UpgradeId,
         command: Command,
+        by: Option<Actor>,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
         let Some(summary) = self.ports.store.summary(id).await? else { return Ok(None) };
         if let Some(reason) = commands::why_not(&summary, command) {
             return Err(ServiceError::NotNow { reason });
         }
-        let Some(number) = self.ports.store.command(id, command).await? else { return Ok(None) };
+        let Some(number) = self.ports.store.command(id, command, by.as_ref()).await? else { return Ok(None) };
         self.span(id).in_scope(|| info!(?command, number, "command noted"));
         self.watch.metrics().commanded(command);
         if !self.board.command(id, number) {
@@ -306,11 +316,11 @@ impl Shared {
 
 #[async_trait::async_trait]
 impl Sessions for Controller {
-    async fn create(&self, spec: Spec) -> Result<Arc<SessionStatus>, ServiceError> {
-        self.to_the_end(Arc::clone(&self.shared).create(spec)).await
+    async fn create(&self, spec: Spec, by: Option<Actor>) -> Result<Arc<SessionStatus>, ServiceError> {
+        self.to_the_end(Arc::clone(&self.shared).create(spec, by)).await
     }
 
-    async fn list(&self) -> Result<Vec<Arc<SessionStatus>>, ServiceError> {
+    async fn list(&self) -> Result<Arc<SessionList>, ServiceError> {
         Ok(self.shared.board.all())
     }
 
@@ -321,16 +331,21 @@ impl Sessions for Controller {
         }
     }
 
-    async fn delete(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
-        self.to_the_end(Arc::clone(&self.shared).delete(id)).await
+    async fn delete(
+        &self,
+        id: UpgradeId,
+        by: Option<Actor>,
+    ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
+        self.to_the_end(Arc::clone(&self.shared).delete(id, by)).await
     }
 
     async fn command(
         &self,
         id: UpgradeId,
         command: Command,
+        by: Option<Actor>,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
-        self.to_the_end(Arc::clone(&self.shared).command(id, command)).await
+        self.to_the_end(Arc::clone(&self.shared).command(id, command, by)).await
     }
 
     async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {

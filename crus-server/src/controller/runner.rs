@@ -176,9 +176,6 @@ impl Runner {
 
     async fn rounds(&mut self, mut driver: Driver, courier: Option<&Courier>) -> Left {
         while !self.stops() {
-            if self.shared.board.deletion_ordered(self.id) {
-                driver.order_deletion();
-            }
             if let Some(courier) = courier
                 && driver.session().is_done()
                 && self.shared.board.deletion_ordered(self.id)
@@ -189,6 +186,7 @@ impl Runner {
             self.span.record("step", driver.session().head.step);
             let place = place(driver.session());
             let round = async {
+                self.hand_over_deletion(&mut driver).await?;
                 self.hand_over_commands(&mut driver).await?;
                 driver.advance().await
             };
@@ -250,6 +248,14 @@ impl Runner {
         }
     }
 
+    /// Tells the driver that deletion is ordered, and by whom.
+    async fn hand_over_deletion(&self, driver: &mut Driver) -> Result<(), StoreError> {
+        if self.shared.board.deletion_ordered(self.id) && !driver.deletion_ordered() {
+            driver.order_deletion(self.shared.ports.store.deletion_ordered_by(self.id).await?);
+        }
+        Ok(())
+    }
+
     /// Gives the driver what is noted for the session.
     async fn hand_over_commands(&self, driver: &mut Driver) -> Result<(), StoreError> {
         let Some(latest) = self.shared.board.commanded(self.id) else { return Ok(()) };
@@ -257,8 +263,8 @@ impl Runner {
         if commands.is_empty() {
             self.shared.board.none_is_noted(self.id, latest);
         }
-        for (number, command) in commands {
-            driver.command(number, command);
+        for (number, ordered) in commands {
+            driver.command(number, ordered);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! How the service and what it needs stand: `/healthz` and `/readyz`.
 //!
 //! The states come from the calls that are made anyway. Only where nothing was asked for a while something is, by
-//! [`probe`](self::probe): of a peer in the way a session asks, so that bad credentials are seen as well.
+//! a [`Probe`]: of a peer in the way a session asks, so that bad credentials are seen as well.
 
 mod probe;
 mod states;

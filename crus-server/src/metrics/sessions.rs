@@ -275,9 +275,9 @@ impl SessionWatch {
             Happening::Started { .. }
             | Happening::Message { .. }
             | Happening::Paused { .. }
-            | Happening::Resumed
+            | Happening::Resumed { .. }
             | Happening::Retried { .. }
-            | Happening::DeletionOrdered => {}
+            | Happening::DeletionOrdered { .. } => {}
         }
     }
 

@@ -6,9 +6,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Session, Summary};
+use crus_core::model::{Command, Node, Ordered, Session, Summary};
 use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
-use crus_core::{UpgradeId, Xname};
+use crus_core::{Actor, UpgradeId, Xname};
 
 use super::labels::{Operation, StoreCall};
 use super::{Metrics, lasted};
@@ -97,19 +97,29 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Write, "remove", self.inner.remove(id)).await
     }
 
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
-        self.calls.watch(Access::Write, "order_deletion", self.inner.order_deletion(id)).await
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
+        self.calls.watch(Access::Write, "order_deletion", self.inner.order_deletion(id, by)).await
     }
 
     async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.calls.watch(Access::Read, "deletion_ordered", self.inner.deletion_ordered(id)).await
     }
 
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
-        self.calls.watch(Access::Write, "command", self.inner.command(id, command)).await
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        let by = self.inner.deletion_ordered_by(id);
+        self.calls.watch(Access::Read, "deletion_ordered_by", by).await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.calls.watch(Access::Write, "command", self.inner.command(id, command, by)).await
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         self.calls.watch(Access::Read, "commands", self.inner.commands(id)).await
     }
 

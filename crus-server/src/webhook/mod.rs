@@ -118,9 +118,9 @@ impl Class {
             Happening::StepDone { .. } => Some(Class::StepDone),
             Happening::Nodes { failure: Some(_), .. } => Some(Class::NodeFailed),
             Happening::Finished { .. } => Some(Class::Finished),
-            Happening::Resumed => Some(Class::Resumed),
+            Happening::Resumed { .. } => Some(Class::Resumed),
             Happening::Retried { .. } => Some(Class::Retried),
-            Happening::DeletionOrdered => Some(Class::Deleted),
+            Happening::DeletionOrdered { .. } => Some(Class::Deleted),
             Happening::Nodes { failure: None, .. } | Happening::Stage { .. } | Happening::Message { .. } => {
                 None
             }

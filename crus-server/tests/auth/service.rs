@@ -209,6 +209,40 @@ async fn who_changed_what_and_who_was_refused_is_written_down() {
     assert_eq!(service.end(), Some(0));
 }
 
+/// Who did what is kept with the session, also over a restart.
+#[tokio::test]
+async fn who_did_what_is_kept_with_the_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    fs::write(&tokens, format!("{}\n{}\n", line_of("ada", "operate", ADA), line_of("bob", "operate", BOB)))
+        .unwrap();
+    let serve = || {
+        let mut command = serve(&folder.path().join("store.redb"), NOWHERE, NOWHERE, "0.05");
+        command.arg("--auth-token-file").arg(&tokens).args(["--auth", "on"]);
+        Service::start(command)
+    };
+    let service = serve();
+    let (_, created, _) = send(&service, "POST", "/session", ADA).await;
+    assert!(created.get("created_by").is_none(), "the documented answer stays as it is");
+    let path = format!("/session/{}", created["upgrade_id"].as_str().unwrap());
+    assert_eq!(send(&service, "POST", &format!("{path}/pause"), BOB).await.0, 200);
+    let progress = format!("{path}/progress");
+    until("it is paused", async || send(&service, "GET", &progress, ADA).await.1["paused_by"] == "bob").await;
+    let events = send(&service, "GET", &format!("{path}/events"), ADA).await.1;
+    let paused = events["events"].as_array().unwrap().iter().find(|event| event["kind"] == "paused");
+    assert_eq!(paused.unwrap()["by"], "bob");
+    service.kill();
+
+    let service = serve();
+    let told = send(&service, "GET", &progress, ADA).await.1;
+    assert_eq!((&told["created_by"], &told["paused_by"]), (&"ada".into(), &"bob".into()), "{told}");
+    let mut describe = crus();
+    describe.args(["session", "describe", "-o", "table", path.rsplit('/').next().unwrap()]);
+    describe.env("CRUS_URL", &service.url).env("CRUS_CLIENT_TOKEN", ADA).env("HOME", folder.path());
+    let shown = String::from_utf8(describe.output().unwrap().stdout).unwrap();
+    assert!(shown.contains("Created by") && shown.contains("(by bob)"), "{shown}");
+}
+
 /// Thousands of refusals are some lines and a number.
 #[tokio::test]
 async fn a_flood_of_refusals_does_not_fill_the_disk_nor_hide_who_changes_something() {

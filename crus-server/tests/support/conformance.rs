@@ -153,8 +153,8 @@ async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
     let revision = store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
     assert_eq!(store.deletion_ordered(id).await, Ok(false));
-    store.order_deletion(id).await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     assert_eq!(store.deletion_ordered(id).await, Ok(true));
     assert_eq!(load(store, id).await.1, revision, "an order does not disturb who runs the session");
     store.save(&session, &[Event::Head], revision).await.unwrap();
@@ -170,7 +170,7 @@ async fn removes_everything(store: &dyn SessionStore) {
     freeze(&mut neighbour, 5);
     store.create(&removed).await.unwrap();
     let kept = store.create(&neighbour).await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
 
     store.remove(id).await.unwrap();
     store.remove(id).await.unwrap();
@@ -200,7 +200,7 @@ async fn tells_a_session_without_its_nodes(store: &dyn SessionStore) {
     session.head.step = 1;
     session.messages.push(said("third"));
     store.save(&session, &[Event::Head, Event::Message(2)], revision).await.unwrap();
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     assert_eq!(store.summary(id).await, told(&session, true));
     store.remove(id).await.unwrap();
     assert_eq!(store.summary(id).await, Ok(None));
@@ -405,7 +405,7 @@ async fn tells_what_changes(one: &dyn SessionStore, two: &dyn SessionStore) {
     assert!(one.own(id).await.unwrap());
     session.nodes[1].state = NodeState::Draining;
     revision = one.save(&session, &[Event::Node(1)], revision).await.unwrap();
-    one.order_deletion(id).await.unwrap();
+    one.order_deletion(id, None).await.unwrap();
     assert_eq!(next(&mut changes, id).await, Change::DeletionOrdered(id), "single nodes are not told");
 
     session.messages.push(said("first"));

@@ -2,14 +2,15 @@
 
 use crus_core::history::{ENTRIES_MAX, Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, Phase, Session, Stage, UpgradeId};
+use crus_core::model::{Command, Ordered, Phase, Session, Stage, UpgradeId};
 use crus_core::ports::{Change, Revision, SessionStore, StoreError};
-use crus_core::{Time, Xname};
+use crus_core::{Actor, Time, Xname};
 
 use super::{end, freeze, in_time, load, next, said, session, session_apart};
 
 pub(crate) async fn conforms(store: &dyn SessionStore) {
     notes_commands_in_order(store).await;
+    keeps_who_ordered_what(store).await;
     drops_commands_that_were_taken_in(store).await;
     tells_nodes_in_pages(store).await;
     keeps_a_history(store).await;
@@ -23,6 +24,7 @@ async fn noted(store: &dyn SessionStore, id: UpgradeId) -> Vec<Command> {
     let commands = store.commands(id).await.unwrap();
     assert!(commands.is_sorted_by(|(one, _), (next, _)| one < next), "numbers rise: {commands:?}");
     let summary = store.summary(id).await.unwrap();
+    let commands: Vec<_> = commands.into_iter().map(|(number, ordered)| (number, ordered.command)).collect();
     assert_eq!(
         summary.map(|summary| summary.commands).unwrap_or_default(),
         commands,
@@ -31,16 +33,43 @@ async fn noted(store: &dyn SessionStore, id: UpgradeId) -> Vec<Command> {
     commands.into_iter().map(|(_, command)| command).collect()
 }
 
+async fn keeps_who_ordered_what(store: &dyn SessionStore) {
+    let session = session();
+    let id = session.head.id;
+    let (ada, grace) = ("ada".parse::<Actor>().unwrap(), "Grace \u{2615} Hopper".parse::<Actor>().unwrap());
+    store.create(&session).await.unwrap();
+    assert_eq!(store.deletion_ordered_by(id).await, Ok(None));
+    let number = store.command(id, Command::Pause, Some(&ada)).await.unwrap();
+    assert_eq!(store.command(id, Command::Pause, Some(&grace)).await, Ok(number), "the first is kept");
+    store.command(id, Command::Resume, Some(&grace)).await.unwrap();
+    store.command(id, Command::Pause, None).await.unwrap();
+    let orders = store.commands(id).await.unwrap().into_iter().map(|(_, ordered)| ordered.by);
+    assert_eq!(orders.collect::<Vec<_>>(), [Some(ada.clone()), Some(grace.clone()), None]);
+
+    store.order_deletion(id, Some(&grace)).await.unwrap();
+    store.order_deletion(id, Some(&ada)).await.unwrap();
+    assert_eq!(store.deletion_ordered_by(id).await, Ok(Some(grace)), "the first is kept");
+    store.remove(id).await.unwrap();
+    assert_eq!(store.deletion_ordered_by(id).await, Ok(None));
+
+    // Where nobody was asked the first time, nobody it is.
+    store.create(&session).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
+    store.order_deletion(id, Some(&ada)).await.unwrap();
+    assert_eq!((store.deletion_ordered(id).await, store.deletion_ordered_by(id).await), (Ok(true), Ok(None)));
+    store.remove(id).await.unwrap();
+}
+
 async fn notes_commands_in_order(store: &dyn SessionStore) {
     let session = session();
     let id = session.head.id;
-    assert_eq!(store.command(id, Command::Pause).await, Ok(None), "there is no such session");
+    assert_eq!(store.command(id, Command::Pause, None).await, Ok(None), "there is no such session");
     assert_eq!(store.commands(id).await, Ok(Vec::new()));
     let revision = store.create(&session).await.unwrap();
     let (pause, resume, retry) = (Command::Pause, Command::Resume, Command::Retry);
     let mut numbers = Vec::new();
     for command in [pause, pause, resume, pause, retry, retry] {
-        numbers.push(store.command(id, command).await.unwrap().unwrap());
+        numbers.push(store.command(id, command, None).await.unwrap().unwrap());
     }
     assert_eq!(
         noted(store, id).await,
@@ -72,7 +101,7 @@ async fn drops_commands_that_were_taken_in(store: &dyn SessionStore) {
     let mut latest = 0;
     for round in 0..3 {
         for command in [Command::Pause, Command::Resume, Command::Retry] {
-            let number = store.command(id, command).await.unwrap().unwrap();
+            let number = store.command(id, command, None).await.unwrap().unwrap();
             assert!(number > latest, "round {round}: greater than any before, also than those taken in");
             latest = number;
         }
@@ -87,7 +116,7 @@ async fn drops_commands_that_were_taken_in(store: &dyn SessionStore) {
         assert_eq!(noted(store, id).await, [], "round {round}");
     }
     // The latest was a retry: another one is another one.
-    let again = store.command(id, Command::Retry).await.unwrap().unwrap();
+    let again = store.command(id, Command::Retry, None).await.unwrap().unwrap();
     assert!(again > session.head.commands);
     assert_eq!(noted(store, id).await, [Command::Retry]);
 }
@@ -261,12 +290,12 @@ async fn removes_orders_and_history_with_the_session(store: &dyn SessionStore) {
     let bare = removed.clone();
     let events = entries(&mut removed, 20);
     store.save(&removed, &events, revision).await.unwrap();
-    store.command(id, Command::Pause).await.unwrap().unwrap();
+    store.command(id, Command::Pause, None).await.unwrap().unwrap();
 
     store.remove(id).await.unwrap();
     assert_eq!(noted(store, id).await, []);
     assert_eq!(store.history(id, 0, 10).await, Ok(Vec::new()));
-    assert_eq!(store.command(id, Command::Retry).await, Ok(None), "it does not come back");
+    assert_eq!(store.command(id, Command::Retry, None).await, Ok(None), "it does not come back");
 
     let mut again = bare;
     again.head.entries = 30;
@@ -290,15 +319,15 @@ async fn tells_commands_to_other_replicas(one: &dyn SessionStore, two: &dyn Sess
     let revision = one.create(&session).await.unwrap();
     assert!(one.own(id).await.unwrap());
     let mut changes = one.changes().await.unwrap();
-    let number = two.command(id, Command::Pause).await.unwrap().unwrap();
+    let number = two.command(id, Command::Pause, None).await.unwrap().unwrap();
     assert_eq!(next(&mut changes, id).await, Change::Commanded(id));
-    assert_eq!(one.commands(id).await, Ok(vec![(number, Command::Pause)]));
-    assert_eq!(one.command(id, Command::Pause).await, Ok(Some(number)), "whoever asks again");
+    assert_eq!(one.commands(id).await, Ok(vec![(number, Ordered { command: Command::Pause, by: None })]));
+    assert_eq!(one.command(id, Command::Pause, None).await, Ok(Some(number)), "whoever asks again");
     take_in(one, &mut session, number, revision).await;
     // Neither that nor what changed nothing is told as a command.
     assert_eq!(next(&mut changes, id).await, Change::Session(id));
     assert_eq!(noted(two, id).await, []);
-    two.command(id, Command::Resume).await.unwrap().unwrap();
+    two.command(id, Command::Resume, None).await.unwrap().unwrap();
     assert_eq!(next(&mut changes, id).await, Change::Commanded(id));
     one.remove(id).await.unwrap();
 }
@@ -312,10 +341,10 @@ async fn notes_commands_of_several_replicas(one: &dyn SessionStore, two: &dyn Se
     for round in 0..10 {
         let (a, b, c, d) = in_time("commands noted at once", async {
             tokio::join!(
-                one.command(id, Command::Pause),
-                two.command(id, Command::Resume),
-                one.command(id, Command::Retry),
-                two.command(id, Command::Pause),
+                one.command(id, Command::Pause, None),
+                two.command(id, Command::Resume, None),
+                one.command(id, Command::Retry, None),
+                two.command(id, Command::Pause, None),
             )
         })
         .await;
@@ -342,8 +371,8 @@ async fn keeps_commands_when_another_takes_over(one: &dyn SessionStore, two: &dy
     let id = session.head.id;
     let revision = one.create(&session).await.unwrap();
     assert!(one.own(id).await.unwrap());
-    let first = one.command(id, Command::Pause).await.unwrap().unwrap();
-    let second = two.command(id, Command::Resume).await.unwrap().unwrap();
+    let first = one.command(id, Command::Pause, None).await.unwrap().unwrap();
+    let second = two.command(id, Command::Resume, None).await.unwrap().unwrap();
     let revision = take_in(one, &mut session, first, revision).await;
     one.set_delivered(id, 7).await.unwrap();
     assert_eq!(two.set_delivered(id, 8).await, Err(StoreError::NotOwner(id)), "the owner does that");
@@ -351,7 +380,7 @@ async fn keeps_commands_when_another_takes_over(one: &dyn SessionStore, two: &dy
     assert!(two.own(id).await.unwrap());
     assert_eq!(two.delivered(id).await, Ok(Some(7)));
     assert_eq!(load(two, id).await.0.head.commands, first);
-    assert_eq!(two.commands(id).await, Ok(vec![(second, Command::Resume)]));
+    assert_eq!(two.commands(id).await, Ok(vec![(second, Ordered { command: Command::Resume, by: None })]));
     take_in(two, &mut session, second, revision).await;
     assert_eq!(noted(one, id).await, []);
     two.remove(id).await.unwrap();

@@ -171,16 +171,16 @@ impl Site {
 
 impl Replica {
     pub(crate) async fn create(&self) -> UpgradeId {
-        self.controller.create(spec()).await.unwrap().upgrade_id
+        self.controller.create(spec(), None).await.unwrap().upgrade_id
     }
 
     pub(crate) async fn order(&self, id: UpgradeId, command: Command) {
-        let status = self.controller.command(id, command).await.unwrap().unwrap();
+        let status = self.controller.command(id, command, None).await.unwrap().unwrap();
         assert_eq!(status.upgrade_id, id);
     }
 
     pub(crate) async fn refuses(&self, id: UpgradeId, command: Command) -> NotNow {
-        match self.controller.command(id, command).await {
+        match self.controller.command(id, command, None).await {
             Err(ServiceError::NotNow { reason }) => reason,
             other => panic!("{command:?} ended as {other:?}"),
         }

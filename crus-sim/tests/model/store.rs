@@ -74,7 +74,7 @@ async fn an_order_to_delete_outlives_a_save_and_goes_with_the_session() {
     let first = store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
     assert_eq!(store.deletion_ordered(id).await, Ok(false));
-    store.order_deletion(id).await.unwrap();
+    store.order_deletion(id, None).await.unwrap();
     store.save(&session, &[Event::Head], first).await.unwrap();
     assert_eq!(store.deletion_ordered(id).await, Ok(true));
     assert_eq!(store.ids().await.unwrap(), [id]);

@@ -74,7 +74,7 @@ fn a_pause_lets_the_step_in_flight_end_whatever_stage_it_is_in() {
         world.command(id, Command::Resume).unwrap();
         end(&mut world, id);
         assert_eq!(counts(&world, id).upgraded, 4);
-        let resumed = |what: &Happening| *what == Happening::Resumed;
+        let resumed = |what: &Happening| matches!(what, Happening::Resumed { .. });
         assert_eq!(history(&world, id).iter().filter(|entry| resumed(&entry.what)).count(), 1);
     }
 }

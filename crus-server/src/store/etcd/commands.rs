@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crus_core::model::{Command, UpgradeId};
+use crus_core::model::{Ordered, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::stored;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
@@ -58,7 +58,7 @@ impl Seen {
 pub(super) async fn note(
     table: Table<'_>,
     id: UpgradeId,
-    command: Command,
+    ordered: Ordered,
 ) -> Result<Option<u64>, StoreError> {
     let keys = table.keys;
     let key = keys.command(id, &Uuid::new_v4().to_string());
@@ -70,7 +70,7 @@ pub(super) async fn note(
         if let Some(own) = noted.iter().find(|noted| noted.key == key.as_bytes()) {
             return Ok(Some(own.number));
         }
-        if let Some(latest) = noted.last().filter(|latest| latest.command == command) {
+        if let Some(latest) = noted.last().filter(|latest| latest.ordered.command == ordered.command) {
             return Ok(Some(latest.number));
         }
         let when = [
@@ -78,7 +78,7 @@ pub(super) async fn note(
             // Nobody noted another one since.
             Compare::create_revision(keys.commands(id), CompareOp::Less, next).with_prefix(),
         ];
-        let put = TxnOp::put(key.as_str(), stored::encode(&command)?, None);
+        let put = TxnOp::put(key.as_str(), stored::encode(&ordered)?, None);
         let done = table.txn("note a command", Txn::new().when(when).and_then([put])).await?;
         if done.succeeded() {
             let number = done.header().and_then(|header| u64::try_from(header.revision()).ok());
@@ -94,12 +94,12 @@ pub(super) async fn noted(
     table: Table<'_>,
     id: UpgradeId,
     seen: Option<&Seen>,
-) -> Result<Vec<(u64, Command)>, StoreError> {
+) -> Result<Vec<(u64, Ordered)>, StoreError> {
     let Some(look) = table.look(id).await? else { return Ok(Vec::new()) };
     let (_, noted, taken_in) = look.commands(id)?;
     if let Some(seen) = seen {
         // A save that took them in may not have known them.
         taken_in.iter().chain(&noted).for_each(|noted| seen.see(id, noted));
     }
-    Ok(noted.into_iter().map(|noted| (noted.number, noted.command)).collect())
+    Ok(noted.into_iter().map(|noted| (noted.number, noted.ordered)).collect())
 }

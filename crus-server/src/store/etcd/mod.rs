@@ -16,7 +16,7 @@
 //! | `sessions/ID/staged/NAME/node/POSITION`, … | many of them, as lines: parts of a save that is too large for one transaction |
 //! | `sessions/ID/pending` | the name of the staged set that counts, and is to be laid over the parts |
 //! | `live/heads/ID` | the head; the session exists while this does |
-//! | `live/orders/ID` | its deletion was ordered |
+//! | `live/orders/ID` | its deletion was ordered: by whom, where that is known |
 //! | `live/commands/ID/NAME` | a command that is noted for it, until it was taken in; the revision of etcd in which the key was created is its number |
 //! | `live/owners/ID` | who runs it, bound to that process's lease |
 //!
@@ -56,14 +56,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crus_core::Xname;
 use crus_core::claims::{self, Claim};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Phase, Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
 use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
-use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
+use crus_core::{Actor, Xname};
+use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
@@ -224,6 +224,9 @@ macro_rules! while_compacted {
     }};
 }
 
+/// The value of an order that nobody knows the giver of.
+const ORDERED: &[u8] = b"ordered";
+
 #[async_trait]
 impl SessionStore for EtcdStore {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
@@ -314,14 +317,15 @@ impl SessionStore for EtcdStore {
         Ok(())
     }
 
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         let (head, order) = (self.keys().head(id), self.keys().order(id));
         // An order for a session that is gone would stay for ever.
         let when = [
             Compare::version(head, CompareOp::Greater, 0),
             Compare::version(order.clone(), CompareOp::Equal, 0),
         ];
-        let txn = Txn::new().when(when).and_then([TxnOp::put(order, "ordered", None)]);
+        let value = by.map_or_else(|| Ok(ORDERED.to_vec()), stored::encode)?;
+        let txn = Txn::new().when(when).and_then([TxnOp::put(order, value, None)]);
         self.table().txn("order a deletion", txn).await?;
         Ok(())
     }
@@ -332,11 +336,26 @@ impl SessionStore for EtcdStore {
         Ok(found(&answer).into_iter().flatten().next().is_some())
     }
 
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
-        commands::note(self.table(), id, command).await
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        let read = Txn::new().and_then([TxnOp::get(self.keys().order(id), None)]);
+        let answer = self.table().txn("read an order", read).await?;
+        let order = found(&answer).into_iter().flatten().next();
+        match order.as_ref().map(KeyValue::value) {
+            None | Some(ORDERED) => Ok(None),
+            Some(by) => stored::decode("who ordered a deletion", id, by).map(Some),
+        }
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
+        commands::note(self.table(), id, Ordered { command, by: by.cloned() }).await
+    }
+
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         let seen = self.owns(id).then_some(&self.shared.seen);
         commands::noted(self.table(), id, seen).await
     }

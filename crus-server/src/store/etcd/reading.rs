@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crus_core::claims::Claim;
 use crus_core::history::Entry;
-use crus_core::model::{Command, Head, Node, Session, Summary, UpgradeId};
+use crus_core::model::{Head, Node, Ordered, Session, Summary, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::stored;
 use etcd_client::{GetOptions, KeyValue, Txn, TxnOp};
@@ -28,7 +28,7 @@ pub(super) struct Look {
 /// A command as it is noted.
 pub(super) struct Noted {
     pub(super) number: u64,
-    pub(super) command: Command,
+    pub(super) ordered: Ordered,
     pub(super) key: Vec<u8>,
 }
 
@@ -97,7 +97,7 @@ impl Table<'_> {
         let messages = self.rows(id, Kind::Message, look.pending.as_deref(), look.at).await?;
         let deletion_ordered = look.deletion_ordered;
         let (head, commands, _) = look.commands(id)?;
-        let commands = commands.into_iter().map(|noted| (noted.number, noted.command)).collect();
+        let commands = commands.into_iter().map(|noted| (noted.number, noted.ordered.command)).collect();
         Ok(Some(Summary { head, messages: stored::messages(id, messages)?, deletion_ordered, commands }))
     }
 
@@ -175,5 +175,5 @@ impl Table<'_> {
 fn noted_as(id: UpgradeId, kv: KeyValue) -> Result<Noted, StoreError> {
     let number = u64::try_from(kv.create_revision()).unwrap_or_default();
     let (key, value) = kv.into_key_value();
-    Ok(Noted { number, command: stored::decode("a command", id, &value)?, key })
+    Ok(Noted { number, ordered: stored::decode("a command", id, &value)?, key })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crus_core::claims::{self, Claim};
 use crus_core::history::ENTRIES_MAX;
-use crus_core::model::{Command, Counts, Head, Message, Node, Phase, Session, UpgradeId};
+use crus_core::model::{Counts, Head, Message, Node, Ordered, Phase, Session, UpgradeId};
 use crus_core::stored::{self, place_of};
 use serde::de::DeserializeOwned;
 
@@ -128,7 +128,7 @@ fn in_order<T: DeserializeOwned>(
 
 fn commands(id: UpgradeId, raw: &Raw, wrong: &mut Vec<String>) -> Vec<u64> {
     for (number, value) in &raw.commands {
-        if let Err(error) = stored::decode::<Command>(&format!("command {number}"), id, value) {
+        if let Err(error) = stored::decode::<Ordered>(&format!("command {number}"), id, value) {
             wrong.push(error.to_string());
         }
     }

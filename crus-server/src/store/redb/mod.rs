@@ -15,20 +15,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use crus_core::Xname;
 use crus_core::claims;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Phase, Session, Summary, UpgradeId};
+use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
 use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
 use crus_core::stored::{self, Parts};
-use redb::{Database, ReadableDatabase, ReadableTable};
+use crus_core::{Actor, Xname};
+use redb::{Database, ReadableDatabase, ReadableTable, TableError};
 use uuid::Uuid;
 
 use file::StoreFile;
 use tables::{
-    CLAIMS, COMMANDED_KEY, COMMANDS, DELIVERED, HEADS, HISTORY, MESSAGES, META, NODES, ORDERS, REVISIONS,
-    Trouble, claims_in, commands_of, enter_claim, head_of, keys_of, rows, write,
+    CLAIMS, COMMANDED_KEY, COMMANDS, DELIVERED, HEADS, HISTORY, MESSAGES, META, NODES, ORDERED_BY, ORDERS,
+    REVISIONS, Trouble, claims_in, commands_of, enter_claim, head_of, keys_of, rows, write,
 };
 
 pub(super) use inspect::FileView;
@@ -119,6 +119,8 @@ impl SessionStore for RedbStore {
             let commands = commands_of(&reading.open_table(COMMANDS)?, id)?;
             let told = (|| {
                 let (head, messages) = (stored::head(id, &head)?, stored::messages(id, messages)?);
+                let commands =
+                    commands.into_iter().map(|(number, ordered)| (number, ordered.command)).collect();
                 Ok(Some(Summary { head, messages, deletion_ordered, commands }))
             })();
             told.map_err(Trouble::Told)
@@ -191,6 +193,7 @@ impl SessionStore for RedbStore {
             writing.open_table(HISTORY)?.retain_in(keys_of(key), |_, _| false)?;
             writing.open_table(COMMANDS)?.retain_in((key, 0)..=(key, u64::MAX), |_, _| false)?;
             writing.open_table(ORDERS)?.remove(key)?;
+            writing.open_table(ORDERED_BY)?.remove(key)?;
             writing.open_table(DELIVERED)?.remove(key)?;
             writing.open_table(CLAIMS)?.remove(key)?;
             writing.commit()?;
@@ -199,13 +202,17 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn order_deletion(&self, id: UpgradeId) -> Result<(), StoreError> {
+    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
+        let by = by.cloned();
         self.run(move |database| {
             let key = id.0.as_u128();
             let writing = database.begin_write()?;
             // An order for a session that is gone would stay for ever.
             if writing.open_table(REVISIONS)?.get(key)?.is_some() {
-                writing.open_table(ORDERS)?.insert(key, ())?;
+                let is_first = writing.open_table(ORDERS)?.insert(key, ())?.is_none();
+                if let Some(by) = by.as_ref().filter(|_| is_first) {
+                    writing.open_table(ORDERED_BY)?.insert(key, by.as_str())?;
+                }
             }
             writing.commit()?;
             Ok(())
@@ -221,7 +228,22 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn command(&self, id: UpgradeId, command: Command) -> Result<Option<u64>, StoreError> {
+    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
+        self.run(move |database| match database.begin_read()?.open_table(ORDERED_BY) {
+            Ok(table) => Ok(table.get(id.0.as_u128())?.and_then(|by| by.value().parse().ok())),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+        .await
+    }
+
+    async fn command(
+        &self,
+        id: UpgradeId,
+        command: Command,
+        by: Option<&Actor>,
+    ) -> Result<Option<u64>, StoreError> {
+        let by = by.cloned();
         self.run(move |database| {
             let key = id.0.as_u128();
             let writing = database.begin_write()?;
@@ -233,19 +255,20 @@ impl SessionStore for RedbStore {
                 let last = match commands.range((key, 0)..=(key, u64::MAX))?.next_back().transpose()? {
                     None => None,
                     Some((number, value)) => {
-                        let last: Command =
+                        let last: Ordered =
                             stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
                         Some((number.value().1, last))
                     }
                 };
-                if let Some((number, _)) = last.filter(|(_, last)| *last == command) {
+                if let Some((number, _)) = last.filter(|(_, last)| last.command == command) {
                     return Ok(Some(number));
                 }
                 let mut meta = writing.open_table(META)?;
                 let number = meta.get(COMMANDED_KEY)?.map_or(0, |number| number.value()) + 1;
                 meta.insert(COMMANDED_KEY, number)?;
-                let command = stored::encode(&command).map_err(Trouble::Told)?;
-                commands.insert((key, number), command.as_slice())?;
+                let ordered = Ordered { command, by };
+                let ordered = stored::encode(&ordered).map_err(Trouble::Told)?;
+                commands.insert((key, number), ordered.as_slice())?;
                 number
             };
             writing.commit()?;
@@ -254,7 +277,7 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Command)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
         self.run(move |database| commands_of(&database.begin_read()?.open_table(COMMANDS)?, id)).await
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crus_core::claims::Claim;
-use crus_core::model::{Command, Session, UpgradeId};
+use crus_core::model::{Ordered, Session, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::stored::{self, FORMAT, Parts};
 use redb::{Database, ReadableTable, Table, TableDefinition, TableHandle};
@@ -20,6 +20,8 @@ pub(super) const MESSAGES: TableDefinition<'_, (u128, u32), &[u8]> = TableDefini
 pub(super) const CLAIMS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("claims");
 pub(super) const ORDERS: TableDefinition<'_, u128, ()> = TableDefinition::new("deletion_orders");
 pub(super) const HISTORY: TableDefinition<'_, (u128, u32), &[u8]> = TableDefinition::new("history");
+/// Who ordered a deletion, where that is known. A file of before has no such table.
+pub(super) const ORDERED_BY: TableDefinition<'_, u128, &str> = TableDefinition::new("deletion_orders_by");
 pub(super) const COMMANDS: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("commands");
 /// Up to which entry of its history a session's events were delivered.
 pub(super) const DELIVERED: TableDefinition<'_, u128, u64> = TableDefinition::new("delivered");
@@ -130,7 +132,7 @@ pub(super) fn head_of(
 pub(super) fn commands_of(
     table: &impl ReadableTable<(u128, u64), &'static [u8]>,
     id: UpgradeId,
-) -> Result<Vec<(u64, Command)>, Trouble> {
+) -> Result<Vec<(u64, Ordered)>, Trouble> {
     let key = id.0.as_u128();
     let mut commands = Vec::new();
     for row in table.range((key, 0)..=(key, u64::MAX))? {

@@ -1,0 +1,293 @@
+//! Measures how fast the API answers, and whether the upgrades suffer from it: the real service, with a hundred sessions that
+//! are done, each with the messages of an upgrade in twelve steps, and one at work, which looks at Slurm twice in a second.
+//!
+//! The service, the simulated cluster and whoever asks share the machine's processors. 32 connections are kept open; each
+//! asks for the next thing once it has its answer, and reads that to its end.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
+
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../tests/support/simulated.rs"]
+mod simulated;
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crus_core::model::{Message, Phase};
+use crus_core::ports::SessionStore as _;
+use crus_core::{Limits, Session, Spec, Time, UpgradeId};
+use crus_server::store::RedbStore;
+use crus_sim::workload::{Drawn, Workload};
+use serde_json::Value;
+use simulated::Simulated;
+use support::{Service, path_of, spec, until};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const SESSIONS: u64 = 100;
+const STEPS: u32 = 12;
+const CONNECTIONS: usize = 32;
+/// How often the session at work looks at Slurm, in seconds.
+const POLL_S: &str = "0.5";
+/// How long is measured.
+const TIME: Duration = Duration::from_secs(10);
+/// How long to see whether memory grows.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What an upgrade says that came to a good end.
+fn said() -> Vec<Message> {
+    let step = |n: u32| {
+        [
+            format!("Quiesce requested in step {n}: moving to QUIESCING"),
+            format!("All nodes quiesced in step {n}: moving to QUIESCED"),
+            format!("Began the boot session for step {n}: moving to BOOTING"),
+            format!("The boot session for step {n} completed: moving to BOOTED"),
+            format!("Step {n} boot session succeeded: moving to WLM_WAITING"),
+            format!(
+                "All WLM returned to ready in step {n}: advancing to step {} and moving to STARTING",
+                n + 1
+            ),
+        ]
+    };
+    let ends =
+        [format!("No nodes in step {STEPS}: moving to CLEANUP"), "Upgrade Session Completed".to_owned()];
+    (0..STEPS).flat_map(step).chain(ends).map(|text| Message::new(text, Time(1))).collect()
+}
+
+/// Puts the sessions that are done into a store.
+async fn fill(store: &Path) -> Vec<String> {
+    let store = RedbStore::open(store).unwrap();
+    let spec: Spec = serde_json::from_value(serde_json::json!({
+        "starting": "slurm-nodes", "upgrading": "upgrading-nodes", "failed": "failed-nodes",
+        "step_size": 50, "template": "new-image",
+    }))
+    .unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let now = u64::try_from(now).unwrap();
+    let mut ids = Vec::new();
+    for n in 0..SESSIONS {
+        let (id, at) = (UpgradeId(uuid::Uuid::new_v4()), Time(now - (SESSIONS - n) * 60_000));
+        let mut session = Session::new(id, spec.clone(), crus_api::API_VERSION, Limits::default(), at);
+        session.messages = said();
+        session.head.phase = Phase::Done;
+        session.head.ended = Some(at);
+        store.create(&session).await.unwrap();
+        ids.push(format!("/session/{id}"));
+    }
+    ids
+}
+
+/// What came of asking for a while.
+struct Load {
+    answers: usize,
+    bytes: u64,
+    per_second: f64,
+    /// Sorted, in microseconds.
+    took: Vec<u32>,
+}
+
+impl Load {
+    fn percentile_ms(&self, per_mille: usize) -> f64 {
+        let at = (self.took.len() - 1) * per_mille / 1000;
+        f64::from(self.took[at]) / 1000.0
+    }
+}
+
+/// Asks for these paths in turn for so long, on connections of its own.
+async fn ask(address: SocketAddr, paths: &[String], token: Option<&str>, time: Duration) -> Load {
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let requests: Vec<Vec<u8>> = paths
+        .iter()
+        .map(|path| format!("GET {path} HTTP/1.1\r\nhost: crus\r\n{token}\r\n").into_bytes())
+        .collect();
+    let requests = std::sync::Arc::new(requests);
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for first in 0..CONNECTIONS {
+        let requests = std::sync::Arc::clone(&requests);
+        clients.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut buffer = vec![0; 1 << 20];
+            let (mut took, mut bytes, mut next) = (Vec::new(), 0, first * 7);
+            while begun.elapsed() < time {
+                let asked = Instant::now();
+                stream.write_all(&requests[next % requests.len()]).await.unwrap();
+                next += 1;
+                bytes += answer(&mut stream, &mut buffer).await as u64;
+                took.push(u32::try_from(asked.elapsed().as_micros()).unwrap());
+            }
+            (took, bytes)
+        });
+    }
+    let (mut took, mut bytes) = (Vec::new(), 0);
+    for (some, more) in clients.join_all().await {
+        took.extend(some);
+        bytes += more;
+    }
+    let per_second = took.len() as f64 / begun.elapsed().as_secs_f64();
+    took.sort_unstable();
+    Load { answers: took.len(), bytes, per_second, took }
+}
+
+/// Reads one answer to its end; how long it was.
+async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> usize {
+    let mut filled = 0;
+    loop {
+        let more = stream.read(&mut buffer[filled..]).await.unwrap();
+        assert!(more > 0, "closed by the service");
+        filled += more;
+        let head = &buffer[..filled.min(1024)];
+        let Some(end) = head.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+        let head = std::str::from_utf8(&head[..end]).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let (_, length) = head.split_once("content-length: ").unwrap();
+        let length: usize = length.lines().next().unwrap().parse().unwrap();
+        let whole = end + 4 + length;
+        while filled < whole {
+            let more = stream.read(&mut buffer[filled..whole]).await.unwrap();
+            assert!(more > 0, "closed by the service");
+            filled += more;
+        }
+        return whole;
+    }
+}
+
+fn resident_mib(service: &Service) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    kib.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
+
+/// Notes when the session at work looks at Slurm, for so long; how far apart that was, in milliseconds.
+async fn looks(site: &Simulated, time: Duration) -> Vec<u128> {
+    let count = || {
+        site.live.calls().iter().filter(|(call, _)| call.starts_with("squeue")).map(|(_, n)| n).sum::<u64>()
+    };
+    let begun = Instant::now();
+    let (mut seen, mut last, mut apart) = (count(), None, Vec::new());
+    while begun.elapsed() < time {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let now = count();
+        if now != seen {
+            seen = now;
+            if let Some(last) = last.replace(Instant::now()) {
+                apart.push(last.elapsed().as_millis());
+            }
+        }
+    }
+    apart.sort_unstable();
+    apart
+}
+
+/// What the service itself says: how often it looked, and how much later than intended in all, in seconds.
+async fn lag(service: &Service) -> (f64, f64) {
+    let text = reqwest::get(format!("{}/metrics", service.url)).await.unwrap().text().await.unwrap();
+    let value = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or_default()
+    };
+    (value("crus_poll_lag_seconds_count "), value("crus_poll_lag_seconds_sum "))
+}
+
+fn report(what: &str, load: &Load, limit: u32) {
+    println!(
+        "{what:<34}{:>9.0} /s (at least {limit}){:>9.2} ms median{:>8.2} ms p99 (limit 10){:>9.2} ms worst{:>8.0} B each",
+        load.per_second,
+        load.percentile_ms(500),
+        load.percentile_ms(990),
+        load.percentile_ms(1000),
+        load.bytes as f64 / load.answers as f64,
+    );
+}
+
+fn tell_looks(what: &str, apart: &[u128], before: (f64, f64), after: (f64, f64)) {
+    let (median, worst) = (apart[apart.len() / 2], apart[apart.len() - 1]);
+    let count = after.0 - before.0;
+    let late_ms = (after.1 - before.1) / count * 1000.0;
+    println!(
+        "{what:<34}{:>4} looks, {median} ms apart in the median, {worst} ms at worst; by the service's own measure {late_ms:.1} \
+         ms late on average of {count}",
+        apart.len() + 1
+    );
+}
+
+async fn measure(site: &Simulated, command: Command, token: Option<&str>) {
+    let service = Service::start(command);
+    let address: SocketAddr = service.url.rsplit('/').next().unwrap().parse().unwrap();
+    let client = reqwest::Client::new();
+    let get = |path: &str| {
+        let request = client.get(format!("{}{path}", service.url));
+        if let Some(token) = token { request.bearer_auth(token) } else { request }
+    };
+    let list: Vec<Value> = get("/session").send().await.unwrap().json().await.unwrap();
+    assert_eq!(list.len() as u64, SESSIONS + 1);
+    let paths: Vec<String> = list.iter().map(path_of).collect();
+    until("nodes drained", async || site.changes() > 0).await;
+
+    let before = lag(&service).await;
+    let apart = looks(site, TIME).await;
+    let after = lag(&service).await;
+    tell_looks("without load", &apart, before, after);
+
+    // Warm, so that what is kept for the first time is not taken for growth.
+    ask(address, &paths, token, Duration::from_secs(1)).await;
+    let every = ["/session".to_owned()];
+    ask(address, &every, token, Duration::from_secs(1)).await;
+    for (what, paths, limit) in [("GET /session/{id}", &paths[..], 20_000), ("GET /session", &every, 2_000)] {
+        let before = lag(&service).await;
+        let (load, apart) = tokio::join!(ask(address, paths, token, TIME), looks(site, TIME));
+        report(what, &load, limit);
+        tell_looks(" meanwhile", &apart, before, lag(&service).await);
+    }
+    let begun = resident_mib(&service);
+    let both: Vec<String> = paths.iter().cloned().chain(every).collect();
+    let load = ask(address, &both, token, LONG).await;
+    println!(
+        "{:<34}{begun:>9.1} MiB before, {:.1} after {} answers more\n",
+        "resident",
+        resident_mib(&service),
+        load.answers
+    );
+}
+
+/// One thread asks, so that the service has the other.
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+async fn main() {
+    // Jobs that do not end, as time stands still: the session at work drains its first nodes, and looks at them.
+    let workload = Workload::Drawn(Drawn { busy_per_mille: 1000, ..Drawn::default() });
+    let config = crus_sim::ClusterConfig { workload, ..simulated::nodes(64) };
+    let site = Simulated::start(config, 1, 0.0).await;
+    fill(&site.store()).await;
+    // On, and never reached: nobody here is to be refused.
+    let limit = ["--requests-per-second-per-client", "1000000"];
+    let serve = || {
+        let mut command = site.serve_from(&site.store(), POLL_S);
+        command.args(limit);
+        command
+    };
+    let service = Service::start(serve());
+    let (code, created) = service.post(&spec(8)).await;
+    assert_eq!(code, 201, "{created}");
+    service.kill();
+
+    println!(
+        "{SESSIONS} sessions that are done and one at work, {CONNECTIONS} connections, without authentication:"
+    );
+    measure(&site, serve(), None).await;
+
+    let made = support::crus().args(["token", "new", "--name", "bench", "--role", "read"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = String::from_utf8(made.stdout).unwrap();
+    let (token, line) = made.split_once('\n').unwrap();
+    let tokens = site.folder().join("tokens");
+    std::fs::write(&tokens, line).unwrap();
+    let mut command = serve();
+    command.env("CRUS_AUTH", "on").arg("--auth-token-file").arg(&tokens);
+    println!("the same, with a token of a file:");
+    measure(&site, command, Some(token)).await;
+}
