@@ -22,7 +22,7 @@ pub(crate) struct Site {
     _runtime: Runtime,
     _server: Option<Server>,
     #[cfg(feature = "etcd")]
-    etcd: Option<crate::etcd::Etcd>,
+    _etcd: Option<crate::etcd::Etcd>,
 }
 
 impl Site {
@@ -85,7 +85,7 @@ impl Site {
             _runtime: runtime,
             _server: server,
             #[cfg(feature = "etcd")]
-            etcd,
+            _etcd: etcd,
         }))
     }
 
