@@ -7,6 +7,7 @@
 //! - [`access`]: who may do what, and who is told of it.
 //! - [`health`]: what the service says of itself to who watches it.
 //! - [`problem`]: errors as the contract shows them (RFC 7807).
+//! - [`pages`]: documentation, which the server brings along.
 //! - [`routes`]: the paths and methods. [`Api`] is the way in.
 //! - `openapi.json`: the contract as a document, kept by hand and served; the tests hold the routes to it.
 //!
@@ -19,6 +20,7 @@ pub mod events;
 pub mod fuzzing;
 pub mod health;
 mod json;
+pub mod pages;
 pub mod plan;
 pub mod problem;
 mod query;
@@ -30,6 +32,7 @@ pub mod status;
 pub mod strategy;
 pub mod views;
 
+pub use pages::{Page, Pages};
 pub use problem::Problem;
 pub use routes::{Api, ApiLimits};
 pub use service::{ServiceError, Sessions};

@@ -27,6 +27,7 @@ use tracing::{error, warn};
 use crate::access::{self, About, Access, Audit, By, Gate, Role};
 use crate::events::Places;
 use crate::health::Health;
+use crate::pages::{self, Pages};
 use crate::plan::PlanView;
 use crate::problem::{Errors, Problem};
 use crate::request;
@@ -69,13 +70,22 @@ pub struct Api {
     access: Arc<dyn Access>,
     audit: Option<Arc<dyn Audit>>,
     health: Arc<dyn Health>,
+    pages: Option<Arc<dyn Pages>>,
     limits: ApiLimits,
 }
 
 impl Api {
     /// The API of these sessions at this site. `access` tells who a caller is; [`Open`](crate::access::Open) asks nobody.
     pub fn new(sessions: Arc<dyn Sessions>, site: Site, access: Arc<dyn Access>) -> Self {
-        Api { sessions, site, access, audit: None, health: Arc::new(()), limits: ApiLimits::default() }
+        Api {
+            sessions,
+            site,
+            access,
+            audit: None,
+            health: Arc::new(()),
+            pages: None,
+            limits: ApiLimits::default(),
+        }
     }
 
     /// Who is told what changes something, and what was refused: nobody otherwise.
@@ -90,6 +100,12 @@ impl Api {
         Api { health, ..self }
     }
 
+    /// Pages for people, at `/docs` and below: none otherwise.
+    #[must_use]
+    pub fn pages(self, pages: Arc<dyn Pages>) -> Self {
+        Api { pages: Some(pages), ..self }
+    }
+
     /// What a request may take: the defaults otherwise.
     #[must_use]
     pub fn limits(self, limits: ApiLimits) -> Self {
@@ -98,7 +114,7 @@ impl Api {
 
     /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
     pub fn router(self) -> Router {
-        let Api { sessions, site, access, audit, health, limits } = self;
+        let Api { sessions, site, access, audit, health, pages, limits } = self;
         let paths = Paths { router: Router::new(), access, audit }
             .add(
                 "/session",
@@ -120,6 +136,8 @@ impl Api {
             // A plan changes nothing.
             .add("/plan", POST, [for_role(Role::Read, post(plan))])
             .add("/openapi.json", GET, [for_anyone(get(openapi))])
+            .add("/docs", GET, [for_anyone(get(first_page))])
+            .add("/docs/{page}", GET, [for_anyone(get(page))])
             .add("/healthz", GET, [for_anyone(get(health::healthz))])
             .add("/readyz", GET, [for_anyone(get(health::readyz))])
             .add("/metrics", GET, [for_anyone(get(health::metrics))])
@@ -132,6 +150,7 @@ impl Api {
                 sessions,
                 site,
                 health,
+                pages,
                 streams: Places::new(limits.max_streams),
                 limits,
             }))
@@ -143,6 +162,7 @@ struct Served {
     sessions: Arc<dyn Sessions>,
     site: Site,
     health: Arc<dyn Health>,
+    pages: Option<Arc<dyn Pages>>,
     streams: Places,
     limits: ApiLimits,
 }
@@ -263,6 +283,20 @@ async fn remove(
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, JSON)], OPENAPI).into_response()
+}
+
+async fn first_page(State(api): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    pages::answer(api.pages.as_ref().and_then(|pages| pages.page("")), &headers)
+}
+
+async fn page(
+    State(api): State<Arc<Served>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let name = name.ok().map(|Path(name)| name).filter(|name| !name.is_empty());
+    let page = api.pages.as_ref().zip(name).and_then(|(pages, name)| pages.page(&name));
+    pages::answer(page, &headers)
 }
 
 // ---- their parts ------------------------------------------------------------------------------------------

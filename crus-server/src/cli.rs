@@ -88,6 +88,11 @@ enum Verb {
     },
 }
 
+/// The command line as a description of itself: what the manual and the tests of the guide go by.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// `crus help session create` and `crus session help create` as `crus session create --help`.
 fn help_asked(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let has_verbs =
@@ -132,8 +137,8 @@ pub fn main() -> ExitCode {
         Verb::Plan(args) => client_ended(client::plan(*args)),
         Verb::Store(args) => client_ended(store::run(&args)),
         Verb::Token(args) => client_ended(token::run(&args)),
-        Verb::Completions { shell } => client_ended(manual::completions(shell, &Cli::command())),
-        Verb::Man(args) => client_ended(manual::man(&args, Cli::command())),
+        Verb::Completions { shell } => client_ended(manual::completions(shell, &command())),
+        Verb::Man(args) => client_ended(manual::man(&args, command())),
         Verb::SlurmStandIn { arguments } => {
             // Its first argument is the name that it was called by.
             crus_sim::stand_in::main(std::iter::once(OsString::from("slurm-stand-in")).chain(arguments))

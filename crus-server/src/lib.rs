@@ -21,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod demo;
+pub mod docs;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod health;

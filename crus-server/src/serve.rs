@@ -21,6 +21,7 @@ use crate::checks::CommandChecks;
 use crate::clock::SteadyClock;
 use crate::config::Misconfigured;
 use crate::controller::{Controller, Outside, Retention, Told};
+use crate::docs::Guide;
 use crate::health::{Probe, ProbeOptions, Watched, Watching};
 use crate::http::{self, HttpLimits, Tls, TlsError};
 use crate::logging;
@@ -223,6 +224,7 @@ impl Service {
             .audit(auth.audit)
             .health(self.health)
             .limits(api_limits)
+            .pages(Arc::new(Guide))
             .router()
             .layer(middleware::from_fn_with_state(Arc::clone(&self.metrics), watch_requests));
         let connections = self.metrics.connections.clone();

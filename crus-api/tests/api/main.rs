@@ -8,6 +8,7 @@ mod agreement;
 mod arbitrary;
 mod contract;
 mod document;
+mod pages;
 mod plan;
 mod schema;
 mod service;

@@ -14,7 +14,9 @@ use crus_api::access::{Access, Open};
 use crus_api::health::{Check, CheckState, Exposition, Health, Readiness};
 use crus_api::service::{Follow, News};
 use crus_api::views::{Beside, Progress, Stamp};
-use crus_api::{API_VERSION, ApiLimits, ServiceError, SessionList, SessionStatus, Sessions, Site};
+use crus_api::{
+    API_VERSION, ApiLimits, Page, Pages, ServiceError, SessionList, SessionStatus, Sessions, Site,
+};
 use crus_core::commands;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
@@ -148,6 +150,17 @@ fn plan_of_examples() -> Plan {
         lost: vec![finding(locked, 1), finding("unknown to the workload manager", 4)],
         warnings: vec![finding(held, 2)],
         caveats: vec!["A node that does not boot may cost an hour.".to_owned()],
+    }
+}
+
+/// A guide of a page, and a reference.
+#[derive(Debug)]
+struct TwoPages;
+
+impl Pages for TwoPages {
+    fn page(&self, name: &str) -> Option<Page> {
+        let html = format!("<!doctype html>\n<title>{name}</title>\n");
+        ["", "api"].contains(&name).then(|| Page::new(html, "1", "default-src 'none'").unwrap())
     }
 }
 
@@ -389,7 +402,9 @@ impl Api {
         let memory = Arc::new(Memory::default());
         let sessions = Arc::clone(&memory) as Arc<dyn Sessions>;
         let health = Arc::new(State { deaf: Mutex::default(), ready: AtomicBool::new(true) });
-        let api = build(crus_api::Api::new(sessions, site, access)).health(health.clone());
+        let api = build(crus_api::Api::new(sessions, site, access))
+            .health(health.clone())
+            .pages(Arc::new(TwoPages));
         Api { router: api.router(), memory, health }
     }
 
