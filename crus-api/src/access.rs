@@ -20,8 +20,10 @@ use axum::response::{IntoResponse, Response};
 use crus_core::{Actor, UpgradeId};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 
 use crate::problem::Problem;
+use crate::routes::id_of;
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -320,8 +322,9 @@ impl Drop for Note {
     }
 }
 
-/// The id in a path of this form, whatever the path is under.
+/// The id in a path of this form, whatever the path is under; read as the routes read it.
 fn id_in(form: &'static str, path: &str) -> Option<UpgradeId> {
     let from_end = form.rsplit('/').position(|part| part == "{upgrade_id}")?;
-    path.rsplit('/').nth(from_end)?.parse().ok()
+    let part = percent_decode_str(path.rsplit('/').nth(from_end)?);
+    id_of(&part.decode_utf8().ok()?)
 }

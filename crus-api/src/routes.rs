@@ -308,14 +308,14 @@ fn one(found: Option<Arc<SessionStatus>>) -> Result<Response, Problem> {
     Ok(written(StatusCode::OK, JSON, status.json()))
 }
 
-/// An id as the service writes it, in either case; other ways to write a UUID are not there.
 fn upgrade_id(id: Result<Path<String>, PathRejection>) -> Result<UpgradeId, Problem> {
+    id.ok().and_then(|Path(text)| id_of(&text)).ok_or_else(Problem::no_such_session)
+}
+
+/// An id as the service writes it, in either case; other ways to write a UUID are not there.
+pub(crate) fn id_of(text: &str) -> Option<UpgradeId> {
     const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
-    let Ok(Path(text)) = id else { return Err(Problem::no_such_session()) };
-    match text.parse() {
-        Ok(id) if text.len() == LENGTH => Ok(id),
-        _ => Err(Problem::no_such_session()),
-    }
+    text.parse().ok().filter(|_| text.len() == LENGTH)
 }
 
 /// In whose name BOS is to be asked.

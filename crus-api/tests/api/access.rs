@@ -255,6 +255,26 @@ fn what_changes_something_is_told_with_who_and_what_came_of_it() {
     assert_eq!(told(&book), expected);
 }
 
+/// The path is read as the routes read it: what they do is told of the session that they do it to.
+#[test]
+fn an_id_is_told_however_it_is_written_in_the_path() {
+    let (api, book) = audited(Known::of("alice", Some(Role::Operate)));
+    let id = api.add_example();
+    assert_eq!(id, ID);
+    send(&api, "DELETE", &format!("/session/%63{}", &ID[1..]), "good").expect(200);
+    send(&api, "POST", &format!("/apis/crus/session/{}/pause", ID.replace('-', "%2d")), "good").expect(409);
+    // What is another way to write a UUID is no id to the routes.
+    send(&api, "DELETE", &format!("/session/{}", ID.replace('-', "")), "good").expect(404);
+    send(&api, "DELETE", "/session/%ff", "good").expect(404);
+    let expected = [
+        format!("alice DELETE /session/{{upgrade_id}} {ID} 200"),
+        format!("alice POST /session/{{upgrade_id}}/pause {ID} 409"),
+        "alice DELETE /session/{upgrade_id}  404".to_owned(),
+        "alice DELETE /session/{upgrade_id}  404".to_owned(),
+    ];
+    assert_eq!(told(&book), expected);
+}
+
 #[test]
 fn what_is_refused_is_told_even_if_it_changes_nothing() {
     let (api, book) = audited(Known::of("bob", None));
