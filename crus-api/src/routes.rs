@@ -115,7 +115,7 @@ impl Api {
     /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
     pub fn router(self) -> Router {
         let Api { sessions, site, access, audit, health, pages, limits } = self;
-        let paths = Paths { router: Router::new(), access, audit }
+        let paths = Paths { router: Router::new(), access: Arc::clone(&access), audit }
             .add(
                 "/session",
                 "GET, HEAD, OPTIONS, POST",
@@ -149,6 +149,7 @@ impl Api {
             .with_state(Arc::new(Served {
                 sessions,
                 site,
+                access,
                 health,
                 pages,
                 streams: Places::new(limits.max_streams),
@@ -161,6 +162,7 @@ impl Api {
 struct Served {
     sessions: Arc<dyn Sessions>,
     site: Site,
+    access: Arc<dyn Access>,
     health: Arc<dyn Health>,
     pages: Option<Arc<dyn Pages>>,
     streams: Places,

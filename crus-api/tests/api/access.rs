@@ -1,6 +1,6 @@
 //! Who may do what, and who is told of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -176,6 +176,45 @@ fn nothing_of_a_body_is_read_for_one_who_may_not() {
     api.call(post().body(body()).unwrap()).expect(401);
     api.call(post().header("authorization", "Bearer good").body(body()).unwrap()).expect(403);
     assert_eq!(read.load(Ordering::Relaxed), 0);
+}
+
+/// Is asked about one token, and says something else each time.
+struct Changing(Mutex<VecDeque<Result<Option<Role>, Refused>>>);
+
+#[async_trait]
+impl Access for Changing {
+    async fn caller(&self, authorization: Option<&HeaderValue>) -> Result<Option<Arc<Caller>>, Refused> {
+        assert_eq!(authorization.unwrap(), "Bearer good");
+        let role = self.0.lock().unwrap().pop_front().unwrap()?;
+        Ok(Some(Arc::new(Caller { name: "alice".parse().unwrap(), role, source: "a test".into() })))
+    }
+}
+
+/// A stream may last for weeks.
+#[test]
+fn a_stream_ends_once_its_token_is_not_good_any_more() {
+    let read = Ok(Some(Role::Read));
+    let later = Err(Refused::CannotTell("its issuer does not answer"));
+    // For the request, for event 16, for nothing after it, for event 17, and so on.
+    let followed = |answers: &[Result<Option<Role>, Refused>]| {
+        let access = Changing(Mutex::new(answers.iter().copied().collect()));
+        let api = Api::built(Site::default(), Arc::new(access), |api| api);
+        let path = format!("/session/{}/events", api.add_example());
+        let request = request("GET", &path).header("accept", "text/event-stream");
+        let request = request.header("authorization", "Bearer good").body(Body::empty()).unwrap();
+        let text = api.call(request).expect(200).text().to_owned();
+        text.lines().filter_map(|line| line.strip_prefix("id: ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let expired = Err(Refused::BadToken("is expired"));
+    assert_eq!(followed(&[read, read, expired]), ["15", "16"], "when nothing happens");
+    assert_eq!(followed(&[read, read, read, expired]), ["15", "16"], "before more is told");
+    assert_eq!(followed(&[read, read, read, Ok(None)]), ["15", "16"], "the role is taken away");
+    let more = Ok(Some(Role::Operate));
+    assert_eq!(
+        followed(&[read, later, later, more, read, later, read]),
+        ["15", "16", "17", "18"],
+        "what cannot be told now ends nothing"
+    );
 }
 
 /// A request has no say in who sent it.
