@@ -22,7 +22,7 @@ use crus_core::{Spec, TenantName, UpgradeId};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::access::{self, About, Access, Audit, By, Gate, Role};
 use crate::events::Places;
@@ -391,7 +391,13 @@ async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
 
 /// What the log is told; the caller is told less.
 fn failed(what: &str, error: ServiceError) -> Problem {
-    warn!(%error, "failed to {what}");
+    match &error {
+        // Whoever may send requests can have these at will: they must not fill the log.
+        ServiceError::Busy { .. } | ServiceError::NotNow { .. } | ServiceError::Full { .. } => {
+            debug!(%error, "failed to {what}");
+        }
+        _ => warn!(%error, "failed to {what}"),
+    }
     error.into()
 }
 
