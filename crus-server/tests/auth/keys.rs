@@ -51,7 +51,8 @@ async fn however_many_unknown_keys_are_named_the_issuer_is_asked_no_more_often_t
 async fn requests_that_are_given_up_do_not_have_the_issuer_asked_more_often() {
     let (issuer, old, new) = (Issuer::start().await, Key::p256("old"), Key::p256("new"));
     issuer.publish(&[&old]);
-    let auth = Arc::new(start(&AuthOptions { jwks_timeout_ms: 60_000, ..issuer.options() }).await);
+    let options = AuthOptions { jwks_timeout_ms: 60_000, jwks_pause_ms: 0, ..issuer.options() };
+    let auth = Arc::new(start(&options).await);
     assert_eq!(known(&auth, &old.token(&claims("ada", &["crus-read"]))).await, "ada read");
     assert_eq!(issuer.fetches(), 1);
     let held = issuer.hold();
