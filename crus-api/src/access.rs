@@ -1,7 +1,9 @@
 //! Who may do what, and who is told of it.
 //!
 //! Each operation on sessions needs a [`Role`]; [`routes`](crate::routes) says which. Before anything of a request but
-//! its head is read, whoever implements [`Access`] is asked who sent it. What changes something, and what was refused, is
+//! its head is read, whoever implements [`Access`] is asked who sent it. Of one who follows a session they are asked again
+//! whenever there is something to tell, if only that nothing happened; the answer ends when the token is not good any more.
+//! What changes something, and what was refused, is
 //! told to an [`Audit`].
 //!
 //! No token is needed for paths that tell nothing of sessions (`/healthz`, `/readyz`, `/metrics`, `/openapi.json` and the like), for `OPTIONS`, and
@@ -20,8 +22,10 @@ use axum::response::{IntoResponse, Response};
 use crus_core::{Actor, UpgradeId};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 
 use crate::problem::Problem;
+use crate::routes::id_of;
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +176,34 @@ pub enum Refusal {
     Role(Role),
 }
 
+/// What lets somebody follow something for as long as they may: they are asked about again and again. It holds their token,
+/// hence it is not shown.
+pub(crate) struct Pass {
+    access: Arc<dyn Access>,
+    sent: Option<HeaderValue>,
+    needed: Role,
+}
+
+impl Pass {
+    /// The pass of who sent these headers, and was let through: hence there are no two tokens among them.
+    pub(crate) fn of(access: &Arc<dyn Access>, headers: &HeaderMap, needed: Role) -> Self {
+        let mut sent = headers.get(header::AUTHORIZATION).cloned();
+        if let Some(sent) = &mut sent {
+            sent.set_sensitive(true);
+        }
+        Pass { access: Arc::clone(access), sent, needed }
+    }
+
+    /// Whether it is still good. One of which that cannot be told now is: an issuer that is away for a moment cuts nobody off.
+    pub(crate) async fn is_good(&self) -> bool {
+        match self.access.caller(self.sent.as_ref()).await {
+            Ok(None) | Err(Refused::CannotTell(_)) => true,
+            Ok(Some(caller)) => caller.role.is_some_and(|role| role.allows(self.needed)),
+            Err(Refused::NoToken | Refused::BadToken(_)) => false,
+        }
+    }
+}
+
 /// Which session an answer is about: an extension of answers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct About(pub(crate) UpgradeId);
@@ -320,8 +352,9 @@ impl Drop for Note {
     }
 }
 
-/// The id in a path of this form, whatever the path is under.
+/// The id in a path of this form, whatever the path is under; read as the routes read it.
 fn id_in(form: &'static str, path: &str) -> Option<UpgradeId> {
     let from_end = form.rsplit('/').position(|part| part == "{upgrade_id}")?;
-    path.rsplit('/').nth(from_end)?.parse().ok()
+    let part = percent_decode_str(path.rsplit('/').nth(from_end)?);
+    id_of(&part.decode_utf8().ok()?)
 }

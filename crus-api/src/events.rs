@@ -11,8 +11,9 @@ use crus_core::{Actor, UpgradeId, messages};
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tracing::warn;
+use tracing::{debug, warn};
 
+use crate::access::Pass;
 use crate::service::{Follow, News};
 use crate::views::{CountsView, Stamp};
 
@@ -128,6 +129,7 @@ impl Drop for Place {
 struct Stream {
     id: UpgradeId,
     follow: Box<dyn Follow>,
+    pass: Pass,
     heartbeat: Duration,
     /// The number of the latest entry that was sent.
     sent: u64,
@@ -141,11 +143,13 @@ struct Stream {
 pub(crate) fn body(
     id: UpgradeId,
     follow: Box<dyn Follow>,
+    pass: Pass,
     after: u64,
     heartbeat: Duration,
     place: Place,
 ) -> Body {
-    let stream = Stream { id, follow, heartbeat, sent: after, begun: false, ended: false, _place: place };
+    let stream =
+        Stream { id, follow, pass, heartbeat, sent: after, begun: false, ended: false, _place: place };
     Body::from_stream(stream::unfold(stream, async |mut stream| {
         let text = stream.next().await?;
         Some((Ok::<_, Infallible>(text), stream))
@@ -160,7 +164,13 @@ impl Stream {
         if !std::mem::replace(&mut self.begun, true) {
             return Some(format!("retry: {COME_AGAIN_MS}\n\n"));
         }
-        match self.follow.next(self.heartbeat).await {
+        let news = self.follow.next(self.heartbeat).await;
+        if !self.pass.is_good().await {
+            // The client comes again, and is told why not.
+            debug!(upgrade_id = %self.id, "the token of a client that follows a session is not good any more");
+            return None;
+        }
+        match news {
             Ok(News::Entries(entries)) => Some(entries.iter().map(|entry| self.tell(entry)).collect()),
             Ok(News::Nothing) => Some(": still here\n\n".to_owned()),
             Ok(News::Deleted) => {

@@ -22,7 +22,7 @@ use crus_core::{Spec, TenantName, UpgradeId};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::access::{self, About, Access, Audit, By, Gate, Role};
 use crate::events::Places;
@@ -115,7 +115,7 @@ impl Api {
     /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
     pub fn router(self) -> Router {
         let Api { sessions, site, access, audit, health, pages, limits } = self;
-        let paths = Paths { router: Router::new(), access, audit }
+        let paths = Paths { router: Router::new(), access: Arc::clone(&access), audit }
             .add(
                 "/session",
                 "GET, HEAD, OPTIONS, POST",
@@ -149,6 +149,7 @@ impl Api {
             .with_state(Arc::new(Served {
                 sessions,
                 site,
+                access,
                 health,
                 pages,
                 streams: Places::new(limits.max_streams),
@@ -161,6 +162,7 @@ impl Api {
 struct Served {
     sessions: Arc<dyn Sessions>,
     site: Site,
+    access: Arc<dyn Access>,
     health: Arc<dyn Health>,
     pages: Option<Arc<dyn Pages>>,
     streams: Places,
@@ -308,14 +310,14 @@ fn one(found: Option<Arc<SessionStatus>>) -> Result<Response, Problem> {
     Ok(written(StatusCode::OK, JSON, status.json()))
 }
 
-/// An id as the service writes it, in either case; other ways to write a UUID are not there.
 fn upgrade_id(id: Result<Path<String>, PathRejection>) -> Result<UpgradeId, Problem> {
+    id.ok().and_then(|Path(text)| id_of(&text)).ok_or_else(Problem::no_such_session)
+}
+
+/// An id as the service writes it, in either case; other ways to write a UUID are not there.
+pub(crate) fn id_of(text: &str) -> Option<UpgradeId> {
     const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
-    let Ok(Path(text)) = id else { return Err(Problem::no_such_session()) };
-    match text.parse() {
-        Ok(id) if text.len() == LENGTH => Ok(id),
-        _ => Err(Problem::no_such_session()),
-    }
+    text.parse().ok().filter(|_| text.len() == LENGTH)
 }
 
 /// In whose name BOS is to be asked.
@@ -389,7 +391,13 @@ async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
 
 /// What the log is told; the caller is told less.
 fn failed(what: &str, error: ServiceError) -> Problem {
-    warn!(%error, "failed to {what}");
+    match &error {
+        // Whoever may send requests can have these at will: they must not fill the log.
+        ServiceError::Busy { .. } | ServiceError::NotNow { .. } | ServiceError::Full { .. } => {
+            debug!(%error, "failed to {what}");
+        }
+        _ => warn!(%error, "failed to {what}"),
+    }
     error.into()
 }
 

@@ -10,7 +10,7 @@ use crus_core::{UpgradeId, Xname};
 use http::{HeaderMap, StatusCode, header};
 
 use super::{JSON, Served, answer, failed, one, upgrade_id};
-use crate::access::By;
+use crate::access::{By, Pass, Role};
 use crate::events::{self, EventPage};
 use crate::problem::Problem;
 use crate::query::Query;
@@ -103,7 +103,9 @@ pub(super) async fn events(
     // Of a list it says nothing, but what is wrong is wrong all the same.
     let last_event_id = last_event_id(&headers)?;
     if wants_a_stream(&headers) {
-        return stream(&api, id, last_event_id.unwrap_or(after)).await;
+        // What this path needs: see the routes.
+        let pass = Pass::of(&api.access, &headers, Role::Read);
+        return stream(&api, id, last_event_id.unwrap_or(after), pass).await;
     }
     let entries = api.sessions.events(id, after, limit).await;
     let entries = entries.map_err(|error| failed("read the events of a session", error))?;
@@ -130,7 +132,7 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem>
     })
 }
 
-async fn stream(api: &Served, id: UpgradeId, after: u64) -> Result<Response, Problem> {
+async fn stream(api: &Served, id: UpgradeId, after: u64, pass: Pass) -> Result<Response, Problem> {
     let place = api.streams.take().map_err(Problem::too_many_streams)?;
     let follow = api.sessions.follow(id, after).await;
     let follow = follow.map_err(|error| failed("follow a session", error))?;
@@ -141,6 +143,6 @@ async fn stream(api: &Served, id: UpgradeId, after: u64) -> Result<Response, Pro
         // Some proxies collect an answer before they pass it on, unless told not to.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    let body = events::body(id, follow, after, api.limits.heartbeat, place);
+    let body = events::body(id, follow, pass, after, api.limits.heartbeat, place);
     Ok((head, body).into_response())
 }

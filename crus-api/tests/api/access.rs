@@ -1,6 +1,6 @@
 //! Who may do what, and who is told of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -178,6 +178,45 @@ fn nothing_of_a_body_is_read_for_one_who_may_not() {
     assert_eq!(read.load(Ordering::Relaxed), 0);
 }
 
+/// Is asked about one token, and says something else each time.
+struct Changing(Mutex<VecDeque<Result<Option<Role>, Refused>>>);
+
+#[async_trait]
+impl Access for Changing {
+    async fn caller(&self, authorization: Option<&HeaderValue>) -> Result<Option<Arc<Caller>>, Refused> {
+        assert_eq!(authorization.unwrap(), "Bearer good");
+        let role = self.0.lock().unwrap().pop_front().unwrap()?;
+        Ok(Some(Arc::new(Caller { name: "alice".parse().unwrap(), role, source: "a test".into() })))
+    }
+}
+
+/// A stream may last for weeks.
+#[test]
+fn a_stream_ends_once_its_token_is_not_good_any_more() {
+    let read = Ok(Some(Role::Read));
+    let later = Err(Refused::CannotTell("its issuer does not answer"));
+    // For the request, for event 16, for nothing after it, for event 17, and so on.
+    let followed = |answers: &[Result<Option<Role>, Refused>]| {
+        let access = Changing(Mutex::new(answers.iter().copied().collect()));
+        let api = Api::built(Site::default(), Arc::new(access), |api| api);
+        let path = format!("/session/{}/events", api.add_example());
+        let request = request("GET", &path).header("accept", "text/event-stream");
+        let request = request.header("authorization", "Bearer good").body(Body::empty()).unwrap();
+        let text = api.call(request).expect(200).text().to_owned();
+        text.lines().filter_map(|line| line.strip_prefix("id: ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let expired = Err(Refused::BadToken("is expired"));
+    assert_eq!(followed(&[read, read, expired]), ["15", "16"], "when nothing happens");
+    assert_eq!(followed(&[read, read, read, expired]), ["15", "16"], "before more is told");
+    assert_eq!(followed(&[read, read, read, Ok(None)]), ["15", "16"], "the role is taken away");
+    let more = Ok(Some(Role::Operate));
+    assert_eq!(
+        followed(&[read, later, later, more, read, later, read]),
+        ["15", "16", "17", "18"],
+        "what cannot be told now ends nothing"
+    );
+}
+
 /// A request has no say in who sent it.
 #[test]
 fn who_did_it_is_kept_with_the_session() {
@@ -250,6 +289,26 @@ fn what_changes_something_is_told_with_who_and_what_came_of_it() {
         format!("alice POST /session {id} 201"),
         format!("alice POST /session/{{upgrade_id}}/pause {id} 200"),
         format!("alice DELETE /session/{{upgrade_id}} {id} 200"),
+        "alice DELETE /session/{upgrade_id}  404".to_owned(),
+    ];
+    assert_eq!(told(&book), expected);
+}
+
+/// The path is read as the routes read it: what they do is told of the session that they do it to.
+#[test]
+fn an_id_is_told_however_it_is_written_in_the_path() {
+    let (api, book) = audited(Known::of("alice", Some(Role::Operate)));
+    let id = api.add_example();
+    assert_eq!(id, ID);
+    send(&api, "DELETE", &format!("/session/%63{}", &ID[1..]), "good").expect(200);
+    send(&api, "POST", &format!("/apis/crus/session/{}/pause", ID.replace('-', "%2d")), "good").expect(409);
+    // What is another way to write a UUID is no id to the routes.
+    send(&api, "DELETE", &format!("/session/{}", ID.replace('-', "")), "good").expect(404);
+    send(&api, "DELETE", "/session/%ff", "good").expect(404);
+    let expected = [
+        format!("alice DELETE /session/{{upgrade_id}} {ID} 200"),
+        format!("alice POST /session/{{upgrade_id}}/pause {ID} 409"),
+        "alice DELETE /session/{upgrade_id}  404".to_owned(),
         "alice DELETE /session/{upgrade_id}  404".to_owned(),
     ];
     assert_eq!(told(&book), expected);

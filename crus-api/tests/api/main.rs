@@ -8,6 +8,7 @@ mod agreement;
 mod arbitrary;
 mod contract;
 mod document;
+mod log;
 mod pages;
 mod plan;
 mod schema;

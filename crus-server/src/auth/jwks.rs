@@ -6,6 +6,8 @@
 //!   time. However many do, there is one fetch at a time, and none within `auth_jwks_pause_s` of the one before.
 //! - A key that the issuer does not have any more is good for nothing once that was seen, `auth_jwks_refresh_s` later at the
 //!   latest, and neither is what was checked by it.
+//! - A fetch that was begun is done to its end, even if the request that needed it is given up: who gives up many has
+//!   the issuer asked no more often.
 //! - While the issuer is away, the keys known before stay.
 //! - What is fetched and kept is bounded: bytes, keys, and tokens remembered as good.
 
@@ -244,7 +246,7 @@ struct Shared {
     /// None: so far there was no answer.
     keys: RwLock<Option<Arc<KeySet>>>,
     /// Held while they are fetched.
-    fetched: tokio::sync::Mutex<Option<Fetched>>,
+    fetched: Arc<tokio::sync::Mutex<Option<Fetched>>>,
     pause: Duration,
 }
 
@@ -254,16 +256,25 @@ impl Shared {
     }
 
     /// Fetches the keys, unless that was done just now. Whether they are those that the issuer has.
-    async fn fetch(&self) -> bool {
+    async fn fetch(self: &Arc<Self>) -> bool {
         let asked = Instant::now();
-        let mut fetched = self.fetched.lock().await;
+        let mut fetched = Arc::clone(&self.fetched).lock_owned().await;
         // Who waited while they were fetched has what came of that.
         if let Some(before) = &*fetched
             && (before.at >= asked || before.at.elapsed() < self.pause)
         {
             return before.failed.is_none();
         }
-        let before = fetched.take().and_then(|before| before.failed);
+        // The request that asked may be given up, as often as its sender likes: the fetch, and what is known of it, must
+        // not go with it. It ends by its time-out.
+        let shared = Arc::clone(self);
+        let fetching = tokio::spawn(async move { shared.fetch_now(&mut fetched).await });
+        fetching.await.unwrap_or(false)
+    }
+
+    /// Fetches the keys, and notes what came of it. Whether they are those that the issuer has.
+    async fn fetch_now(&self, fetched: &mut Option<Fetched>) -> bool {
+        let before = fetched.as_ref().and_then(|before| before.failed.clone());
         let failed = self.place.get().await.and_then(|text| self.take(text)).err();
         match &failed {
             None if before.is_some() => info!("the keys of the issuer of tokens can be read again"),
@@ -334,12 +345,7 @@ impl Jwks {
                 )
             }
         };
-        let shared = Arc::new(Shared {
-            place,
-            keys: RwLock::default(),
-            fetched: tokio::sync::Mutex::default(),
-            pause,
-        });
+        let shared = Arc::new(Shared { place, keys: RwLock::default(), fetched: Arc::default(), pause });
         if let Place::File(path) = &shared.place {
             let what = || format!("failed to read the keys in {} (set by auth_jwks)", path.display());
             let text = shared.place.get().await;

@@ -6,7 +6,8 @@
 //!
 //! # Guarantees
 //!
-//! - No token is in a log, an error or an answer, nor is any part of one. What is kept of it in memory is its SHA-256.
+//! - No token is in a log, an error or an answer, nor is any part of one. What is kept of it in memory is its SHA-256; the
+//!   token itself only as long as its request takes, or its client follows a session.
 //! - A request waits for an issuer only when its token names a key that is not known, never longer than the time-out of
 //!   one fetch, and whatever is sent, the issuer is asked no more often than configured.
 //! - Nothing that the issuer does or fails to do stops upgrades, and none of it ends the service.

@@ -14,6 +14,8 @@
 //!
 //! - A change of the file counts within a second, whether it is written in place, replaced, or behind a link that is pointed
 //!   elsewhere, as Kubernetes does it.
+//! - A file counts once it is seen to stay the same: one that is still being written may read like a whole one, with fewer
+//!   tokens, or with one that does not end.
 //! - A file that cannot be read, or holds a line that is wrong, changes nothing: the tokens known before stay good, and
 //!   the log says so, once. The number of the line is told, never what it holds.
 
@@ -34,8 +36,8 @@ use tracing::{error, info, warn};
 
 use super::TokenHash;
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the file is looked at. What is seen counts with the second look.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The longest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -208,16 +210,20 @@ fn read(path: &Path) -> Result<String, FileError> {
 
 /// Reads the file again and again: its content alone tells whether it has changed, whatever its times and links say.
 async fn look(path: PathBuf, source: Arc<str>, known: Arc<RwLock<Vec<Known>>>, first: String) {
-    let mut last: Result<String, FileError> = Ok(first);
+    let mut settled: Result<String, FileError> = Ok(first);
+    let mut last = settled.clone();
     loop {
         tokio::time::sleep(LOOK).await;
         let file = path.clone();
         let Ok(now) = tokio::task::spawn_blocking(move || read(&file)).await else { continue };
-        if now == last {
+        // A file that is written in place is seen in part: it is taken when it stays the same.
+        let stays = now == last;
+        last = now;
+        if !stays || last == settled {
             continue;
         }
-        last = now;
-        let read = match &last {
+        settled = last.clone();
+        let read = match &settled {
             Ok(text) => parse(text, &source),
             Err(error) => Err(error.clone()),
         };

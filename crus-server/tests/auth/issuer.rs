@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crus_server::auth::{Audience, AuthOptions, JwksPlace};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 pub(crate) const ISSUER: &str = "https://issuer.example/realms/site";
 pub(crate) const AUDIENCE: &str = "crus";
@@ -150,6 +151,8 @@ pub(crate) fn claims(name: &str, roles: &[&str]) -> Value {
 struct Published {
     keys: Option<String>,
     fetches: usize,
+    /// When there is one, answers wait for it.
+    held: Option<Arc<Semaphore>>,
 }
 
 /// A server that publishes keys. Ends with the test's runtime.
@@ -165,9 +168,15 @@ impl Issuer {
         let answer = {
             let published = Arc::clone(&published);
             async move || {
-                let mut published = published.lock().unwrap();
-                published.fetches += 1;
-                match &published.keys {
+                let held = {
+                    let mut published = published.lock().unwrap();
+                    published.fetches += 1;
+                    published.held.clone()
+                };
+                if let Some(held) = held {
+                    _ = held.acquire().await;
+                }
+                match &published.lock().unwrap().keys {
                     Some(keys) => (StatusCode::OK, keys.clone()),
                     None => (StatusCode::SERVICE_UNAVAILABLE, "down".to_owned()),
                 }
@@ -193,6 +202,13 @@ impl Issuer {
     /// From now on it answers 503.
     pub(crate) fn fail(&self) {
         self.published.lock().unwrap().keys = None;
+    }
+
+    /// From now on it does not answer, until what is returned is [closed](Semaphore::close).
+    pub(crate) fn hold(&self) -> Arc<Semaphore> {
+        let held = Arc::new(Semaphore::new(0));
+        self.published.lock().unwrap().held = Some(Arc::clone(&held));
+        held
     }
 
     pub(crate) fn fetches(&self) -> usize {

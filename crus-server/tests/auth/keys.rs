@@ -46,6 +46,37 @@ async fn however_many_unknown_keys_are_named_the_issuer_is_asked_no_more_often_t
     assert_eq!(known(&auth, &key.token(&claims("bob", &["crus-read"]))).await, "bob read");
 }
 
+/// Who sends a token and closes the connection has the request dropped in the midst of the fetch.
+#[tokio::test]
+async fn requests_that_are_given_up_do_not_have_the_issuer_asked_more_often() {
+    let (issuer, old, new) = (Issuer::start().await, Key::p256("old"), Key::p256("new"));
+    issuer.publish(&[&old]);
+    let options = AuthOptions { jwks_timeout_ms: 60_000, jwks_pause_ms: 0, ..issuer.options() };
+    let auth = Arc::new(start(&options).await);
+    assert_eq!(known(&auth, &old.token(&claims("ada", &["crus-read"]))).await, "ada read");
+    assert_eq!(issuer.fetches(), 1);
+    let held = issuer.hold();
+    issuer.publish(&[&old, &new]);
+    let token = new.token(&claims("bob", &["crus-read"]));
+    let first = tokio::spawn({
+        let (auth, token) = (Arc::clone(&auth), token.clone());
+        async move { ask(&auth, &token).await }
+    });
+    until("the issuer is asked", async || issuer.fetches() == 2).await;
+    first.abort();
+    for n in 0..20 {
+        let header = json!({ "alg": "ES256", "kid": format!("unknown-{n}") }).to_string();
+        let unknown = old.token_of(&header, &claims("eve", &["crus-operate"]).to_string());
+        let given_up = tokio::time::timeout(Duration::from_millis(20), ask(&auth, &unknown)).await;
+        assert!(given_up.is_err(), "there is no answer yet");
+    }
+    assert_eq!(issuer.fetches(), 2, "there is one fetch at a time, whoever waits for it");
+    // What was fetched for the one who gave up is there for the next.
+    held.close();
+    assert_eq!(known(&auth, &token).await, "bob read");
+    assert_eq!(issuer.fetches(), 2);
+}
+
 #[tokio::test]
 async fn a_token_of_a_key_that_was_taken_away_is_not_good_any_more() {
     let (issuer, key) = (Issuer::start().await, Key::p256("one"));

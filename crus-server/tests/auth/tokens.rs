@@ -1,6 +1,7 @@
 //! Tokens of a file, which changes while the service runs.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use crus_api::access::Refused;
@@ -90,13 +91,33 @@ async fn a_broken_file_changes_nothing_until_it_is_mended() {
             Some(text) => fs::write(&file, text).unwrap(),
             None => fs::remove_file(&file).unwrap(),
         }
-        // Two looks at it.
+        // Several looks at it.
         tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
         assert_eq!(known(&auth, ADA).await, "ada operate");
         assert_eq!(ask(&auth, BOB).await, Err(UNKNOWN));
     }
     fs::write(&file, &bob).unwrap();
     until("it is mended", async || known(&auth, BOB).await == "bob read").await;
+    assert_eq!(ask(&auth, ADA).await, Err(UNKNOWN));
+}
+
+/// A part of a file may read like a whole one, in which somebody's token is missing, or does not end.
+#[tokio::test]
+async fn a_file_that_is_being_written_does_not_count_until_it_stays_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let (ada, bob) = (line_of("ada", "operate", ADA), line_of("bob", "read", BOB));
+    fs::write(&file, &ada).unwrap();
+    let auth = start(&of(&file)).await;
+    // In place, slowly: for longer than several looks.
+    let mut writing = fs::File::create(&file).unwrap();
+    for n in 0..125 {
+        writeln!(writing, "# {n}").unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert_eq!(known(&auth, ADA).await, "ada operate", "line {n}");
+    }
+    writeln!(writing, "{bob}").unwrap();
+    until("it is complete", async || known(&auth, BOB).await == "bob read").await;
     assert_eq!(ask(&auth, ADA).await, Err(UNKNOWN));
 }
 
