@@ -120,8 +120,9 @@ impl From<ServiceError> for Problem {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The session store holds something unexpected. The service's log says more.".to_owned(),
             ),
+            // A 503 is taken as not done, by gateways too, and the request sent again.
             ServiceError::MayBeCreated { id, .. } => (
-                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::GATEWAY_TIMEOUT,
                 format!(
                     "The session store gave no answer: session {id} may have been created. Look whether it is there \
                      before you create another."

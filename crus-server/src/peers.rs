@@ -135,11 +135,19 @@ impl Peers {
         let access = Access::new(config)?;
         let peer = |name: &str, own: &OwnFiles, url: &str, max_calls: usize| -> anyhow::Result<PeerConfig> {
             let base: BaseUrl = url.parse().with_context(|| format!("{name}_url is of no use"))?;
+            let credentials = access.credentials(own);
+            if !matches!(credentials, Credentials::None) && !base.is_https() && !base.is_loopback() {
+                warn!(
+                    url = %base,
+                    "tokens go to {name} in the clear, and whoever is on the way can use them: give it an https:// URL \
+                     ({name}_url)"
+                );
+            }
             let mut peer = PeerConfig::new(base);
             peer.total_timeout = Duration::from_millis(config.call_timeout_ms);
             peer.connect_timeout = peer.connect_timeout.min(peer.total_timeout);
             peer.max_calls = max_calls;
-            peer.credentials = access.credentials(own);
+            peer.credentials = credentials;
             peer.tls = access.tls(name, own)?;
             Ok(peer)
         };

@@ -166,7 +166,7 @@ impl Service {
         let patience = Duration::from_millis(config.shutdown_timeout_ms);
         let api_limits = ApiLimits {
             max_body_bytes: config.http.max_body_bytes,
-            max_streams: config.max_streams,
+            max_streams: http::fit_streams(config.max_streams, limits.max_connections),
             ..ApiLimits::default()
         };
         Ok(Service {

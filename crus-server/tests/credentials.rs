@@ -115,3 +115,29 @@ async fn a_peers_own_token_goes_before_that_of_both() {
     let renewed = async || bos.requests().last().is_some_and(|request| bearer(request) == "renewed");
     until("the new token", renewed).await;
 }
+
+/// A peer on the same host is reached by nobody in between.
+#[test]
+fn tokens_that_go_to_other_hosts_in_the_clear_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = put(folder.path(), "token", "t\n");
+    let told = |hsm: &str, bos: &str, access: &[&str]| {
+        let mut command = support::crus();
+        command
+            .args(["serve", "--auth", "off", "--hsm-url", hsm, "--bos-url", bos, "--log", "warn"])
+            .args(access);
+        // An address of nobody's: it ends at once.
+        command.args(["--listen", "192.0.2.1:1", "--store"]).arg(folder.path().join("crus.redb"));
+        let ended = command.output().unwrap();
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert!(told.contains("192.0.2.1:1"), "{told}");
+        told
+    };
+    let (hsm, bos) = ("http://192.0.2.2/hsm", "http://192.0.2.3/bos/v2");
+    let token = ["--token-file", token.to_str().unwrap()];
+    let clear =
+        |told: &str| ["hsm", "bos"].map(|peer| told.contains(&format!("tokens go to {peer} in the clear")));
+    assert_eq!(clear(&told(hsm, bos, &token)), [true, true]);
+    assert_eq!(clear(&told(hsm, "http://127.0.0.1:9/bos/v2", &token)), [true, false]);
+    assert_eq!(clear(&told(hsm, bos, &[])), [false, false]);
+}

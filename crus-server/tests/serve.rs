@@ -114,6 +114,31 @@ async fn the_story_of_a_session_can_be_filtered_out_of_the_log() {
     }
 }
 
+/// Where the system has fewer files than the configuration counts on, too.
+#[tokio::test]
+async fn those_who_follow_sessions_leave_connections_for_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = serve(&directory.path().join("crus.redb"));
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=128:128").arg(inner.get_program()).args(inner.get_args()).args(["--auth", "off"]);
+    let service = Service::start(command);
+    let path = path_of(&service.post(&spec(8)).await.1);
+    let client = reqwest::Client::new();
+    let mut streams = Vec::new();
+    let refused = loop {
+        let request =
+            client.get(format!("{}{path}/events", service.url)).header("accept", "text/event-stream");
+        let answer = request.timeout(std::time::Duration::from_secs(20)).send().await.unwrap();
+        match answer.status().is_success() {
+            true => streams.push(answer),
+            false => break answer,
+        }
+    };
+    assert_eq!(refused.status(), 503);
+    assert_eq!(streams.len(), 32, "half of the 64 connections that there may be");
+    assert_eq!(service.get(&path).await.0, 200);
+}
+
 /// P9: a disk without space is an unmet condition like any other.
 #[tokio::test]
 async fn p9_a_full_disk_is_said_so_and_overcome() {

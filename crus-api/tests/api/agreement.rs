@@ -17,8 +17,8 @@ use crate::document::{DOCUMENT, allowed, documented_answer, documented_path};
 use crate::schema;
 use crate::service::{Api, example, example_with, request, session_of_examples};
 
-/// Answers that are not the routes': who listens gives them, before a request is read as a whole.
-const OF_THE_LISTENER: [u16; 3] = [408, 429, 431];
+/// Answers that are not the routes': who listens gives them, before a request is read as a whole or when it takes too long.
+const OF_THE_LISTENER: [u16; 4] = [408, 429, 431, 504];
 
 /// Every operation of the document with the statuses that it has there, but for those.
 fn operations() -> Vec<(&'static str, Method, u16)> {
@@ -181,7 +181,7 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
     }
 }
 
-/// Any request may come too often or with too long a head, and any body too slowly.
+/// Any request may come too often or with too long a head, any body too slowly, and any order take too long.
 #[test]
 fn every_operation_has_the_answers_of_who_listens() {
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
@@ -190,7 +190,12 @@ fn every_operation_has_the_answers_of_who_listens() {
             for status in OF_THE_LISTENER {
                 let method: Method = method.to_uppercase().parse().unwrap();
                 let answer = documented_answer(path, &method, status);
-                let may_be = status != 408 || operation.get("requestBody").is_some();
+                let may_be = match status {
+                    408 => operation.get("requestBody").is_some(),
+                    // Of what changes nothing it does not matter whether it was done.
+                    504 => method != Method::GET && path != "/plan",
+                    _ => true,
+                };
                 assert_eq!(answer.is_some(), may_be, "{method} {path} {status}");
                 let Some(answer) = answer else { continue };
                 let content = &answer["content"]["application/problem+json"];

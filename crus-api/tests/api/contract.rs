@@ -388,6 +388,17 @@ fn a_service_that_cannot_says_what_to_do_and_keeps_its_secrets() {
     }
 }
 
+/// Gateways and clients send again what is answered by 503.
+#[test]
+fn a_session_that_may_have_been_created_is_not_said_to_be_refused() {
+    let id = UpgradeId(uuid::Uuid::from_u128(7));
+    let api = Api::new();
+    api.fail(ServiceError::MayBeCreated { id, error: StoreError::Failed("/var/lib/secret".to_owned()) });
+    let detail = api.post_json(&example()).expect(504).detail();
+    assert!(detail.contains(&format!("session {id} may have been created. Look")), "{detail}");
+    assert!(!detail.contains("secret"), "{detail}");
+}
+
 // ---- what the real client does ----------------------------------------------------------------------------
 
 /// `cray crus session …`: any status under 400 is success, and its body is read as JSON.

@@ -182,17 +182,16 @@ impl TokenIssuer {
         let shared = &self.shared;
         let alone = shared.fetching.lock().await;
         let is_to_be_replaced = {
-            let mut held = shared.held();
+            let held = shared.held();
             let is_current = held.issued.as_ref().is_some_and(|issued| issued.token == *refused);
             let is_due = held.replaced.is_none_or(|replaced| replaced.elapsed() >= REFUSAL_PACE);
-            let replace = is_current && is_due && held.pause().is_none();
-            if replace {
-                held.replaced = Some(Instant::now());
-            }
-            replace
+            is_current && is_due && held.pause().is_none()
         };
         if is_to_be_replaced {
-            return shared.fetch().await;
+            let token = shared.fetch().await?;
+            // Only now: a call that is given up, or finds the issuer away, has replaced nothing.
+            shared.held().replaced = Some(Instant::now());
+            return Ok(token);
         }
         drop(alone);
         self.token().await

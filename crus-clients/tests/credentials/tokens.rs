@@ -278,6 +278,28 @@ async fn a_token_that_a_peer_does_not_take_makes_for_a_new_one_in_the_same_call(
     assert_eq!(site.issuer.count(), 2, "one for all who were refused");
 }
 
+/// However the call ended that was to replace it: far sooner than the 30 s between two tokens that are refused.
+#[tokio::test]
+async fn a_refused_token_is_replaced_as_soon_as_the_issuer_is_back() {
+    let issue = numbered(300);
+    let count = AtomicUsize::new(0);
+    let site = Site::new(move |request| match count.fetch_add(1, Ordering::Relaxed) {
+        1 => json("500 Internal Server Error", ""),
+        _ => issue(request),
+    })
+    .await;
+    site.peer.act(|request| match bearer(request).as_str() {
+        "token-2" => empty_group(),
+        _ => json("401 Unauthorized", "{}"),
+    });
+    let clients = site.clients(site.issuer_config());
+    clients.ask().await.unwrap_err();
+    assert_eq!(site.issuer.count(), 2, "the second was not issued");
+    let begun = std::time::Instant::now();
+    until("a good token", async || clients.ask().await.is_ok()).await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_peer_that_takes_no_token_does_not_become_the_issuers_trouble() {
     let site = Site::new(numbered(300)).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crus_api::Problem;
 use crus_core::TenantName;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -38,6 +38,8 @@ pub(crate) struct CallError {
     pub(crate) status: Option<StatusCode>,
     /// It may work when it is tried again: the service is away, or says so.
     pub(crate) passing: bool,
+    /// It was answered when to come again: who says so did not do it.
+    put_off: bool,
     text: String,
 }
 
@@ -49,11 +51,11 @@ impl fmt::Display for CallError {
 
 impl CallError {
     pub(crate) fn lasting(text: impl Into<String>) -> Self {
-        CallError { status: None, passing: false, text: text.into() }
+        CallError { status: None, passing: false, put_off: false, text: text.into() }
     }
 
     pub(crate) fn passing(text: impl Into<String>) -> Self {
-        CallError { status: None, passing: true, text: text.into() }
+        CallError { status: None, passing: true, put_off: false, text: text.into() }
     }
 
     /// Whether the service answered that it cannot do so now.
@@ -65,7 +67,7 @@ impl CallError {
     pub(crate) fn is_in_doubt(&self) -> bool {
         match self.status {
             None => self.passing,
-            Some(status) => status.is_server_error() && !self.is_unavailable(),
+            Some(status) => status.is_server_error() && !(self.is_unavailable() && self.put_off),
         }
     }
 
@@ -311,13 +313,14 @@ impl Api {
             self.profile.url_from
         );
         // A gateway answers so while the service is away.
-        CallError { status: None, passing: is_passing(status), text }
+        CallError { status: None, passing: is_passing(status), put_off: false, text }
     }
 
     /// The service did not do it.
     async fn refused(&self, response: Response) -> CallError {
         let (status, kind) = (response.status(), content_type(&response));
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let put_off = response.headers().contains_key(RETRY_AFTER);
         let target = location.and_then(|location| self.profile.url.join(location).ok());
         // Whoever got our token may repeat it.
         let secret = self.profile.token.secret();
@@ -370,6 +373,7 @@ impl Api {
         CallError {
             status: status_told,
             passing: is_passing(status),
+            put_off,
             text: secret.hidden_in(&text).into_owned(),
         }
     }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use crus_api::Problem;
 use crus_api::access::Remote;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use tokio::time::{Sleep, sleep, timeout};
 use tower::ServiceExt;
 
@@ -55,6 +55,7 @@ async fn answered(
     state: &Arc<State>,
 ) -> Response {
     let (head, body) = request.into_parts();
+    let is_order = is_order(&head.method, head.uri.path());
     let late = Arc::<AtomicBool>::default();
     let body = match body.is_end_stream() {
         true => Body::empty(),
@@ -77,14 +78,27 @@ async fn answered(
         }
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
-        Err(_) => {
-            let detail = format!(
-                "The request was not finished within {} s. Send it again.",
-                limits.request_timeout.as_secs_f32()
-            );
-            ends(state, Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
-        }
+        Err(_) => ends(state, takes_too_long(is_order, limits.request_timeout)),
     }
+}
+
+/// Whether a request changes something. A plan is asked for with a body, and changes nothing.
+fn is_order(method: &Method, path: &str) -> bool {
+    let is_plan = *method == Method::POST && path.trim_end_matches('/').ends_with("/plan");
+    !method.is_safe() && !is_plan
+}
+
+/// Gateways and clients take a 503 as not done, and send it again: what was ordered would be done twice.
+fn takes_too_long(is_order: bool, patience: Duration) -> Problem {
+    let (status, what_now) = match is_order {
+        true => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "It may have been done all the same: look (GET /session) before you send it again.",
+        ),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "Send it again."),
+    };
+    let seconds = patience.as_secs_f32();
+    Problem::new(status, format!("The request was not finished within {seconds} s. {what_now}"))
 }
 
 /// What is left of the request may still come: this connection cannot serve another.

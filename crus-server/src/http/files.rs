@@ -33,6 +33,20 @@ pub fn fit(max_connections: usize) -> usize {
     fitting
 }
 
+/// How many of so many streams of events there may be beside so many connections, which may be fewer than configured: they never
+/// take all places, or nobody could do anything about what they show.
+pub fn fit_streams(max_streams: usize, connections: usize) -> usize {
+    if max_streams < connections {
+        return max_streams;
+    }
+    let fitting = connections / 2;
+    warn!(
+        "max_streams is {max_streams}, and no more than {connections} connections are served at a time: no more than {fitting} \
+         clients may follow events, so that others can be served"
+    );
+    fitting
+}
+
 /// Half of few files are for connections.
 fn fitting(max_connections: usize, files: u64) -> usize {
     let room = files.saturating_sub(OTHERS).max(files / 2).max(1);
@@ -50,5 +64,14 @@ mod tests {
         assert_eq!(fitting(1024, 256), 128);
         assert_eq!(fitting(10, 256), 10);
         assert_eq!(fitting(10, 0), 1);
+    }
+
+    #[test]
+    fn streams_never_take_all_connections() {
+        assert_eq!(fit_streams(64, 1024), 64);
+        assert_eq!(fit_streams(63, 64), 63);
+        assert_eq!(fit_streams(64, 64), 32);
+        assert_eq!(fit_streams(64, 10), 5);
+        assert_eq!(fit_streams(1, 1), 0);
     }
 }

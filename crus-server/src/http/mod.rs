@@ -55,7 +55,7 @@ use places::{Evicted, Places, Refusal};
 use refusal::Refusals;
 use state::Phase;
 
-pub use files::fit;
+pub use files::{fit, fit_streams};
 pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Options of the listener.

@@ -178,6 +178,18 @@ fn an_order_counts_as_taken_only_by_a_session() {
     );
     let broken = refusing(500, "The store is broken.");
     check(&ask(&broken, &create), 1, &["may be there all the same", "look with crus session list whether"]);
+    for code in [502, 503, 504] {
+        check(&ask(&refusing(code, "No answer in time."), &create), 1, &["may be there all the same"]);
+    }
+    let put_off = Fake::start(at_work());
+    put_off.with(|held| {
+        let headers =
+            vec![("content-type", "application/problem+json".to_owned()), ("retry-after", "5".to_owned())];
+        held.instead = Some((503, headers, problem_text(503, "All places are taken.", None)));
+    });
+    let refused = ask(&put_off, &create);
+    check(&refused, 1, &["failed to do it (503): All places are taken."]);
+    assert!(!refused.err.contains("may be there"), "{}", refused.err);
     let wrong_root = refusing(404, "Requested path does not exist.");
     check(&ask(&wrong_root, &["session", "list"]), 1, &["is it the right URL (from CRUS_URL)?"]);
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{any, get};
 use crus_server::http::{HttpLimits, Tls, listen, serve};
 use crus_server::metrics::Connections;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,6 +123,28 @@ async fn a_request_that_takes_too_long_is_answered_with_a_problem() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("content-type: application/problem+json"), "{answer}");
     assert!(answer.contains("was not finished within 0.05 s"), "{answer}");
+}
+
+/// A 503 is sent again by gateways and clients, who take it as not done.
+#[tokio::test]
+async fn an_order_that_takes_too_long_is_not_said_to_be_undone() {
+    let never = any(std::future::pending::<()>);
+    let router = Router::new().fallback(never);
+    let served =
+        Served::new(router, HttpLimits { request_timeout: Duration::from_millis(50), ..limits() }).await;
+    for (request, status, says) in [
+        ("POST /session", 504, "look (GET /session) before you send it again."),
+        ("POST /apis/crus/session/x/retry", 504, "It may have been done all the same"),
+        ("DELETE /session/plan", 504, "It may have been done all the same"),
+        ("POST /plan", 503, "within 0.05 s. Send it again."),
+        ("POST /apis/crus/plan/", 503, "within 0.05 s. Send it again."),
+        ("GET /session", 503, "within 0.05 s. Send it again."),
+    ] {
+        let head = format!("{request} HTTP/1.1\r\nhost: crus\r\ncontent-length: 0\r\n\r\n");
+        let answer = rest(served.connect(head.as_bytes()).await).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+        assert!(answer.contains(says), "{request}: {answer}");
+    }
 }
 
 #[tokio::test]
