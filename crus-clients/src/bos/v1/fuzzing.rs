@@ -1,9 +1,10 @@
 //! What must hold of what BOS v1 answers.
 
+use crus_core::Xname;
 use crus_core::fuzzing::check_told;
 use crus_core::ports::BootNodeState;
 
-use super::{BootSet, Listed, SessionHead, SessionStatus, fold};
+use super::{BOOT, BootSet, CategoryNodes, Listed, PHASES, Phase, SessionHead, SessionStatus, fold};
 
 /// The id of a session is one part of a path; a node that is said to have failed or to be at work has not succeeded.
 pub(crate) fn answers(data: &[u8]) {
@@ -25,22 +26,26 @@ pub(crate) fn answers(data: &[u8]) {
         Ok(sets) => sets,
         Err(_) => serde_json::from_slice(data).map(|set| vec![set]).unwrap_or_default(),
     };
-    let lists = || {
-        let phases = sets.iter().flat_map(|set| &set.phases);
-        phases.flat_map(|phase| &phase.categories).flat_map(|category| {
-            category.node_list.iter().map(|node| (category.name.as_str(), node.to_ascii_lowercase()))
-        })
-    };
     for (xname, story) in fold(&sets) {
-        let name = xname.to_string();
-        let is_in = |list: &str| lists().any(|(category, node)| category == list && node.trim() == name);
+        // In which phases a list of this name holds it.
+        let lists = |name: &str| {
+            let is_it = |category: &&CategoryNodes| {
+                let nodes = || category.node_list.iter().filter_map(|node| Xname::new(node).ok());
+                category.name.eq_ignore_ascii_case(name) && nodes().any(|node| node == xname)
+            };
+            let holds = |phase: &&Phase| phase.categories.iter().any(|category| is_it(&category));
+            let phases = sets.iter().flat_map(|set| &set.phases).filter(holds);
+            phases.map(|phase| phase.name.to_ascii_lowercase()).collect::<Vec<_>>()
+        };
         match story.state() {
             Some(BootNodeState::Succeeded) => {
-                assert!(is_in("succeeded"), "{name}: {sets:?}");
-                assert!(
-                    !is_in("failed") && !is_in("in_progress") && !is_in("not_started"),
-                    "{name}: {sets:?}"
-                );
+                let boots = |list: &str| lists(list).iter().any(|phase| phase == PHASES[BOOT]);
+                assert!(boots("succeeded"), "{xname}: {sets:?}");
+                for other in ["failed", "excluded", "in_progress", "not_started"] {
+                    assert!(!boots(other), "{xname} is {other}: {sets:?}");
+                }
+                let failed = lists("failed");
+                assert!(!failed.iter().any(|phase| PHASES.contains(&phase.as_str())), "{xname}: {sets:?}");
             }
             Some(BootNodeState::Working(why) | BootNodeState::Failed(why) | BootNodeState::Stopped(why)) => {
                 assert!(!why.is_empty());
