@@ -805,3 +805,39 @@ fn a_hundred_thousand_nodes_work_and_each_record_stays_small() {
     paper.run(&mut session);
     assert_eq!(session.nodes.iter().filter(|node| node.state == NodeState::Released).count(), 99_900);
 }
+
+/// A session whose reboot was refused, taken up by a service that speaks to BOS through the other version of its API.
+#[test]
+fn p3_p7_an_intent_of_the_other_version_of_bos_is_forgotten_or_given_back() {
+    for deleted in [false, true] {
+        let mut paper = Paper::new(2);
+        let mut session = session(2);
+        let request = loop {
+            let effect = machine::outstanding(&session, paper.now).into_iter().next();
+            if let Some(Effect::Reboot(request)) = effect {
+                break request;
+            }
+            let input = effect.map_or(Input::Tick, |effect| paper.answer(effect));
+            machine::step(&mut session, paper.now, input);
+        };
+        let error = PortError::Refused { peer: Peer::Bos, detail: "no".into() };
+        let effect = Effect::Reboot(request);
+        machine::step(
+            &mut session,
+            paper.now,
+            Input::Asked { effect, rejected: Vec::new(), result: Err(error) },
+        );
+        // As after a restart.
+        session.known = crus_core::model::Known::default();
+        session.limits.names_boots = false;
+        if deleted {
+            machine::step(&mut session, paper.now, Input::Delete { by: None });
+        }
+        machine::step(&mut session, paper.now, Input::Tick);
+        assert_eq!(session.head.boot, None);
+        let expected = if deleted { NodeState::Released } else { NodeState::Quiesced };
+        assert!(session.nodes.iter().all(|node| node.state == expected), "{:?}", session.nodes);
+        let asks = machine::outstanding(&session, paper.now);
+        assert!(!asks.iter().any(|effect| matches!(effect, Effect::Reboot(_))), "{asks:?}");
+    }
+}

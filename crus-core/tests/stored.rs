@@ -195,6 +195,21 @@ fn who_ordered_what_is_read_from_its_first_form_as_well() {
     assert_eq!(resumed, Happening::Resumed { by: Some("ada".parse().unwrap()) });
 }
 
+/// Of a boot that a BOS without names was asked for, and for a tenant: what is noted before the request, and what BOS
+/// calls it after the reply. The forms before know neither.
+#[test]
+fn a_boot_without_a_name_of_ours_is_read_and_written_as_it_is() {
+    let stored = include_str!("stored/session-3-v1.json");
+    let read: Session = serde_json::from_str(stored).unwrap();
+    let mut expected = session();
+    expected.head.spec.tenant = Some("vcluster-blue".parse().unwrap());
+    let boot = expected.head.boot.as_mut().unwrap();
+    boot.handle = Some("07877de1-09bb-4ca8-a4e5-943b1262dbf0".parse().unwrap());
+    boot.before = Some(["a-1", "b-2"].map(|id| id.parse().unwrap()).into_iter().collect());
+    assert_eq!(read, expected);
+    assert_eq!(serde_json::to_value(&read).unwrap(), json(stored));
+}
+
 /// One entry of every kind.
 fn history() -> Vec<Entry> {
     let nodes = ["x1000c0s0b0n0", "x1000c0s0b0n1", "x1000c0s1b0n0"].map(|name| name.parse().unwrap());

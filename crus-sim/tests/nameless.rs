@@ -65,6 +65,19 @@ fn p3_what_was_not_asked_for_is_asked_for_once_it_is_certain_that_it_was_not() {
     }
 }
 
+/// A session of somebody that never shows any node is of no concern once our own request was refused.
+#[test]
+fn p9_what_is_unclear_about_others_holds_nobody_up_whose_request_was_refused() {
+    let mut world = world(nameless(2));
+    world.bos.set_plan(Plan::none().at("reboot", 1, Fault::Refused));
+    let id = world.create(spec(2)).unwrap();
+    world.run_until(HOUR, |world| !world.bos.injected().is_empty()).unwrap();
+    world.cluster().create_boot_session(theirs("others", "x9c0s0b0n0")).unwrap();
+    world.run_to_end(12 * HOUR).unwrap();
+    assert!(all_upgraded(&world, id), "{:?}", world.session(id).unwrap().messages);
+    assert_eq!(asked(&world), 1, "the refused one did not arrive");
+}
+
 /// Where it cannot be told what came of the request, nothing is done a second time: here two sessions have just the
 /// nodes that were asked for.
 #[test]

@@ -7,6 +7,7 @@ use super::look::{LastLook, Mark, Way};
 use super::{Effect, paced};
 use crate::model::{Group, Kind, NodeState, Phase, Session, Stage};
 use crate::names::NodeName;
+use crate::ports::BootStatus;
 use crate::strategy::OnDrainTimeout;
 use crate::time::Time;
 
@@ -355,7 +356,12 @@ impl Agenda<'_> {
         }
         let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
         self.look(due, Effect::ReadBoot(s.boot_key(boot, &rebooting)));
-        if matches!(s.known.boot, Some((_, None))) {
+        let none = match &s.known.boot {
+            Some((_, Some(seen))) => seen.status == BootStatus::Unclear && !s.may_be_asked(boot),
+            Some((_, None)) => true,
+            None => false,
+        };
+        if none {
             match look {
                 // For the request that comes after it.
                 LastLook::Stale => self.last_look(&rebooting, paced(s, Kind::Reboot)),

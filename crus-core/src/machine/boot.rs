@@ -17,6 +17,10 @@ impl Machine<'_> {
         let Some(boot) = self.s.head.boot.clone() else { return false };
         if self.is_of_another_api(&boot) {
             let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
+            if self.s.head.deletion.is_some() {
+                self.release_intended(&rebooting);
+                return true;
+            }
             self.forget_intent();
             for i in rebooting {
                 self.change(i, |node| node.state = NodeState::Quiesced);
@@ -32,7 +36,13 @@ impl Machine<'_> {
             // BOS has told what it calls it: it has it.
             _ if boot.handle.is_some() => true,
             None => return false,
-            Some((_, Some(seen))) if seen.status == BootStatus::Unclear => return self.unclear(&boot),
+            // No request of ours is under way: whatever is unclear is somebody else's.
+            Some((_, Some(seen))) if seen.status == BootStatus::Unclear => {
+                if self.s.may_be_asked(&boot) {
+                    return self.unclear(&boot);
+                }
+                false
+            }
             Some((_, Some(_))) => true,
             Some((_, None)) => false,
         };
@@ -259,6 +269,12 @@ impl Machine<'_> {
 }
 
 impl crate::model::Session {
+    /// Whether a request for this boot may be on its way, or have been carried out without our knowing.
+    pub(super) fn may_be_asked(&self, boot: &Boot) -> bool {
+        let only_noted = self.known.may_ask && self.known.unanswered_before.is_none();
+        boot.unanswered.is_some() && !only_noted
+    }
+
     /// What there is of boot sessions before one is asked for, where BOS takes no names of ours.
     pub(super) fn boot_ids(&self) -> Option<&BootIds> {
         let (at, ids) = self.known.boot_ids.as_ref()?;

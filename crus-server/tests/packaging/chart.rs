@@ -49,7 +49,7 @@ fn sites() -> Vec<Value> {
     vec![
         json!({}),
         json!({"replicaCount": 2, "peers": {"via": "mesh"}, "slurm": {"munge": {"via": "host"}}, "antiAffinity": "required",
-               "ingress": {"enabled": false}, "networkPolicy": {"enabled": false}, "podDisruptionBudget": {"enabled": false}}),
+               "ingress": {"enabled": false}, "podDisruptionBudget": {"enabled": false}}),
         json!({"replicaCount": 1, "etcd": {"endpoints": []}, "persistence": {"storageClassName": "ceph"}}),
         json!({"auth": {"enabled": false}, "updateStrategy": "Recreate", "priorityClassName": ""}),
         json!({
@@ -63,6 +63,7 @@ fn sites() -> Vec<Value> {
             },
             "etcd": {"endpoints": ["https://a:2379", "https://b:12379/"], "tlsSecret": "etcd-tls", "userSecret": "etcd-user"},
             "imagePullSecrets": [{"name": "registry"}],
+            "ingress": {"enabled": false},
             "metrics": {
                 "dashboard": {"enabled": true},
                 "prometheusRule": {"enabled": true, "labels": {"release": "prometheus"}},
@@ -142,6 +143,7 @@ fn mistakes_in_values_are_told() {
         (json!({"etcd": {"endpoints": []}}), "set etcd.endpoints for more"),
         (json!({"auth": {"audience": ""}}), "auth.jwks needs auth.issuer and auth.audience"),
         (json!({"auth": {"jwks": ""}}), "auth needs auth.jwks or auth.tokenSecret"),
+        (json!({"tls": {"secret": "crus-tls"}}), "tls.secret and ingress.enabled exclude each other"),
     ];
     let Some(answers) = helm(&mistakes.clone().map(|(values, _)| values)) else { return };
     for (answer, (values, told)) in answers.iter().zip(mistakes) {
@@ -230,11 +232,26 @@ fn probes_ports_and_selectors_meet_the_service() {
     let gateway = &the(&answers[0], "VirtualService")["spec"]["http"][0];
     assert_eq!(gateway["match"][0]["uri"]["prefix"], "/apis/crus/");
     assert_eq!(gateway["rewrite"]["uri"], "/");
+    assert_eq!(gateway["retries"]["attempts"], 0, "a change is never asked for twice by a proxy");
     let port = &the(&answers[0], "Service")["spec"]["ports"][0]["port"];
     assert_eq!(&gateway["route"][0]["destination"]["port"]["number"], port);
-    let allowed = serde_json::to_string(&the(&answers[4], "NetworkPolicy")["spec"]["egress"]).unwrap();
-    for port in [2379, 12379, 443] {
-        assert!(allowed.contains(&format!("\"port\":{port}")), "{allowed}");
+    let egress = |site: usize| list(&the(&answers[site], "NetworkPolicy")["spec"]["egress"]);
+    let ports =
+        |rule: &Value| list(&rule["ports"]).iter().filter_map(|it| it["port"].as_u64()).collect::<Vec<_>>();
+    let allowed: Vec<u64> = egress(4).iter().flat_map(ports).collect();
+    assert!([2379, 12379, 443].iter().all(|port| allowed.contains(port)), "{allowed:?}");
+    // A policy sees the ports of the pods of HSM and BOS, which are not those of their services.
+    let beside = json!([{"podSelector": {}}]);
+    let reaches_any_port = |rule: &&Value| rule["to"] == beside && rule["ports"].is_null();
+    assert_eq!(egress(1).iter().filter(reaches_any_port).count(), 1);
+    assert_eq!(egress(0).iter().filter(reaches_any_port).count(), 0);
+    let scraped = &the(&answers[4], "ServiceMonitor")["spec"]["endpoints"][0];
+    assert_eq!(scraped["scheme"], "https");
+    assert_eq!(scraped["tlsConfig"]["ca"]["secret"]["name"], "crus-tls");
+    // Behind the gateway all come from one address, and so does who asks whether the pod is alive.
+    let config: toml::Table = text(&the(&answers[0], "ConfigMap")["data"]["crus.toml"]).parse().unwrap();
+    for option in ["requests_per_second_per_client", "max_connections_per_client"] {
+        assert_eq!(config[option].as_str(), Some("none"), "{option}");
     }
 }
 

@@ -48,6 +48,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The options that follow from the values. What `config` says wins. */}}
 {{- define "crus.config" -}}
 {{- $config := dict "listen" "0.0.0.0:8080" -}}
+{{- /* In a mesh every client, the prober included, comes from one address: that of the sidecar. */ -}}
+{{- $_ := set $config "requests_per_second_per_client" "none" -}}
+{{- $_ := set $config "max_connections_per_client" "none" -}}
+{{- /* The gateway keeps connections for an hour, and must be the one that closes them. */ -}}
+{{- $_ := set $config "idle_timeout_s" 3600 -}}
 {{- $peers := index .Values.peers .Values.peers.via -}}
 {{- $_ := set $config "hsm_url" $peers.hsmUrl -}}
 {{- $_ := set $config "bos_url" $peers.bosUrl -}}
@@ -123,6 +128,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if and .Values.auth.enabled .Values.auth.jwks (not (and .Values.auth.issuer .Values.auth.audience)) -}}
 {{- fail "auth.jwks needs auth.issuer and auth.audience" -}}
+{{- end -}}
+{{- if and .Values.tls.secret .Values.ingress.enabled -}}
+{{- fail "tls.secret and ingress.enabled exclude each other: the gateway speaks plain HTTP within the mesh, which encrypts it. Set ingress.enabled: false to serve TLS to others" -}}
 {{- end -}}
 {{- if and .Values.auth.enabled (not .Values.auth.jwks) (not .Values.auth.tokenSecret) -}}
 {{- fail "auth needs auth.jwks or auth.tokenSecret; auth.enabled: false lets everybody who reaches the service reboot nodes" -}}
