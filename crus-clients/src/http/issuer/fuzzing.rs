@@ -3,7 +3,7 @@
 use crus_core::fuzzing::check_told;
 use reqwest::StatusCode;
 
-use super::{Answer, refusal, renewed_after, said, used_for};
+use super::{Answer, clean, refusal, renewed_after, said, used_for};
 
 /// A token is good for a header and is shown nowhere; it is renewed before it is used up, and not used when it is no longer
 /// good. What else is answered is told in a line.
@@ -20,6 +20,6 @@ pub(crate) fn answers(data: &[u8]) {
     }
     let said = said(data);
     for status in [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::BAD_GATEWAY] {
-        check_told(&refusal(status, said.as_deref()));
+        check_told(&clean(&refusal(status, said.as_deref())));
     }
 }
