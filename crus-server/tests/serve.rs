@@ -160,7 +160,7 @@ async fn p9_a_full_disk_is_said_so_and_overcome() {
     };
     limit("1");
     let (code, problem) = service.post(&spec(8)).await;
-    assert_eq!(code, 503, "{problem}");
+    assert_eq!(code, 504, "the store cannot be read either, to see whether it is there: {problem}");
     assert_eq!(service.get("/session").await, (200, json!([])));
     limit("unlimited");
     assert_eq!(service.post(&spec(8)).await.0, 201);

@@ -356,6 +356,14 @@ fn contents(path: &Path) -> Contents {
                     contents.insert(key, value.value().as_bytes().to_owned());
                 }
             }
+            "deletion_orders_by" => {
+                let table = reading.open_table(TableDefinition::<u128, &str>::new(name)).unwrap();
+                for row in table.iter().unwrap() {
+                    let (id, by) = row.unwrap();
+                    let key = (name.to_owned(), format!("{:032x}", id.value()));
+                    contents.insert(key, by.value().as_bytes().to_owned());
+                }
+            }
             other => {
                 let table = reading.open_table(TableDefinition::<u128, ()>::new(other)).unwrap();
                 for row in table.iter().unwrap() {

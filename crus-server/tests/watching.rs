@@ -195,7 +195,7 @@ async fn a_store_that_cannot_be_written_makes_the_service_unready_until_it_can()
     let service = Service::start(probing(without_signals(&inner, directory.path()), "0.1"));
     until("the store seen well", async || state(&service, "store").await == "ok").await;
     limit(&service, "1");
-    assert_eq!(service.post(&spec(8)).await.0, 503);
+    assert_eq!(service.post(&spec(8)).await.0, 504, "nor can the store be read");
     let (code, ready, checks) = checks(&service).await;
     assert_eq!((code, ready, &checks["store"]["state"]), (503, false, &json!("failing")));
     assert!(checks["store"]["detail"].as_str().unwrap().starts_with("the store failed: "), "{checks:?}");
