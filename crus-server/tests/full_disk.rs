@@ -66,13 +66,14 @@ async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
         }
         others.push(path_of(&answer));
     };
-    assert_eq!(refused["status"], 503, "{kind}: {refused}");
-    assert_eq!(refused["title"], "Service Unavailable", "{kind}");
     let detail = refused["detail"].as_str().unwrap();
     // Where the store cannot even be read any more, nobody can tell whether the session is in it.
-    let told =
-        ["The session store could not be read or written.", "The session store gave no answer: session "];
-    assert!(told.iter().any(|told| detail.contains(told)), "{kind}: {detail}");
+    let (status, told) = match refused["status"].as_u64() {
+        Some(504) => (504, "The session store gave no answer: session "),
+        _ => (503, "The session store could not be read or written."),
+    };
+    assert_eq!(refused["status"], status, "{kind}: {refused}");
+    assert!(detail.contains(told), "{kind}: {detail}");
     // It may be another call that ran into it first.
     let why = ["No space left on device", "File too large"];
     let told = || log.lock().unwrap().clone();
