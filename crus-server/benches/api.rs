@@ -166,9 +166,7 @@ fn resident_mib(service: &Service) -> f64 {
 
 /// Notes when the session at work looks at Slurm, for so long; how far apart that was, in milliseconds.
 async fn looks(site: &Simulated, time: Duration) -> Vec<u128> {
-    let count = || {
-        site.live.calls().iter().filter(|(call, _)| call.starts_with("squeue")).map(|(_, n)| n).sum::<u64>()
-    };
+    let count = || site.live.calls().get("scontrol show").copied().unwrap_or_default();
     let begun = Instant::now();
     let (mut seen, mut last, mut apart) = (count(), None, Vec::new());
     while begun.elapsed() < time {
@@ -206,6 +204,7 @@ fn report(what: &str, load: &Load, limit: u32) {
 }
 
 fn tell_looks(what: &str, apart: &[u128], before: (f64, f64), after: (f64, f64)) {
+    assert!(!apart.is_empty(), "the session at work looks at Slurm");
     let (median, worst) = (apart[apart.len() / 2], apart[apart.len() - 1]);
     let count = after.0 - before.0;
     let late_ms = (after.1 - before.1) / count * 1000.0;
