@@ -113,6 +113,13 @@ pub fn session<N: AsRef<[u8]>, M: AsRef<[u8]>>(
 ) -> Result<Session, StoreError> {
     let mut head = self::head(id, head)?;
     let nodes: Vec<Node> = in_order("node", id, nodes)?;
+    // The machine takes them for granted.
+    let named = head.batch.iter().chain(head.boot.iter().flat_map(|boot| &boot.silent));
+    if let Some(beyond) = named.max().filter(|position| **position >= nodes.len()) {
+        let count = nodes.len();
+        let text = format!("the head of session {id} names node {beyond}, and there are {count}");
+        return Err(StoreError::Unreadable(text));
+    }
     // Earlier versions did not count.
     head.counts = Counts::of(&nodes);
     Ok(Session {

@@ -248,3 +248,19 @@ fn the_history_of_the_third_form_is_read_and_written_as_it_is() {
     let read = values.map(|value| stored::entry(session.head.id, value.as_bytes()).unwrap());
     assert_eq!(read.collect::<Vec<_>>(), history());
 }
+
+/// What is damaged is told, and not believed: the machine takes the positions of a step for granted.
+#[test]
+fn a_step_of_nodes_that_are_not_there_is_unreadable() {
+    let whole = session();
+    let count = u32::try_from(whole.nodes.len()).unwrap();
+    for (batch, silent) in [(vec![0, whole.nodes.len()], vec![]), (vec![0], vec![usize::MAX])] {
+        let mut session = whole.clone();
+        session.head.batch = batch;
+        session.head.boot.as_mut().unwrap().silent = silent;
+        let parts = Parts::all(&session).unwrap();
+        let read = stored::session(session.head.id, &parts.head.unwrap(), parts.nodes, parts.messages);
+        let told = read.unwrap_err().to_string();
+        assert!(told.contains("names node ") && told.ends_with(&format!("and there are {count}")), "{told}");
+    }
+}
