@@ -2,7 +2,7 @@
 //! are done, each with the messages of an upgrade in twelve steps, and one at work, which looks at Slurm twice in a second.
 //!
 //! The service, the simulated cluster and whoever asks share the machine's processors. 32 connections are kept open; each
-//! asks for the next thing once it has its answer, and reads that to its end.
+//! asks for the next thing once it has its answer, and reads that to its end; then at the rate that is wanted.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
 
 #[expect(dead_code, reason = "tests use the rest")]
@@ -98,8 +98,16 @@ impl Load {
     }
 }
 
-/// Asks for these paths in turn for so long, on connections of its own.
-async fn ask(address: SocketAddr, paths: &[String], token: Option<&str>, time: Duration) -> Load {
+/// Asks for these paths in turn for so long, on connections of its own: at this rate in all, whatever the answers take, or
+/// else as fast as they come. At a rate an answer is waited for from when it was to be asked for: what holds up one holds up
+/// those after it, and all of that counts.
+async fn ask(
+    address: SocketAddr,
+    paths: &[String],
+    token: Option<&str>,
+    time: Duration,
+    rate: Option<u32>,
+) -> Load {
     let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     let requests: Vec<Vec<u8>> = paths
         .iter()
@@ -115,8 +123,17 @@ async fn ask(address: SocketAddr, paths: &[String], token: Option<&str>, time: D
             stream.set_nodelay(true).unwrap();
             let mut buffer = vec![0; 1 << 20];
             let (mut took, mut bytes, mut next) = (Vec::new(), 0, first * 7);
+            let apart = rate.map(|rate| Duration::from_secs(1) * u32::try_from(CONNECTIONS).unwrap() / rate);
+            let mut due = begun + apart.unwrap_or_default().mul_f64(first as f64 / CONNECTIONS as f64);
             while begun.elapsed() < time {
-                let asked = Instant::now();
+                let asked = match apart {
+                    None => Instant::now(),
+                    Some(apart) => {
+                        tokio::time::sleep_until(due.into()).await;
+                        due += apart;
+                        due - apart
+                    }
+                };
                 stream.write_all(&requests[next % requests.len()]).await.unwrap();
                 next += 1;
                 bytes += answer(&mut stream, &mut buffer).await as u64;
@@ -234,18 +251,20 @@ async fn measure(site: &Simulated, command: Command, token: Option<&str>) {
     tell_looks("without load", &apart, before, after);
 
     // Warm, so that what is kept for the first time is not taken for growth.
-    ask(address, &paths, token, Duration::from_secs(1)).await;
+    ask(address, &paths, token, Duration::from_secs(1), None).await;
     let every = ["/session".to_owned()];
-    ask(address, &every, token, Duration::from_secs(1)).await;
+    ask(address, &every, token, Duration::from_secs(1), None).await;
     for (what, paths, limit) in [("GET /session/{id}", &paths[..], 20_000), ("GET /session", &every, 2_000)] {
-        let before = lag(&service).await;
-        let (load, apart) = tokio::join!(ask(address, paths, token, TIME), looks(site, TIME));
-        report(what, &load, limit);
-        tell_looks(" meanwhile", &apart, before, lag(&service).await);
+        for rate in [None, Some(limit)] {
+            let before = lag(&service).await;
+            let (load, apart) = tokio::join!(ask(address, paths, token, TIME, rate), looks(site, TIME));
+            report(&format!("{what}{}", if rate.is_some() { ", at this rate" } else { "" }), &load, limit);
+            tell_looks(" meanwhile", &apart, before, lag(&service).await);
+        }
     }
     let begun = resident_mib(&service);
     let both: Vec<String> = paths.iter().cloned().chain(every).collect();
-    let load = ask(address, &both, token, LONG).await;
+    let load = ask(address, &both, token, LONG, None).await;
     println!(
         "{:<34}{begun:>9.1} MiB before, {:.1} after {} answers more\n",
         "resident",
