@@ -15,7 +15,8 @@
 //! - One client (an IPv4 address, or the 64 bits of an IPv6 one) has no more than its share of the connections
 //!   (`max_connections_per_client`), and of the requests (`requests_per_second_per_client`), with two seconds' worth at once
 //!   after it was silent. A client with too many connections makes room for itself first.
-//! - Memory is bounded: by `max_connections`, each with buffers of 64 KiB at most besides its answer, which all share; the
+//! - Memory is bounded: by `max_connections`, each with two buffers of 32 KiB at most (or of
+//!   `max_header_bytes`) besides its answer, which all share; those that were closed to make room count until they are gone; the
 //!   system is let keep 128 KiB of an answer that is not taken in.
 //! - What is refused is told so, as a problem, wherever HTTP still allows: malformed requests (400), heads that are slow
 //!   (408) or too long (431, 414), slow bodies (408), too many requests (429) or connections (503). TLS connections that there
@@ -154,7 +155,7 @@ const MAX_HEADERS: usize = 100;
 const MAX_URI_BYTES: usize = 65_534;
 
 /// What hyper may buffer of a request, or of the answer, in bytes.
-const MAX_BUFFER_BYTES: usize = 64 * 1024;
+const MAX_BUFFER_BYTES: usize = 32 * 1024;
 
 /// What the system may keep of an answer that was not sent yet, in bytes: beyond what is under way, which a client that takes
 /// it in at once never waits for.

@@ -18,6 +18,10 @@ const GRACE: Duration = Duration::from_millis(250);
 /// waiting ones each time.
 const BATCH: usize = 32;
 
+/// So many connections that were closed to make room may still be there, each with its file and its memory, until their tasks
+/// have come round to end; twice as many for the sake of clients that have few.
+const ENDING: usize = 64;
+
 /// So many clients are remembered beyond those that are connected, each for as long as it has not got back the whole of its
 /// burst.
 const REMEMBERED: usize = 4096;
@@ -155,6 +159,15 @@ impl Places {
         let mut table = self.lock();
         let mut evicted = 0;
         let of_client = table.clients.get(&address).map_or(0, |known| known.connections);
+        let ending = self.ended.receiver_count().saturating_sub(self.limit);
+        if ending > ENDING {
+            let (_, most) = table.heaviest();
+            if of_client > 0 && of_client + 1 >= most && of_client < table.connections.len() {
+                return (Err(Refusal::Client), Evicted(0));
+            } else if of_client + 1 >= most || ending > 2 * ENDING {
+                return (Err(Refusal::Full), Evicted(0));
+            }
+        }
         if self.limit_per_client.is_some_and(|limit| of_client >= limit) {
             let closed = table.make_room(1, now.saturating_sub(GRACE), |state, _| state.address == address);
             if closed == 0 {
@@ -360,6 +373,28 @@ mod tests {
         let open: Vec<bool> = heavy.iter().map(|place| place.state.look().is_some()).collect();
         assert_eq!(open, [false, false, true, true]);
         assert!(light.state.look().is_some(), "though it has waited longest");
+    }
+
+    #[test]
+    fn those_that_made_room_count_until_they_are_gone() {
+        let places = places(3, None);
+        // Whose tasks never come round to end.
+        let mut closed = Vec::new();
+        let refused = loop {
+            match places.take(address(1), Phase::Idle).0 {
+                Ok(place) => {
+                    place.state.enter_at(Phase::Idle, closed.len() as u64);
+                    closed.push(place);
+                }
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!((closed.len(), refused), (3 + ENDING + 1, Refusal::Full), "the only client waits");
+        let light = places.take(address(2), Phase::Working).0.unwrap();
+        assert_eq!(places.take(address(1), Phase::New).0.unwrap_err(), Refusal::Client);
+        drop(closed);
+        assert!(places.take(address(1), Phase::New).0.is_ok());
+        drop(light);
     }
 
     #[test]
