@@ -377,8 +377,11 @@ async fn show(output: Output, api: &Api, session: &Value) -> Result<u8, ClientEr
     let mut beside = (None, None);
     if output.format() == Format::Table {
         let id = session["upgrade_id"].as_str().unwrap_or_default();
-        let progress = api.get(&["session", id, "progress"], &[]).await.ok();
-        let strategy = api.get(&["session", id, "strategy"], &[]).await.ok();
+        let told = async |what: &str| {
+            let answer = api.get(&["session", id, what], &[]).await;
+            answer.inspect_err(|error| note(&format!("its {what} is not shown: {error}"))).ok()
+        };
+        let (progress, strategy) = (told("progress").await, told("strategy").await);
         beside = (progress.and_then(|progress| view::<Progress>(&progress).ok()), strategy);
     }
     output.answer(session, || description(&view(session)?, beside.0.as_ref(), beside.1.as_ref()))?;
