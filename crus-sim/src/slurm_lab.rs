@@ -24,6 +24,9 @@
 //! - While the controller is down, each of Slurm's programs takes about nine seconds to give up.
 //! - A node "reboots" when its slurmd is killed and started again so that it reports a boot time of now. The
 //!   processes of a job on it live on, but Slurm takes the job for lost and requeues it: its `Restarts` tells.
+//! - Slurm reckons a boot time from an uptime in whole seconds. Within about a second of a boot, the next report may
+//!   move it on by one, which Slurm takes for another reboot: a node that was resumed so soon goes `DOWN` as
+//!   `Node unexpectedly rebooted`, and must be resumed again. A real node takes longer than that from boot to slurmd.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -61,7 +61,8 @@ fn steps(no_peers: bool) -> Vec<Step> {
         ),
         cargo_step(
             "tests",
-            &["test", "--workspace"],
+            // One failure must not hide the others: a run takes long.
+            &["test", "--workspace", "--no-fail-fast"],
             features,
             // Set either way: what the shell has left over must not leave tests out in silence.
             if no_peers { &[(NO_PEERS, "1")] } else { &[(NO_PEERS, "0")] },
