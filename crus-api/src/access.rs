@@ -258,9 +258,6 @@ fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Refused> {
     }
 }
 
-/// In so many seconds it may be known whether a token is good.
-const CHECK_AGAIN_S: HeaderValue = HeaderValue::from_static("5");
-
 fn unknown(refused: Refused) -> Response {
     match refused {
         Refused::NoToken => {
@@ -276,11 +273,7 @@ fn unknown(refused: Refused) -> Response {
                 &format!(", error=\"invalid_token\", error_description=\"The token {reason}\""),
             )
         }
-        Refused::CannotTell(reason) => {
-            let detail = format!("The token cannot be checked now: {reason}. Try again in a few seconds.");
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
-            ([(header::RETRY_AFTER, CHECK_AGAIN_S)], problem).into_response()
-        }
+        Refused::CannotTell(reason) => Problem::cannot_tell(reason).into_response(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What happened in a session: as a list, and as a stream of server-sent events.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -97,7 +97,17 @@ const COME_AGAIN_MS: u32 = 1000;
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     limit: usize,
-    taken: Arc<AtomicUsize>,
+    /// How many each caller has. Where nobody is asked who they are, all are nobody's.
+    taken: Arc<Mutex<HashMap<Option<Actor>, usize>>>,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// So many are taken, as many as may be.
+    All(usize),
+    /// This caller has so many, half of all.
+    Share(usize),
 }
 
 impl Places {
@@ -105,24 +115,43 @@ impl Places {
         Places { limit, taken: Arc::default() }
     }
 
-    /// One of them; `Err` with their number when all are taken.
-    pub(crate) fn take(&self) -> Result<Place, usize> {
-        let more = |taken| (taken < self.limit).then_some(taken + 1);
-        match self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Place(Arc::clone(&self.taken))),
-            Err(_) => Err(self.limit),
+    /// One of them. No caller who is known has more than half, so that others can follow, too.
+    pub(crate) fn take(&self, caller: Option<Actor>) -> Result<Place, NoPlace> {
+        let mut taken = lock(&self.taken);
+        if taken.values().sum::<usize>() >= self.limit {
+            return Err(NoPlace::All(self.limit));
         }
+        let share = if caller.is_some() { self.limit.div_ceil(2) } else { self.limit };
+        let of_caller = taken.entry(caller.clone()).or_default();
+        if *of_caller >= share {
+            return Err(NoPlace::Share(share));
+        }
+        *of_caller += 1;
+        Ok(Place { caller, taken: Arc::clone(&self.taken) })
     }
 }
 
 /// A place that is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place {
+    caller: Option<Actor>,
+    taken: Arc<Mutex<HashMap<Option<Actor>, usize>>>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut taken = lock(&self.taken);
+        if let Some(of_caller) = taken.get_mut(&self.caller) {
+            *of_caller -= 1;
+            if *of_caller == 0 {
+                taken.remove(&self.caller);
+            }
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stream of the events of one session.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use axum::response::{IntoResponse, Response};
 use crus_core::ports::StoreError;
-use http::StatusCode;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::events::NoPlace;
 use crate::service::ServiceError;
 
 /// What is wrong with each property of a request: from its name to the reasons, each a clause to be read after
@@ -31,7 +33,17 @@ pub struct Problem {
     /// `about:blank`: the status says what kind of problem it is.
     #[serde(rename = "type")]
     pub kind: String,
+    /// After so many seconds the same request may be answered otherwise: sent as `Retry-After`, and only when nothing was
+    /// done of what was asked.
+    #[serde(skip)]
+    pub retry_after_s: Option<u32>,
 }
+
+/// When what passes by itself may have passed: a place that is free again, a peer that answers.
+const SOON_S: u32 = 5;
+
+/// When others may have made room.
+const LATER_S: u32 = 30;
 
 impl Problem {
     /// A problem of this status.
@@ -42,7 +54,19 @@ impl Problem {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             kind: "about:blank".to_owned(),
+            retry_after_s: None,
         }
+    }
+
+    /// The same, with the word that nothing was done and when to ask again.
+    fn again_after(self, seconds: u32) -> Self {
+        Problem { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// 503: a token cannot be checked, for this reason.
+    pub(crate) fn cannot_tell(reason: impl std::fmt::Display) -> Self {
+        let detail = format!("The token cannot be checked now: {reason}. Try again in a few seconds.");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).again_after(SOON_S)
     }
 
     /// 404 for an id that is malformed or not there.
@@ -94,12 +118,18 @@ impl Problem {
     }
 
     /// 503: as many follow sessions as may.
-    pub(crate) fn too_many_streams(limit: usize) -> Self {
-        let detail = format!(
-            "{limit} clients follow the events of sessions, as many as may (max_streams). Ask for them as a list, or try \
-             again later."
-        );
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    pub(crate) fn too_many_streams(none: NoPlace) -> Self {
+        let detail = match none {
+            NoPlace::All(limit) => format!(
+                "{limit} clients follow the events of sessions, as many as may (max_streams). Ask for them as a list, or \
+                 try again later."
+            ),
+            NoPlace::Share(share) => format!(
+                "This caller follows the events of sessions {share} times, as often as one may (half of max_streams). End \
+                 one, or ask for them as a list."
+            ),
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).again_after(LATER_S)
     }
 
     /// 400: the connection broke while the body was sent.
@@ -110,6 +140,15 @@ impl Problem {
 
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
+        let again = match error {
+            ServiceError::Busy { .. } => Some(SOON_S),
+            ServiceError::Full { .. } => Some(LATER_S),
+            // Of these nobody can say that nothing was done, or asking again does not help.
+            ServiceError::Store(_)
+            | ServiceError::MayBeCreated { .. }
+            | ServiceError::NotNow { .. }
+            | ServiceError::ShuttingDown => None,
+        };
         let (status, detail) = match error {
             ServiceError::Store(StoreError::Failed(_)) => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -142,16 +181,20 @@ impl From<ServiceError> for Problem {
                 "The service is shutting down. Try again once it is back.".to_owned(),
             ),
         };
-        Problem::new(status, detail)
+        Problem { retry_after_s: again, ..Problem::new(status, detail) }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        crate::routes::answer(
+        let mut response = crate::routes::answer(
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             "application/problem+json",
             &self,
-        )
+        );
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }

@@ -54,9 +54,6 @@ impl Default for ApiLimits {
     }
 }
 
-/// In so many seconds there may be a place for another plan.
-const PLAN_AGAIN_S: HeaderValue = HeaderValue::from_static("5");
-
 /// A body that is too long is read on until it is so many times as long as it may be.
 const READ_ON: usize = 64;
 
@@ -252,10 +249,6 @@ async fn plan(State(api): State<Arc<Served>>, request: Request) -> Result<Respon
     let spec = read.await.map_err(IntoResponse::into_response)?;
     match api.sessions.plan(spec).await {
         Ok(plan) => Ok(answer(StatusCode::OK, JSON, &PlanView::of(&plan))),
-        Err(error @ ServiceError::Busy { .. }) => {
-            let problem = failed("plan an upgrade", error);
-            Err(([(header::RETRY_AFTER, PLAN_AGAIN_S)], problem).into_response())
-        }
         Err(error) => Err(failed("plan an upgrade", error).into_response()),
     }
 }

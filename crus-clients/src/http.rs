@@ -42,8 +42,7 @@ use serde::de::DeserializeOwned;
 pub use self::config::{BaseUrl, ConfigError, PeerConfig};
 pub use self::issuer::{ClientAuth, IssuerConfig, TokenIssuer};
 pub use self::secret::Secret;
-use self::tls::{Clients, Settings};
-pub use self::tls::{IdentityFiles, TlsFiles};
+pub use self::tls::{HttpClient, HttpSettings, IdentityFiles, TlsFiles};
 pub use self::token::Credentials;
 use self::token::Tokens;
 use crate::places::Places;
@@ -64,7 +63,7 @@ pub(crate) enum Access {
 pub(crate) struct Http {
     peer: Peer,
     config: PeerConfig,
-    clients: Arc<Clients>,
+    client: Arc<HttpClient>,
     places: Places,
     tokens: Tokens,
 }
@@ -79,16 +78,16 @@ impl Http {
     pub(crate) fn new(peer: Peer, config: PeerConfig) -> Result<Self, ConfigError> {
         let PeerConfig { connect_timeout, total_timeout, .. } = config;
         let tokens = Tokens::new(config.credentials.clone(), total_timeout)?;
-        let settings = Settings { connect_timeout, total_timeout, is_tls: config.base.is_https() };
-        let clients = Clients::new(config.tls.clone(), settings)?;
+        let settings = HttpSettings { connect_timeout, total_timeout, is_tls: config.base.is_https() };
+        let client = HttpClient::new(config.tls.clone(), settings)?;
         let places = Places::new(config.max_calls);
-        Ok(Http { peer, config, clients, places, tokens })
+        Ok(Http { peer, config, client, places, tokens })
     }
 
     /// A request for the resource at these segments below the base URL. Each is percent-encoded. One that would mean
     /// another resource (empty, `.` or `..`) makes a request that is not sent; the types of names see to that before.
     pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
-        let client = self.clients.in_use();
+        let client = self.client.in_use();
         if segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
             // No URL: it cannot be built.
             return client.request(method, "");
@@ -139,7 +138,7 @@ impl Http {
             let header = token.bearer().ok_or_else(|| self.unreachable(ConfigError::Token.to_string()))?;
             request.headers_mut().insert(AUTHORIZATION, header);
         }
-        let client = self.clients.current().await;
+        let client = self.client.current().await;
         let begun = Instant::now();
         let mut response = client.execute(request).await.map_err(|error| self.failed(access, &error))?;
         let status = response.status();

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::{JSON, Served, answer, failed, one, upgrade_id};
 use crate::access::{By, Pass, Role};
-use crate::events::{self, EventPage};
+use crate::events::{self, EventPage, Place};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::views::{NodePage, NodesQuery};
@@ -93,6 +93,7 @@ pub(super) async fn events(
     State(api): State<Arc<Served>>,
     id: Id,
     RawQuery(query): RawQuery,
+    By(caller): By,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = upgrade_id(id)?;
@@ -105,7 +106,8 @@ pub(super) async fn events(
     if wants_a_stream(&headers) {
         // What this path needs: see the routes.
         let pass = Pass::of(&api.access, &headers, Role::Read);
-        return stream(&api, id, last_event_id.unwrap_or(after), pass).await;
+        let place = api.streams.take(caller).map_err(Problem::too_many_streams)?;
+        return stream(&api, id, last_event_id.unwrap_or(after), pass, place).await;
     }
     let entries = api.sessions.events(id, after, limit).await;
     let entries = entries.map_err(|error| failed("read the events of a session", error))?;
@@ -132,8 +134,13 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem>
     })
 }
 
-async fn stream(api: &Served, id: UpgradeId, after: u64, pass: Pass) -> Result<Response, Problem> {
-    let place = api.streams.take().map_err(Problem::too_many_streams)?;
+async fn stream(
+    api: &Served,
+    id: UpgradeId,
+    after: u64,
+    pass: Pass,
+    place: Place,
+) -> Result<Response, Problem> {
     let follow = api.sessions.follow(id, after).await;
     let follow = follow.map_err(|error| failed("follow a session", error))?;
     let follow = follow.ok_or_else(Problem::no_such_session)?;

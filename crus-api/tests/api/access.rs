@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use axum::body::Body;
-use crus_api::Site;
 use crus_api::access::{Access, Audit, Caller, Deed, Refusal, Refused, Remote, Role};
+use crus_api::{ApiLimits, Site};
 use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderValue, Method};
 use serde_json::json;
@@ -36,6 +36,36 @@ impl Access for Known {
             Some(_) => Err(Refused::BadToken("is not known")),
         }
     }
+}
+
+/// Takes every token for the name of who sends it.
+struct Named;
+
+#[async_trait]
+impl Access for Named {
+    async fn caller(&self, authorization: Option<&HeaderValue>) -> Result<Option<Arc<Caller>>, Refused> {
+        let name = authorization.ok_or(Refused::NoToken)?.to_str().unwrap().strip_prefix("Bearer ").unwrap();
+        let name = name.parse().unwrap();
+        Ok(Some(Arc::new(Caller { name, role: Some(Role::Read), source: "a test".into() })))
+    }
+}
+
+#[test]
+fn one_caller_leaves_others_room_to_follow() {
+    let limits = ApiLimits { max_streams: 4, ..ApiLimits::default() };
+    let api = Api::built(Site::default(), Arc::new(Named), |api| api.limits(limits));
+    let path = format!("/session/{}/events", api.add_example());
+    let open = |name: &str| {
+        let request = request("GET", &path).header("accept", "text/event-stream");
+        api.open(request.header("authorization", format!("Bearer {name}")).body(Body::empty()).unwrap())
+    };
+    let mut ada = vec![open("ada"), open("ada")];
+    let refused = open("ada");
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "30"));
+    let grace = [open("grace"), open("grace")];
+    assert!(ada.iter().chain(&grace).all(|stream| stream.status().as_u16() == 200));
+    ada.pop();
+    assert_eq!(open("ada").status().as_u16(), 200, "what has ended counts no more");
 }
 
 /// The role that an operation needs, by the document.

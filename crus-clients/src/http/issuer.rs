@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 
 use super::config::{BaseUrl, ConfigError};
 use super::secret::Secret;
-use super::tls::{Clients, Settings, TlsFiles};
+use super::tls::{HttpClient, HttpSettings, TlsFiles};
 use super::{clean, innermost, read_up_to, tls_advice};
 
 /// Tokens take a few KiB, errors less.
@@ -93,7 +93,7 @@ pub struct TokenIssuer {
 #[derive(Debug)]
 struct Shared {
     config: IssuerConfig,
-    clients: Arc<Clients>,
+    client: Arc<HttpClient>,
     held: StdMutex<Held>,
     /// Held by whoever fetches a token.
     fetching: Mutex<()>,
@@ -141,10 +141,10 @@ impl TokenIssuer {
     /// When the certificates cannot be used. A secret that is not there yet is no error: it is read when it is needed.
     pub fn new(config: IssuerConfig) -> Result<Self, ConfigError> {
         let IssuerConfig { connect_timeout, total_timeout, .. } = config;
-        let settings = Settings { connect_timeout, total_timeout, is_tls: config.url.is_https() };
-        let clients = Clients::new(config.tls.clone(), settings)?;
+        let settings = HttpSettings { connect_timeout, total_timeout, is_tls: config.url.is_https() };
+        let client = HttpClient::new(config.tls.clone(), settings)?;
         let (held, fetching) = (StdMutex::default(), Mutex::default());
-        Ok(TokenIssuer { shared: Arc::new(Shared { config, clients, held, fetching }) })
+        Ok(TokenIssuer { shared: Arc::new(Shared { config, client, held, fetching }) })
     }
 
     /// The current token, or why there is none.
@@ -257,7 +257,7 @@ impl Shared {
         let encoded = |text: &str| utf8_percent_encode(text, FORM).to_string();
         let mut form = vec![("grant_type", "client_credentials")];
         form.extend(scope.as_deref().map(|scope| ("scope", scope)));
-        let mut request = self.clients.in_use().post(url.0.clone());
+        let mut request = self.client.in_use().post(url.0.clone());
         request = match client_auth {
             ClientAuth::SecretPost => {
                 form.extend([("client_id", client_id.as_str()), ("client_secret", secret.reveal())]);
@@ -275,7 +275,7 @@ impl Shared {
             Secret::new(&encoded(secret.reveal()).replace("%20", "+")),
             Secret::new(header.and_then(|value| value.strip_prefix("Basic ")).unwrap_or_default()),
         ];
-        let answer = self.clients.current().await.execute(request).await;
+        let answer = self.client.current().await.execute(request).await;
         let mut response = answer.map_err(|error| self.no_answer(&error))?;
         let status = response.status();
         let body = self.body(&mut response).await?;

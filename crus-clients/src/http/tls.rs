@@ -53,20 +53,22 @@ impl TlsFiles {
     }
 }
 
-/// What is the same for all clients of one place.
+/// How a place is talked to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
-    pub(super) connect_timeout: Duration,
-    pub(super) total_timeout: Duration,
+pub struct HttpSettings {
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// How long a request may take in all, with its answer.
+    pub total_timeout: Duration,
     /// Whether it is an `https` place.
-    pub(super) is_tls: bool,
+    pub is_tls: bool,
 }
 
-/// The HTTP client of one place.
+/// The HTTP client of one place: made anew when its certificates change. It follows no redirect and uses no proxy.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub struct HttpClient {
     files: TlsFiles,
-    settings: Settings,
+    settings: HttpSettings,
     held: Mutex<Held>,
 }
 
@@ -82,14 +84,17 @@ struct Held {
     looking: bool,
 }
 
-impl Clients {
+impl HttpClient {
     /// Reads the files, and waits for them.
-    pub(super) fn new(files: TlsFiles, settings: Settings) -> Result<Arc<Self>, ConfigError> {
+    ///
+    /// # Errors
+    /// When a file cannot be read or does not hold what it should.
+    pub fn new(files: TlsFiles, settings: HttpSettings) -> Result<Arc<Self>, ConfigError> {
         // Looked at before they are read: a change in between is seen at the next look.
         let versions = files.versions();
         let client = build(&files, settings)?;
         let held = Held { client, versions, useless: None, looked: Instant::now(), looking: false };
-        Ok(Arc::new(Clients { files, settings, held: Mutex::new(held) }))
+        Ok(Arc::new(HttpClient { files, settings, held: Mutex::new(held) }))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -102,10 +107,10 @@ impl Clients {
     }
 
     /// The client with the certificates of now; the former one while those of now are of no use, or slow to come.
-    pub(super) async fn current(self: &Arc<Self>) -> Client {
+    pub async fn current(self: &Arc<Self>) -> Client {
         if self.begins_to_look() {
-            let clients = Arc::clone(self);
-            let looking = tokio::task::spawn_blocking(move || clients.look());
+            let client = Arc::clone(self);
+            let looking = tokio::task::spawn_blocking(move || client.look());
             // A disk that hangs must not hold up the request. What comes later is for the next one.
             _ = tokio::time::timeout(self.settings.connect_timeout, looking).await;
         }
@@ -145,7 +150,7 @@ impl Clients {
     }
 }
 
-fn build(files: &TlsFiles, settings: Settings) -> Result<Client, ConfigError> {
+fn build(files: &TlsFiles, settings: HttpSettings) -> Result<Client, ConfigError> {
     let mut client = Client::builder()
         .connect_timeout(settings.connect_timeout)
         .timeout(settings.total_timeout)

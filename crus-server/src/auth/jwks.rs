@@ -18,9 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use crus_api::access::{Caller, Refused};
+use crus_clients::http::{HttpClient, HttpSettings, TlsFiles};
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
-use reqwest::{Certificate, Client, Url};
+use reqwest::Url;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -175,7 +176,7 @@ impl Remembered {
 /// Where the keys come from.
 #[derive(Debug)]
 enum Place {
-    Url { url: Url, client: Client },
+    Url { url: Url, client: Arc<HttpClient> },
     File(std::path::PathBuf),
 }
 
@@ -189,7 +190,11 @@ impl Place {
                 read.unwrap_or_else(|error| Err(error.to_string()))
             }
             Place::Url { url, client } => {
-                let request = client.get(url.clone()).header(reqwest::header::ACCEPT, "application/json");
+                let request = client
+                    .current()
+                    .await
+                    .get(url.clone())
+                    .header(reqwest::header::ACCEPT, "application/json");
                 let mut answer = request.send().await.map_err(why)?;
                 if !answer.status().is_success() {
                     return Err(format!("it answered {}", answer.status()));
@@ -404,7 +409,7 @@ impl Jwks {
     }
 }
 
-fn client(url: &Url, options: &AuthOptions) -> anyhow::Result<Client> {
+fn client(url: &Url, options: &AuthOptions) -> anyhow::Result<Arc<HttpClient>> {
     let is_plain = url.scheme() == "http";
     if is_plain && !options.jwks_http_anywhere && !is_loopback(url) {
         return Err(Misconfigured::error(
@@ -414,20 +419,12 @@ fn client(url: &Url, options: &AuthOptions) -> anyhow::Result<Client> {
         ));
     }
     let timeout = Duration::from_millis(options.jwks_timeout_ms);
-    let builder = Client::builder().timeout(timeout).redirect(reqwest::redirect::Policy::none()).no_proxy();
-    let builder = match &options.jwks_ca_file {
-        Some(path) => {
-            let what = || {
-                format!("failed to read the CA certificates in {} (set by auth_jwks_ca_file)", path.display())
-            };
-            let certificates = std::fs::read(path).with_context(what)?;
-            builder.tls_certs_only(Certificate::from_pem_bundle(&certificates).with_context(what)?)
-        }
-        // The system's CAs would be loaded for nothing, and must be there.
-        None if is_plain => builder.tls_certs_only([]),
-        None => builder,
-    };
-    builder.build().context("failed to set up the client for the keys of auth_jwks")
+    let settings = HttpSettings { connect_timeout: timeout, total_timeout: timeout, is_tls: !is_plain };
+    let files = TlsFiles { ca_file: options.jwks_ca_file.clone(), ..TlsFiles::default() };
+    HttpClient::new(files, settings).context(match options.jwks_ca_file {
+        Some(_) => "failed to use auth_jwks_ca_file",
+        None => "failed to set up the client for the keys of auth_jwks",
+    })
 }
 
 fn is_loopback(url: &Url) -> bool {

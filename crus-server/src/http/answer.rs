@@ -38,7 +38,7 @@ impl Answers {
         state.begin();
         request.extensions_mut().insert(Remote(state.remote));
         let answered = match limits.requests_per_second_per_client {
-            Some(rate) => match state.client.ask(state.elapsed(), rate) {
+            Some(rate) => match state.ask(rate) {
                 Ok(()) => answered(router, request, &limits, &state).await,
                 Err(pause) => asks_too_often(rate, pause),
             },

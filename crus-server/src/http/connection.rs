@@ -139,6 +139,12 @@ impl Service {
         if seen.is_ok() && first[0].is_ascii_uppercase() {
             return last_words(guard, &mut wire, &refusal::not_tls()).await;
         }
+        if let Some(rate) = self.limits.requests_per_second_per_client {
+            // A handshake costs more than most requests: a client that makes nothing else must not have more of them.
+            while let Err(pause) = guard.state.ask_ahead(rate) {
+                guard.over(tokio::time::sleep(pause)).await?;
+            }
+        }
         match guard.over(TlsAcceptor::from(config).accept(wire)).await? {
             Ok(stream) => {
                 guard.state.enter(Phase::New);

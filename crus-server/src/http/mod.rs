@@ -14,7 +14,8 @@
 //!   served, new ones wait in the system's queue until one is not.
 //! - One client (an IPv4 address, or the 64 bits of an IPv6 one) has no more than its share of the connections
 //!   (`max_connections_per_client`), and of the requests (`requests_per_second_per_client`), with two seconds' worth at once
-//!   after it was silent. A client with too many connections makes room for itself first.
+//!   after it was silent. A client with too many connections makes room for itself first. A TLS handshake counts as the first
+//!   request of its connection, and is kept waiting when there are too many.
 //! - Memory is bounded: by `max_connections`, each with two buffers of 32 KiB at most (or of
 //!   `max_header_bytes`) besides its answer, which all share; those that were closed to make room count until they are gone; the
 //!   system is let keep 128 KiB of an answer that is not taken in.

@@ -67,6 +67,8 @@ pub(super) struct State {
     serving: AtomicBool,
     /// What was answered last tells why the connection ends.
     last_word: AtomicBool,
+    /// The TLS handshake was counted as a request: the first one is not counted again.
+    prepaid: AtomicBool,
     /// The service ends.
     stopping: AtomicBool,
     waker: AtomicWaker,
@@ -90,6 +92,7 @@ impl State {
             word: AtomicU64::new(0),
             serving: AtomicBool::new(false),
             last_word: AtomicBool::new(false),
+            prepaid: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             client,
@@ -130,6 +133,27 @@ impl State {
         if before == CLOSED {
             self.word.store(CLOSED, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a request of its client.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub(super) fn ask(&self, per_second: u32) -> Result<(), Duration> {
+        match self.prepaid.swap(false, Ordering::Relaxed) {
+            true => Ok(()),
+            false => self.client.ask(self.elapsed(), per_second),
+        }
+    }
+
+    /// Counts its first request already.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub(super) fn ask_ahead(&self, per_second: u32) -> Result<(), Duration> {
+        self.client.ask(self.elapsed(), per_second)?;
+        self.prepaid.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     // ---- what its own task tells --------------------------------------------------------------------------

@@ -73,7 +73,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "COUNT",
         default: "64",
         heading: HEADING,
-        help: "Clients that may follow the events of sessions at a time; each takes one of the connections",
+        help: "Clients that may follow the events of sessions at a time, half of them by one caller; each takes one of the connections",
         set: |c, v| put(&mut c.max_streams, integer(v, 0..=100_000)),
     },
     Setting {

@@ -34,16 +34,18 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use crus_clients::http::{HttpClient, HttpSettings, TlsFiles};
 use crus_core::UpgradeId;
 use crus_core::history::{Entry, Happening};
 use reqwest::header::{CONTENT_TYPE, HeaderName};
-use reqwest::{Certificate, Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -198,7 +200,7 @@ impl fmt::Debug for HookUrl {
 
 /// A receiver.
 pub struct Webhook {
-    client: Client,
+    client: Arc<HttpClient>,
     url: HookUrl,
     secret_file: PathBuf,
     events: BTreeSet<Class>,
@@ -225,20 +227,15 @@ impl Webhook {
             format!("failed to read {} (set by webhook_secret_file)", secret_file.display())
         })?;
         let timeout = Duration::from_millis(options.timeout_ms);
-        let mut client =
-            Client::builder().timeout(timeout).redirect(reqwest::redirect::Policy::none()).no_proxy();
-        if let Some(path) = &options.ca_file {
-            let what = || {
-                format!("failed to read the CA certificates in {} (set by webhook_ca_file)", path.display())
-            };
-            let certificates = std::fs::read(path).with_context(what)?;
-            client = client.tls_certs_only(Certificate::from_pem_bundle(&certificates).with_context(what)?);
-        } else if url.0.scheme() == "http" {
-            // The system's CAs would be loaded for nothing, and must be there.
-            client = client.tls_certs_only([]);
-        }
+        let is_tls = url.0.scheme() == "https";
+        let settings = HttpSettings { connect_timeout: timeout, total_timeout: timeout, is_tls };
+        let files = TlsFiles { ca_file: options.ca_file.clone(), ..TlsFiles::default() };
+        let client = HttpClient::new(files, settings).context(match options.ca_file {
+            Some(_) => "failed to use webhook_ca_file",
+            None => "failed to set up the client of the webhook",
+        })?;
         Ok(Some(Webhook {
-            client: client.build().context("failed to set up the client of the webhook")?,
+            client,
             url,
             secret_file,
             events: options.events.clone(),
@@ -268,6 +265,8 @@ impl Webhook {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let request = self
             .client
+            .current()
+            .await
             .post(self.url.0.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(EVENT, class.name())

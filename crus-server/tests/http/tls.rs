@@ -11,7 +11,7 @@ use axum::Router;
 use axum::routing::get;
 use crus_server::http::{HttpLimits, Tls, TlsFiles};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -51,6 +51,10 @@ fn trusting(trusts: &'static str) -> Client {
 
 impl Client {
     async fn connect(&self, to: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+        self.over(TcpStream::connect(to).await?).await
+    }
+
+    async fn over(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(at(self.trusts)).unwrap()).unwrap();
         let builder =
@@ -65,7 +69,6 @@ impl Client {
                 .unwrap(),
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let stream = TcpStream::connect(to).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 
@@ -128,6 +131,26 @@ async fn garbage_and_half_done_handshakes_are_not_waited_for() {
     let mut silent = trusting("first.pem").connect(served.address).await.unwrap();
     timeout(HANGS, silent.read_u8()).await.expect("it is closed").unwrap_err();
     assert!(trusting("first.pem").is_greeted(&served).await);
+}
+
+/// Each handshake costs a signature: they are counted as the requests are, and the first request then is not.
+#[tokio::test]
+async fn one_client_has_no_more_handshakes_than_requests() {
+    let limits = HttpLimits {
+        requests_per_second_per_client: Some(1),
+        head_timeout: Duration::from_millis(900),
+        ..limits()
+    };
+    let served = serve(&first(), limits);
+    let client = trusting("first.pem");
+    let greeted = futures_util::future::join_all((0..30).map(|_| client.is_greeted(&served))).await;
+    let count = greeted.into_iter().filter(|greeted| *greeted).count();
+    // Two at once, and then one in a second.
+    assert!((2..10).contains(&count), "{count} of 30 were served");
+    let one = TcpSocket::new_v4().unwrap();
+    one.bind(SocketAddr::from(([127, 0, 7, 1], 0))).unwrap();
+    let other = one.connect(served.address).await.unwrap();
+    assert!(client.over(other).await.is_ok(), "another client is served");
 }
 
 #[tokio::test]
