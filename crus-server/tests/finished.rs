@@ -7,7 +7,7 @@ mod simulated;
 mod support;
 
 use crus_core::UpgradeId;
-use crus_core::check::Audit;
+use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span};
 use serde_json::json;

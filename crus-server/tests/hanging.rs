@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use serde_json::{Value, json};
 use simulated::Simulated;
 use support::{Service, path_of, spec, until};
