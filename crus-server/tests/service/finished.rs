@@ -1,7 +1,7 @@
 //! A finished session keeps what came of it, whatever becomes of the service, and goes without a trace.
 
 use crus_core::UpgradeId;
-use crus_core::check::Audit;
+use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span};
 use serde_json::json;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use serde_json::{Value, json};
 
 use crate::simulated::{self, Simulated};
