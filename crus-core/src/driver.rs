@@ -22,12 +22,12 @@ use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 use crate::actor::Actor;
-use crate::check::{self, Violation};
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
 use crate::model::{Ordered, SeenGroup, Session};
 use crate::names::{NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
+use crate::promises::{self, Violation};
 use crate::time::Time;
 
 /// Everything that a session needs of the outside.
@@ -188,7 +188,7 @@ impl Driver {
                 _ => {}
             }
         }
-        for violation in check::session(&self.session) {
+        for violation in promises::session(&self.session) {
             tracing::error!(step = head.step, "broken promise: {violation}");
             self.ports.observer.broken(&self.session, &violation);
         }
@@ -319,7 +319,7 @@ mod tests {
     use crate::history::Entry;
     use crate::model::{Limits, Node, Spec, Summary, UpgradeId};
     use crate::names::Xname;
-    use crate::ports::{Changes, MockBos, MockHsm, MockWlm, NodeFacts, Peer};
+    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer, StoreChanges};
     use crate::strategy::Strategy;
     use crate::window::ZoneOffset;
 
@@ -404,7 +404,7 @@ mod tests {
         async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {
             Ok(())
         }
-        async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
             Err(StoreError::Failed("nothing to follow".into()))
         }
     }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use crus_core::boots::{self, BootIds, Candidate};
-use crus_core::check;
 use crus_core::history::Happening;
 use crus_core::machine::{self, Effect, Event, Input};
 use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
@@ -14,6 +13,7 @@ use crus_core::ports::{
     BootKey, BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest,
     Verdict,
 };
+use crus_core::promises;
 use crus_core::time::WlmTime;
 use crus_core::window::ZoneOffset;
 use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
@@ -264,7 +264,7 @@ impl Paper {
         let mut events = Vec::new();
         for _ in 0..10_000 {
             events.extend(machine::step(session, self.now, Input::Tick));
-            assert_eq!(check::session(session), [], "{session:#?}");
+            assert_eq!(promises::session(session), [], "{session:#?}");
             if session.is_done() {
                 return events;
             }
@@ -485,7 +485,7 @@ proptest! {
             };
             let before = (session.head.clone(), session.nodes.clone(), session.messages.clone());
             let events = machine::step(&mut session, paper.now, input);
-            prop_assert_eq!(check::session(&session), []);
+            prop_assert_eq!(promises::session(&session), []);
             assert_told(before, &session, &events);
         }
         paper.jobs.clear();
@@ -537,7 +537,7 @@ impl Paper {
     /// One round, as the driver does it. Returns the effect, if one was due; otherwise time jumps.
     fn round(&mut self, session: &mut Session) -> Option<Effect> {
         machine::step(session, self.now, Input::Tick);
-        assert_eq!(check::session(session), [], "{session:#?}");
+        assert_eq!(promises::session(session), [], "{session:#?}");
         let effect = machine::outstanding(session, self.now).into_iter().next();
         match &effect {
             Some(effect) => {
@@ -934,7 +934,7 @@ impl Paper {
     fn until_reboot(&mut self, session: &mut Session) -> Effect {
         for _ in 0..10_000 {
             machine::step(session, self.now, Input::Tick);
-            assert_eq!(check::session(session), [], "{session:#?}");
+            assert_eq!(promises::session(session), [], "{session:#?}");
             match machine::outstanding(session, self.now).into_iter().next() {
                 Some(effect @ Effect::Reboot(_)) => return effect,
                 _ => _ = self.round(session),
