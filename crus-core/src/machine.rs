@@ -573,14 +573,14 @@ impl Machine<'_> {
                 self.back_to_draining(&busy);
                 true
             }
-            LastLook::Quiet if self.s.is_upgrading_group_filled() && self.s.knows_boots() => {
+            LastLook::Quiet if self.s.is_upgrading_group_filled() && self.s.knows_boots(self.now) => {
                 let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
                 let silent = batch.iter().copied().filter(is_silent).collect();
                 for &i in &batch {
                     self.follow_holder(i);
                     self.change(i, |node| node.state = NodeState::Rebooting);
                 }
-                let before = self.s.boot_ids().cloned();
+                let before = self.s.boot_ids(self.now).cloned();
                 let head = &mut self.s.head;
                 let name = BootSessionName::of(head.id.0, head.step, 0);
                 let intended = self.now;

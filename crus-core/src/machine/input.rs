@@ -241,6 +241,9 @@ impl Machine<'_> {
                 known.may_ask = false;
                 let refused =
                     matches!(result, Err(PortError::Refused { .. } | PortError::Unreachable { .. }));
+                if !refused {
+                    known.reboot_asked = self.now;
+                }
                 if let Some(Boot { name, unanswered, .. }) = &mut self.s.head.boot
                     && *name == request.name
                     && refused

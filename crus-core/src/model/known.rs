@@ -112,6 +112,8 @@ pub struct Known {
     pub may_ask: bool,
     /// What [`Boot::unanswered`](super::Boot::unanswered) was before that intent.
     pub unanswered_before: Option<Time>,
+    /// When the latest request for a reboot ended that may have been carried out.
+    pub reboot_asked: Time,
     /// Why BOS left nodes out of its session, as far as HSM's facts tell.
     pub left_out: BTreeMap<Xname, String>,
     /// Nodes that HSM would not put into a group.
