@@ -227,8 +227,8 @@ impl Driver {
             }
             Effect::Claim => {
                 let nodes: Vec<Xname> = self.session.members().collect();
-                let result = self.ports.store.claim(self.session.head.id, &nodes).await?;
-                Ok(Input::Claim { at, result })
+                let turn = self.ports.store.claim(self.session.head.id, &nodes).await?;
+                Ok(Input::Claim { at, turn })
             }
             Effect::ReadNodes(names) => {
                 let nodes = self.ports.wlm.nodes(names).await;
@@ -316,6 +316,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::claims::Turn;
     use crate::history::Entry;
     use crate::model::{Limits, Node, Spec, Summary, UpgradeId};
     use crate::names::Xname;
@@ -391,8 +392,8 @@ mod tests {
         async fn set_delivered(&self, _: UpgradeId, _: u64) -> Result<(), StoreError> {
             Ok(())
         }
-        async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Result<(), String>, StoreError> {
-            Ok(Ok(()))
+        async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Turn, StoreError> {
+            Ok(Turn::Granted)
         }
         async fn own(&self, _: UpgradeId) -> Result<bool, StoreError> {
             Ok(true)

@@ -56,10 +56,11 @@ use std::num::NonZeroU64;
 
 use crate::actor::Actor;
 use crate::boots::BootIds;
+use crate::claims::Turn;
 use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
-    Boot, CallKind, Command, Failure, Group, Holder, Known, Limits, Node, NodeState, Phase, SeenGroup,
+    Boot, CallKind, Command, Failure, Group, Holder, Known, Limits, Node, NodeState, Phase, Said, SeenGroup,
     Session, Stage,
 };
 use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
@@ -258,12 +259,12 @@ pub enum Input {
         /// Whether it is.
         exists: bool,
     },
-    /// Whether the session's turn has come; if not, why, in words.
+    /// Whether the session's turn has come.
     Claim {
         /// When it was asked.
         at: Time,
         /// The answer.
-        result: Result<(), String>,
+        turn: Turn,
     },
     /// Nodes as the workload manager reports them.
     Nodes {
@@ -863,7 +864,7 @@ impl Machine<'_> {
         }
         // That it is paused was said when it was.
         if let Some(why) = held_back.filter(|_| self.s.head.pause.is_none())
-            && self.s.known.told.insert(Ok("held back".to_owned()))
+            && self.s.known.told.insert(Said::HeldBack)
         {
             self.say(why);
         }

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 
 use crate::actor::Actor;
 use crate::boots::BootIds;
+use crate::claims::Turn;
 use crate::history::Entry;
 use crate::machine::Event;
 use crate::model::{Command, Node, Ordered, Session, Summary, UpgradeId};
@@ -491,9 +492,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// all sessions that are not done. Whatever comes of it is stored.
     ///
     /// # Errors
-    /// [`StoreError::NotOwner`] when another replica may own the session. In the answer: what the session waits for,
-    /// in words.
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError>;
+    /// [`StoreError::NotOwner`] when another replica may own the session.
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError>;
 
     /// Takes a session to run it, unless another replica owns it; tells whether it is ours now. One that is not
     /// there is nobody's.

@@ -12,6 +12,7 @@ use crus_api::service::{Follow, News};
 use crus_api::{ServiceError, SessionState, Sessions};
 use crus_core::Actor;
 use crus_core::boots::BootIds;
+use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, PauseReason, Phase, Session, Summary};
@@ -215,7 +216,7 @@ impl SessionStore for Moody {
     async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
         self.inner.set_delivered(id, number).await
     }
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
         self.inner.claim(id, nodes).await
     }
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {

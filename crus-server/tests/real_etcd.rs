@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use chance::{draw, seed};
 use conformance::{conforms, freeze, load, replicas_conform, session};
 use crus_core::Time;
+use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
@@ -178,7 +179,7 @@ async fn what_is_stored_is_dumped_and_checked_and_stays_as_it_is() {
     let what = Happening::Started { nodes: 700 };
     events.push(Event::Entry(Entry { number: 1, at: Time(1), step: 0, what }));
     let names: Vec<_> = rolling.nodes.iter().map(|node| node.xname).collect();
-    assert_eq!(store.claim(id, &names).await, Ok(Ok(())));
+    assert_eq!(store.claim(id, &names).await, Ok(Turn::Granted));
     store.save(&rolling, &events, created).await.unwrap();
     store.command(id, Order::Pause, None).await.unwrap().unwrap();
     store.order_deletion(waiting.head.id, None).await.unwrap();
@@ -271,7 +272,7 @@ async fn a_hundred_thousand_nodes_are_stored_at_once_and_one_by_one() {
     session.head.entries = 1;
     events.push(Event::Entry(Entry { number: 1, at: Time(1), step: 0, what }));
     let begun = Instant::now();
-    assert_eq!(store.claim(id, &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(id, &nodes).await, Ok(Turn::Granted));
     println!("100,000 nodes claimed in {:?}", begun.elapsed());
     let begun = Instant::now();
     let mut revision = store.save(&session, &events, created).await.unwrap();

@@ -22,6 +22,7 @@ use std::task::{Context, Waker};
 use async_trait::async_trait;
 use crus_core::Actor;
 use crus_core::boots::BootIds;
+use crus_core::claims::Turn;
 use crus_core::driver::Ports;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
@@ -482,7 +483,7 @@ impl SessionStore for Passing<dyn SessionStore> {
         self.write("store.set_delivered", self.inner.set_delivered(id, number)).await
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
         self.write("store.claim", self.inner.claim(id, nodes)).await
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use crus_core::Actor;
 use crus_core::boots::BootIds;
+use crus_core::claims::Turn;
 use crus_core::driver::Ports;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
@@ -394,9 +395,9 @@ impl SessionStore for Bent {
         self.inner.store.set_delivered(id, number).await
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        let answer = self.inner.store.claim(id, nodes).await?;
-        Ok(if self.is(Mutant::GrantsAlways) { Ok(()) } else { answer })
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        let turn = self.inner.store.claim(id, nodes).await?;
+        Ok(if self.is(Mutant::GrantsAlways) { Turn::Granted } else { turn })
     }
 
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use crus_core::Actor;
 use crus_core::Xname;
-use crus_core::claims::{self, Claim};
+use crus_core::claims::{self, Claim, Turn};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
@@ -347,12 +347,12 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
         let mut inner = self.open()?;
-        let (answer, changed) = claims::claim(id, nodes, &mut inner.claims);
+        let (turn, changed) = claims::claim(id, nodes, &mut inner.claims);
         inner.written.writes += u64::from(changed);
         inner.written.claims += 1;
-        Ok(answer)
+        Ok(turn)
     }
 
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use crus_core::claims::Turn;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Session, Summary};
@@ -139,7 +140,7 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Write, "set_delivered", self.inner.set_delivered(id, number)).await
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
         self.calls.watch(Access::Write, "claim", self.inner.claim(id, nodes)).await
     }
 

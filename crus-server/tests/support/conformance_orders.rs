@@ -1,5 +1,6 @@
 //! Commands, histories, nodes in pages, and a session that begins anew: what every session store must do with them.
 
+use crus_core::claims::Turn;
 use crus_core::history::{ENTRIES_MAX, Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command, Ordered, Phase, Session, Stage, UpgradeId};
@@ -231,7 +232,7 @@ async fn gives_a_session_that_begins_anew_the_last_place(store: &dyn SessionStor
         store.create(session).await.unwrap();
         assert!(store.own(session.head.id).await.unwrap());
     }
-    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Turn::Granted));
     end(store, first.clone()).await;
 
     // It begins anew, and one that was created later is before it now; one that comes still later is not.
@@ -241,21 +242,21 @@ async fn gives_a_session_that_begins_anew_the_last_place(store: &dyn SessionStor
     let revision = store.save(&first, &events, revision).await.unwrap();
     store.create(&third).await.unwrap();
     assert!(store.own(ids[2]).await.unwrap());
-    assert_eq!(store.claim(ids[1], &nodes).await, Ok(Ok(())));
-    let why = store.claim(ids[0], &nodes).await.unwrap().unwrap_err();
+    assert_eq!(store.claim(ids[1], &nodes).await, Ok(Turn::Granted));
+    let why = store.claim(ids[0], &nodes).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&ids[1].to_string()), "{why}");
-    let why = store.claim(ids[2], &nodes).await.unwrap().unwrap_err();
+    let why = store.claim(ids[2], &nodes).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&ids[1].to_string()), "{why}");
     end(store, second).await;
-    let why = store.claim(ids[2], &nodes).await.unwrap().unwrap_err();
+    let why = store.claim(ids[2], &nodes).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&ids[0].to_string()), "{why}");
-    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Turn::Granted));
 
     // Its claim goes with its second end.
     first.head.phase = Phase::Done;
     store.save(&first, &[Event::Phase(Phase::Done)], revision).await.unwrap();
-    assert_eq!(store.claim(ids[2], &nodes).await, Ok(Ok(())));
-    assert!(store.claim(ids[0], &nodes).await.unwrap().is_err(), "what is done claims nothing");
+    assert_eq!(store.claim(ids[2], &nodes).await, Ok(Turn::Granted));
+    assert_ne!(store.claim(ids[0], &nodes).await.unwrap(), Turn::Granted, "what is done claims nothing");
     for id in ids {
         store.remove(id).await.unwrap();
     }

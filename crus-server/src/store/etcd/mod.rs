@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crus_core::claims::{self, Claim};
+use crus_core::claims::{self, Claim, Turn};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
@@ -390,18 +390,18 @@ impl SessionStore for EtcdStore {
         }
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
         let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
         let keys = self.keys();
         for n in 0..CLAIM_TRIES {
-            let Claims { turn, owner, own, mut all } = while_compacted!(self.table().claims(id))?;
+            let Claims { turn: key, owner, own, mut all } = while_compacted!(self.table().claims(id))?;
             if owner != lease {
                 return Err(self.lost(id));
             }
-            let (answer, changed) = claims::claim(id, nodes, &mut all);
-            let Some(claim) = all.get(&id).filter(|_| changed) else { return Ok(answer) };
+            let (turn, changed) = claims::claim(id, nodes, &mut all);
+            let Some(claim) = all.get(&id).filter(|_| changed) else { return Ok(turn) };
             let when = [
-                Compare::mod_revision(keys.turn(), CompareOp::Equal, turn),
+                Compare::mod_revision(keys.turn(), CompareOp::Equal, key),
                 Compare::mod_revision(keys.claim(id), CompareOp::Equal, own),
                 Compare::lease(keys.owner(id), CompareOp::Equal, lease),
             ];
@@ -410,7 +410,7 @@ impl SessionStore for EtcdStore {
                 TxnOp::put(keys.claim(id), stored::encode(claim)?, None),
             ];
             if self.table().txn("claim", Txn::new().when(when).and_then(then)).await?.succeeded() {
-                return Ok(answer);
+                return Ok(turn);
             }
             // Another claim came first. Those that wait here do not all come back at once.
             let spread = u32::try_from(id.0.as_u128() % 97).unwrap_or_default() + 1;

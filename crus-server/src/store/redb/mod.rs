@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use crus_core::claims;
+use crus_core::claims::{self, Turn};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
@@ -335,28 +335,28 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
         let nodes = nodes.to_vec();
         self.run(move |database| {
             // Who waits asks again and again: as long as that changes nothing, others save meanwhile.
             let mut claims = claims_in(&database.begin_read()?.open_table(CLAIMS)?)?;
-            let (answer, changed) = claims::claim(id, &nodes, &mut claims);
+            let (turn, changed) = claims::claim(id, &nodes, &mut claims);
             if !changed {
-                return Ok(answer);
+                return Ok(turn);
             }
             let writing = database.begin_write()?;
-            let answer = {
+            let turn = {
                 let mut table = writing.open_table(CLAIMS)?;
                 let mut claims = claims_in(&table)?;
-                let (answer, _) = claims::claim(id, &nodes, &mut claims);
+                let (turn, _) = claims::claim(id, &nodes, &mut claims);
                 if let Some(claim) = claims.get(&id) {
                     let claim = stored::encode(claim).map_err(Trouble::Told)?;
                     table.insert(id.0.as_u128(), claim.as_slice())?;
                 }
-                answer
+                turn
             };
             writing.commit()?;
-            Ok(answer)
+            Ok(turn)
         })
         .await
     }
