@@ -164,7 +164,9 @@ fn every_documented_answer_is_given_and_its_example_is_true() {
                 "/metrics" => assert!(answered_type.starts_with(&format!("{content_type};")), "{what}"),
                 _ => assert_eq!(answered_type, content_type, "{what}"),
             }
-            for (name, header) in documented["headers"].as_object().into_iter().flatten() {
+            // With a 503 it says something that the header is there, or is not.
+            let headers = documented["headers"].as_object().filter(|_| status != 503);
+            for (name, header) in headers.into_iter().flatten() {
                 assert_eq!(answer.header(name), header["example"], "{what}");
             }
             let Some(example) = content.get("example") else { continue };
