@@ -24,9 +24,9 @@ use tracing::{debug, info, warn};
 use crate::actor::Actor;
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
-use crate::model::{Ordered, SeenGroup, Session};
+use crate::model::{DeletionOrder, NumberedCommand, SeenGroup, Session};
 use crate::names::{NodeName, Xname};
-use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
+use crate::ports::{Bos, Checks, Clock, DriverStore, Hsm, PortError, Rejected, Revision, StoreError, Wlm};
 use crate::promises::{self, Violation};
 use crate::time::Time;
 
@@ -40,7 +40,7 @@ pub struct Ports {
     /// The workload manager.
     pub wlm: Arc<dyn Wlm>,
     /// Where sessions are stored.
-    pub store: Arc<dyn SessionStore>,
+    pub store: Arc<dyn DriverStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The programs that judge nodes.
@@ -82,27 +82,17 @@ pub struct Driver {
     session: Session,
     revision: Revision,
     ports: Ports,
-    deletion_ordered: bool,
-    /// By whom.
-    deleted_by: Option<Actor>,
-    /// Commands that are not taken in yet, with their numbers.
-    commands: BTreeMap<u64, Ordered>,
+    deletion: Option<DeletionOrder>,
+    /// Commands that are not taken in yet, by their numbers.
+    commands: BTreeMap<u64, NumberedCommand>,
     /// Changes that are not stored yet.
     unsaved: Vec<Event>,
 }
 
 impl Driver {
-    /// A driver for a session as it is stored, which this process [owns](SessionStore::own).
+    /// A driver for a session as it is stored, which this process [owns](DriverStore::owns).
     pub fn new(session: Session, revision: Revision, ports: Ports) -> Self {
-        Driver {
-            session,
-            revision,
-            ports,
-            deletion_ordered: false,
-            deleted_by: None,
-            commands: BTreeMap::new(),
-            unsaved: Vec::new(),
-        }
+        Driver { session, revision, ports, deletion: None, commands: BTreeMap::new(), unsaved: Vec::new() }
     }
 
     /// The session as it is now.
@@ -112,20 +102,17 @@ impl Driver {
 
     /// Deletion was asked for: it takes effect with the next round. Asking again changes nothing.
     pub fn order_deletion(&mut self, by: Option<Actor>) {
-        if !std::mem::replace(&mut self.deletion_ordered, true) {
-            self.deleted_by = by;
-        }
+        self.deletion.get_or_insert(DeletionOrder { by });
     }
 
     /// Whether it was told that deletion was asked for.
     pub fn deletion_ordered(&self) -> bool {
-        self.deletion_ordered
+        self.deletion.is_some()
     }
 
-    /// An operator's command, with the number that the store gave it: it takes effect with the next round. Giving it again
-    /// changes nothing.
-    pub fn command(&mut self, number: u64, ordered: Ordered) {
-        self.commands.insert(number, ordered);
+    /// An operator's command, as the store noted it: it takes effect with the next round. Giving it again changes nothing.
+    pub fn command(&mut self, command: NumberedCommand) {
+        self.commands.insert(command.number, command);
     }
 
     /// Does one round: at most one call to a peer.
@@ -139,22 +126,22 @@ impl Driver {
     /// call again after a pause.
     pub async fn advance(&mut self) -> Result<Next, StoreError> {
         self.save().await?;
-        let deleting = self.deletion_ordered || self.session.head.deletion.is_some();
+        let deleting = self.deletion.is_some() || self.session.head.deletion.is_some();
         if deleting && self.session.is_done() {
             self.ports.store.remove(self.session.head.id).await?;
             return Ok(Next::Removed);
         }
         let now = self.ports.clock.now();
-        if let Some((number, Ordered { command, by })) = self.commands.pop_first() {
-            self.take(now, Input::Command { number, command, by });
+        if let Some((_, command)) = self.commands.pop_first() {
+            self.take(now, Input::Command(command));
             self.save().await?;
             return Ok(Next::Now);
         }
         if self.session.is_done() {
             return Ok(Next::Finished);
         }
-        let delete = self.deletion_ordered && self.session.head.deletion.is_none();
-        if self.take(now, if delete { Input::Delete { by: self.deleted_by.clone() } } else { Input::Tick }) {
+        let order = self.deletion.as_ref().filter(|_| self.session.head.deletion.is_none());
+        if self.take(now, order.map_or(Input::Tick, |order| Input::Delete { by: order.by.clone() })) {
             self.save().await?;
             return Ok(Next::Now);
         }
@@ -317,10 +304,9 @@ mod tests {
 
     use super::*;
     use crate::claims::Turn;
-    use crate::history::Entry;
-    use crate::model::{Limits, Node, Spec, Summary, UpgradeId};
+    use crate::model::{Limits, Spec, UpgradeId};
     use crate::names::Xname;
-    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer, StoreChanges};
+    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer};
     use crate::strategy::Strategy;
     use crate::window::ZoneOffset;
 
@@ -339,16 +325,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl SessionStore for Failing {
-        async fn create(&self, _: &Session) -> Result<Revision, StoreError> {
-            Ok(Revision(0))
-        }
-        async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn load(&self, _: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-            Ok(None)
-        }
+    impl DriverStore for Failing {
         async fn save(&self, _: &Session, _: &[Event], revision: Revision) -> Result<Revision, StoreError> {
             let mut left = self.saves.lock().unwrap();
             *left = left.checked_sub(1).ok_or_else(|| StoreError::Failed("no space left".into()))?;
@@ -357,56 +334,11 @@ mod tests {
         async fn remove(&self, _: UpgradeId) -> Result<(), StoreError> {
             Ok(())
         }
-        async fn order_deletion(&self, _: UpgradeId, _: Option<&Actor>) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn deletion_ordered(&self, _: UpgradeId) -> Result<bool, StoreError> {
-            Ok(false)
-        }
-        async fn deletion_ordered_by(&self, _: UpgradeId) -> Result<Option<Actor>, StoreError> {
-            Ok(None)
-        }
-        async fn summary(&self, _: UpgradeId) -> Result<Option<Summary>, StoreError> {
-            Ok(None)
-        }
-        async fn command(
-            &self,
-            _: UpgradeId,
-            _: crate::model::Command,
-            _: Option<&Actor>,
-        ) -> Result<Option<u64>, StoreError> {
-            Ok(None)
-        }
-        async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn nodes(&self, _: UpgradeId, _: usize, _: usize) -> Result<Vec<Node>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn history(&self, _: UpgradeId, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn delivered(&self, _: UpgradeId) -> Result<Option<u64>, StoreError> {
-            Ok(None)
-        }
-        async fn set_delivered(&self, _: UpgradeId, _: u64) -> Result<(), StoreError> {
-            Ok(())
-        }
         async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Turn, StoreError> {
             Ok(Turn::Granted)
         }
-        async fn own(&self, _: UpgradeId) -> Result<bool, StoreError> {
-            Ok(true)
-        }
         fn owns(&self, _: UpgradeId) -> bool {
             *self.owned.lock().unwrap()
-        }
-        async fn disowned(&self, _: UpgradeId) {}
-        async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
-            Err(StoreError::Failed("nothing to follow".into()))
         }
     }
 

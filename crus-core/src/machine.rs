@@ -60,8 +60,8 @@ use crate::claims::Turn;
 use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
-    Boot, CallKind, Command, Failure, Group, Holder, Known, Limits, Node, NodeState, Phase, Said, SeenGroup,
-    Session, Stage,
+    Boot, CallKind, Failure, Group, Holder, Known, Limits, Node, NodeState, NumberedCommand, Phase, Said,
+    SeenGroup, Session, Stage,
 };
 use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
 use crate::ports::{
@@ -232,15 +232,9 @@ pub enum Input {
         /// Who does.
         by: Option<Actor>,
     },
-    /// An operator orders something else.
-    Command {
-        /// The command's number: one that is not greater than that of an earlier one was taken in before.
-        number: u64,
-        /// What.
-        command: Command,
-        /// Who does.
-        by: Option<Actor>,
-    },
+    /// An operator orders something else. A command whose number is not greater than that of an earlier one was taken in
+    /// before.
+    Command(NumberedCommand),
     /// A group as it is.
     Group(Group, SeenGroup),
     /// HSM's facts about nodes that were asked for; unknown ones are left out.

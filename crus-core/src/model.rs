@@ -360,13 +360,38 @@ pub enum Command {
     Retry,
 }
 
-/// A command, and who gave it.
+/// A command, and who gave it: what a store keeps of it under its number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoredOrdered", into = "StoredOrdered")]
 pub struct Ordered {
     /// What.
     pub command: Command,
     /// Who; `None` where nobody is asked who they are.
+    pub by: Option<Actor>,
+}
+
+impl Ordered {
+    /// The command of this number.
+    pub fn numbered(self, number: u64) -> NumberedCommand {
+        NumberedCommand { number, command: self.command, by: self.by }
+    }
+}
+
+/// A command as it reaches a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberedCommand {
+    /// Its number: greater than that of any command that was noted for the session before.
+    pub number: u64,
+    /// What.
+    pub command: Command,
+    /// Who gave it; `None` where nobody is asked who they are.
+    pub by: Option<Actor>,
+}
+
+/// That a session's deletion was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletionOrder {
+    /// Who ordered it first; `None` where nobody is asked who they are.
     pub by: Option<Actor>,
 }
 

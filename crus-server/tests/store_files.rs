@@ -13,7 +13,7 @@ use chance::{draw, seed};
 use crus_core::claims::Turn;
 use crus_core::machine::Event;
 use crus_core::model::{
-    Command as Order, Counts, Failure, Message, NodeState, Ordered, Phase, Session, Stage, UpgradeId,
+    Command as Order, Counts, Failure, Message, NodeState, NumberedCommand, Phase, Session, Stage, UpgradeId,
 };
 use crus_core::ports::SessionStore;
 use crus_core::{Time, Xname};
@@ -42,7 +42,7 @@ async fn all_of(store: &RedbStore) -> Vec<(Session, bool)> {
     ids.sort();
     let mut all = Vec::new();
     for id in ids {
-        all.push((load(store, id).await, store.deletion_ordered(id).await.unwrap()));
+        all.push((load(store, id).await, store.deletion(id).await.unwrap().is_some()));
     }
     all
 }
@@ -149,7 +149,10 @@ async fn a_store_of_the_second_format_is_taken_over_as_it_was() {
     let number = store.command(DONE, Order::Retry, None).await.unwrap().unwrap();
     drop(store);
     let store = RedbStore::open(&path).unwrap();
-    assert_eq!(store.commands(DONE).await, Ok(vec![(number, Ordered { command: Order::Retry, by: None })]));
+    assert_eq!(
+        store.commands(DONE).await,
+        Ok(vec![NumberedCommand { number, command: Order::Retry, by: None }])
+    );
     assert_eq!(all_of(&store).await, all, "a second start changes nothing");
     let other: Xname = "x9000c0s0b0n0".parse().unwrap();
     let waits = store.claim(WAITING, &[other]).await.unwrap().waits_for().unwrap();

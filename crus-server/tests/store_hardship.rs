@@ -173,7 +173,7 @@ async fn read_all(store: &RedbStore) -> Result<(), StoreError> {
         let found = store.load(id).await?;
         assert!(found.is_some(), "{id} is listed, and is not there");
         store.summary(id).await?;
-        store.deletion_ordered(id).await?;
+        store.deletion(id).await?;
         store.history(id, 0, usize::MAX).await?;
     }
     Ok(())

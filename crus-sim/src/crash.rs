@@ -20,17 +20,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use async_trait::async_trait;
-use crus_core::Actor;
 use crus_core::boots::BootIds;
 use crus_core::claims::Turn;
 use crus_core::driver::Ports;
-use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Failure, Node, NodeState, Ordered, Phase, Summary};
+use crus_core::model::{Failure, NodeState, Phase};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootKey, BootSession, Bos, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError, RebootRequest,
-    Rejected, Revision, SessionStore, StoreChanges, StoreError, TemplateKey, Verdict, Wlm,
+    BootKey, BootSession, Bos, CheckRequest, Checks, Clock, DriverStore, Hsm, NodeFacts, Peer, PortError,
+    RebootRequest, Rejected, Revision, StoreError, TemplateKey, Verdict, Wlm,
 };
 use crus_core::promises::NodeView;
 use crus_core::wlm::{Job, Partition, WlmNode};
@@ -189,7 +187,7 @@ impl Points {
         self.state().deaths
     }
 
-    /// Puts the points before all ports and the store.
+    /// Puts the points before all ports and what drivers do with the store.
     pub fn before(&self, ports: Ports) -> Ports {
         self.state().clock = Some(Arc::clone(&ports.clock));
         let Ports { hsm, bos, wlm, store, clock, checks, observer } = ports;
@@ -246,6 +244,21 @@ impl Points {
         Some(strike)
     }
 
+    /// Writes to the store, with a point before and after it.
+    pub(crate) async fn write<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let strike = self.arrive(Place::Before(call)).await;
+        let answer = answer.await;
+        self.arrive(Place::After(call)).await;
+        if strike == Some(Strike::Lost) {
+            return Err(StoreError::Failed("the answer was lost".to_owned()));
+        }
+        answer
+    }
+
     /// Lets late requests arrive that are due, or all that are due by then.
     async fn deliver(&self, by: Option<Time>) {
         let due: Vec<_> = {
@@ -294,16 +307,6 @@ impl<P: ?Sized> Passing<P> {
         if strike == Some(Strike::Lost) {
             let detail = "the answer was lost".to_owned();
             return Err(PortError::MayHaveActed { peer, detail });
-        }
-        answer
-    }
-
-    async fn write<T>(&self, call: &'static str, answer: Answer<'_, T, StoreError>) -> Result<T, StoreError> {
-        let strike = self.points.arrive(Place::Before(call)).await;
-        let answer = answer.await;
-        self.points.arrive(Place::After(call)).await;
-        if strike == Some(Strike::Lost) {
-            return Err(StoreError::Failed("the answer was lost".to_owned()));
         }
         answer
     }
@@ -412,99 +415,26 @@ impl Wlm for Passing<dyn Wlm> {
 }
 
 #[async_trait]
-impl SessionStore for Passing<dyn SessionStore> {
-    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        self.write("store.create", self.inner.create(session)).await
-    }
-
-    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-        self.inner.ids().await
-    }
-
-    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
-        self.inner.summary(id).await
-    }
-
-    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-        self.inner.load(id).await
-    }
-
+impl DriverStore for Passing<dyn DriverStore> {
     async fn save(
         &self,
         session: &Session,
         events: &[Event],
         revision: Revision,
     ) -> Result<Revision, StoreError> {
-        self.write("store.save", self.inner.save(session, events, revision)).await
+        self.points.write("store.save", self.inner.save(session, events, revision)).await
     }
 
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
-        self.write("store.remove", self.inner.remove(id)).await
-    }
-
-    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
-        self.write("store.order_deletion", self.inner.order_deletion(id, by)).await
-    }
-
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        self.inner.deletion_ordered(id).await
-    }
-
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        self.inner.deletion_ordered_by(id).await
-    }
-
-    async fn command(
-        &self,
-        id: UpgradeId,
-        command: Command,
-        by: Option<&Actor>,
-    ) -> Result<Option<u64>, StoreError> {
-        self.write("store.command", self.inner.command(id, command, by)).await
-    }
-
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
-        self.inner.commands(id).await
-    }
-
-    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
-        self.inner.nodes(id, from, count).await
-    }
-
-    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
-        self.inner.history(id, after, count).await
-    }
-
-    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
-        self.inner.delivered(id).await
-    }
-
-    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
-        self.write("store.set_delivered", self.inner.set_delivered(id, number)).await
+        self.points.write("store.remove", self.inner.remove(id)).await
     }
 
     async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
-        self.write("store.claim", self.inner.claim(id, nodes)).await
-    }
-
-    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        self.inner.own(id).await
+        self.points.write("store.claim", self.inner.claim(id, nodes)).await
     }
 
     fn owns(&self, id: UpgradeId) -> bool {
         self.inner.owns(id)
-    }
-
-    async fn disowned(&self, id: UpgradeId) {
-        self.inner.disowned(id).await;
-    }
-
-    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
-        self.inner.disown(id).await
-    }
-
-    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
-        self.inner.changes().await
     }
 }
 
@@ -607,8 +537,8 @@ fn without_last_state(reason: &str) -> &str {
 
 /// What an operator does, from the creation of the sessions to their end.
 type Script = Box<dyn Fn(&mut World) -> Result<(), Stuck> + Send + Sync>;
-/// What is put between the service and its ports.
-type Decorate = Box<dyn Fn(Ports, &Points) -> Ports + Send + Sync>;
+/// What is done to a world before its script begins.
+type Prepare = Box<dyn Fn(&mut World, &Points) + Send + Sync>;
 
 /// Something that must end the same whenever the service dies.
 pub struct Scenario {
@@ -617,7 +547,7 @@ pub struct Scenario {
     seed: u64,
     limits: Limits,
     script: Script,
-    decorate: Option<Decorate>,
+    prepare: Option<Prepare>,
     bears_absence: bool,
     bears_late: bool,
 }
@@ -637,7 +567,7 @@ impl Scenario {
             seed,
             limits: Limits::default(),
             script: Box::new(script),
-            decorate: None,
+            prepare: None,
             bears_absence: true,
             bears_late: true,
         }
@@ -655,10 +585,10 @@ impl Scenario {
         self
     }
 
-    /// The same with something between the service and its ports.
+    /// The same on a world to which this is done before.
     #[must_use]
-    pub fn decorated(mut self, decorate: impl Fn(Ports, &Points) -> Ports + Send + Sync + 'static) -> Self {
-        self.decorate = Some(Box::new(decorate));
+    pub fn prepared(mut self, prepare: impl Fn(&mut World, &Points) + Send + Sync + 'static) -> Self {
+        self.prepare = Some(Box::new(prepare));
         self
     }
 
@@ -685,8 +615,8 @@ impl Scenario {
     pub fn run(&self, strikes: Strikes) -> Result<(End, Points), Stuck> {
         let points = Points::with(strikes);
         let mut world = World::new(self.config.clone(), self.seed, self.limits.clone());
-        if let Some(decorate) = &self.decorate {
-            world.decorate(|ports| decorate(ports, &points));
+        if let Some(prepare) = &self.prepare {
+            prepare(&mut world, &points);
         }
         world.pass(&points);
         (self.script)(&mut world)?;

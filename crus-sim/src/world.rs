@@ -17,9 +17,9 @@ use std::task::{Context, Poll, Waker};
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, Phase, Stage};
+use crus_core::model::{Command, Node, NumberedCommand, Phase, Stage};
 use crus_core::plan::{self, Experience, Sources};
-use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
+use crus_core::ports::{Clock, DriverStore, SessionStore as _, StoreError, Wlm as _};
 use crus_core::promises::{self, Audit, By, Fact, NodeView, Outcome, Violation};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
@@ -163,7 +163,7 @@ impl World {
             hsm: Arc::new(hsm.clone()),
             bos: Arc::new(bos.clone()),
             wlm: Arc::new(wlm.clone()),
-            store: Arc::clone(&store) as Arc<dyn SessionStore>,
+            store: Arc::clone(&store) as Arc<dyn DriverStore>,
             clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
             checks: Arc::new(checks.clone()),
             observer: Arc::new(Told(Arc::clone(&cluster))),
@@ -193,7 +193,7 @@ impl World {
         }
     }
 
-    /// Puts something between the service and its ports and store, for the sessions that are created from now on.
+    /// Puts something between drivers and their ports and store, for the sessions that are created from now on.
     pub fn decorate(&mut self, decorate: impl FnOnce(Ports) -> Ports) {
         self.ports = decorate(self.ports.clone());
     }
@@ -231,7 +231,7 @@ impl World {
             audit.clock_set();
         }
         self.audits.insert(id, audit);
-        let Some(result) = poll(self.ports.store.create(&session)) else {
+        let Some(result) = self.ask_store("store.create", self.store.create(&session)) else {
             // The client got no answer. It looks whether the session is there, and asks again if not.
             self.die()?;
             if !self.running.contains_key(&id) {
@@ -241,7 +241,7 @@ impl World {
             return Ok(id);
         };
         let revision = result.map_err(failed)?;
-        at_once(self.ports.store.own(id))?.map_err(failed)?;
+        at_once(self.store.own(id))?.map_err(failed)?;
         let driver = Driver::new(session, revision, self.ports.clone());
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(id)
@@ -263,7 +263,7 @@ impl World {
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("deletes {id}"));
-        let Some(result) = poll(self.ports.store.order_deletion(id, None)) else {
+        let Some(result) = self.ask_store("store.order_deletion", self.store.order_deletion(id, None)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.delete(id);
@@ -290,7 +290,7 @@ impl World {
     /// When the store fails.
     pub fn command(&mut self, id: UpgradeId, command: Command) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("orders {id}: {command:?}"));
-        let Some(result) = poll(self.ports.store.command(id, command, None)) else {
+        let Some(result) = self.ask_store("store.command", self.store.command(id, command, None)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.command(id, command);
@@ -303,10 +303,22 @@ impl World {
             return self.load(id);
         }
         if let Some(runner) = self.running.get_mut(&id) {
-            runner.driver.command(number, Ordered { command, by: None });
+            runner.driver.command(NumberedCommand { number, command, by: None });
             runner.next = Next::Now;
         }
         Ok(())
+    }
+
+    /// Has the store do something for a client; `None`: the service died over it.
+    fn ask_store<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<Result<T, StoreError>> {
+        match &self.points {
+            Some(points) => poll(points.write(call, answer)),
+            None => poll(answer),
+        }
     }
 
     /// Kills the service and starts it again: the cluster and the store stay.
@@ -353,7 +365,7 @@ impl World {
         self.checks.inner().die();
         self.store.expire();
         self.store = Arc::new(self.store.another_replica());
-        self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
+        self.ports.store = Arc::clone(&self.store) as Arc<dyn DriverStore>;
         self.load_all()
     }
 
@@ -405,24 +417,24 @@ impl World {
     }
 
     fn load_all(&mut self) -> Result<(), Stuck> {
-        for id in at_once(self.ports.store.ids())?.map_err(failed)? {
+        for id in at_once(self.store.ids())?.map_err(failed)? {
             self.load(id)?;
         }
         Ok(())
     }
 
     fn load(&mut self, id: UpgradeId) -> Result<(), Stuck> {
-        let Some((mut session, revision)) = at_once(self.ports.store.load(id))?.map_err(failed)? else {
+        let Some((mut session, revision)) = at_once(self.store.load(id))?.map_err(failed)? else {
             return Ok(());
         };
-        at_once(self.ports.store.own(id))?.map_err(failed)?;
+        at_once(self.store.own(id))?.map_err(failed)?;
         session.limits = self.limits.clone();
         let mut driver = Driver::new(session, revision, self.ports.clone());
-        if at_once(self.ports.store.deletion_ordered(id))?.map_err(failed)? {
-            driver.order_deletion(None);
+        if let Some(order) = at_once(self.store.deletion(id))?.map_err(failed)? {
+            driver.order_deletion(order.by);
         }
-        for (number, ordered) in at_once(self.ports.store.commands(id))?.map_err(failed)? {
-            driver.command(number, ordered);
+        for command in at_once(self.store.commands(id))?.map_err(failed)? {
+            driver.command(command);
         }
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(())

@@ -14,15 +14,15 @@ use crate::wlm::WlmNode;
 
 impl Machine<'_> {
     pub(super) fn take_in(&mut self, input: Input) {
-        if let Input::Command { number, command, by } = input {
-            return self.command(number, command, by);
+        if let Input::Command(command) = input {
+            return self.command(command);
         }
         if self.s.is_done() {
             return;
         }
         let known = &mut self.s.known;
         match input {
-            Input::Tick | Input::Command { .. } => {}
+            Input::Tick | Input::Command(_) => {}
             Input::Delete { by } => self.delete(by),
             Input::Group(group, seen) => {
                 known.troubles.remove(&CallKind::ReadGroup(group));

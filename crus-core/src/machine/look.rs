@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::messages;
-use crate::model::{
-    CallKind, Failure, Group, Holder, Node, NodeState, Phase, Said, SeenGroup, Session, Stage,
-};
+use crate::model::{Failure, Group, Holder, Node, NodeState, Phase, Said, SeenGroup, Session, Stage};
 use crate::names::{NodeName, PartitionName, Xname};
 use crate::time::Time;
 use crate::wlm::{BaseState, Flag, WlmNode};

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crus_core::claims::Turn;
 use crus_core::machine::Event;
-use crus_core::model::{Counts, Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId};
+use crus_core::model::{
+    Counts, DeletionOrder, Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId,
+};
 use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::{Message, Time, Xname};
 use uuid::Uuid;
@@ -153,13 +155,13 @@ async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
     let id = session.head.id;
     let revision = store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
+    assert_eq!(store.deletion(id).await, Ok(None));
     store.order_deletion(id, None).await.unwrap();
     store.order_deletion(id, None).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true));
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
     assert_eq!(load(store, id).await.1, revision, "an order does not disturb who runs the session");
     store.save(&session, &[Event::Head], revision).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true), "a save does not undo it");
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })), "a save does not undo it");
 }
 
 async fn removes_everything(store: &dyn SessionStore) {
@@ -177,7 +179,7 @@ async fn removes_everything(store: &dyn SessionStore) {
     store.remove(id).await.unwrap();
     assert_eq!(store.load(id).await, Ok(None));
     assert!(!store.ids().await.unwrap().contains(&id));
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
+    assert_eq!(store.deletion(id).await, Ok(None));
     assert_eq!(load(store, neighbour.head.id).await, (neighbour.clone(), kept));
 
     let bare = Session { nodes: Vec::new(), messages: Vec::new(), ..removed };
