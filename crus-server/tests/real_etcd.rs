@@ -20,7 +20,7 @@ use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
-use crus_core::ports::{Change, SessionStore as _, StoreError};
+use crus_core::ports::{Change, DriverStore as _, SessionStore as _, StoreError};
 use crus_server::settings::{Config, EtcdOptions};
 use crus_server::store::inspect::{self, InspectError, Report};
 use crus_server::store::{EtcdError, EtcdStore};

@@ -1,18 +1,15 @@
 //! Pause, resume and retry, given to any of several replicas on one store: they reach the owner, hold, and happen once.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[path = "support/replicas.rs"]
-mod replicas;
 
 use crus_api::{ServiceError, SessionState, Sessions as _};
 use crus_core::UpgradeId;
 use crus_core::commands::NotNow;
 use crus_core::history::Happening;
 use crus_core::model::{Command, Counts, NodeState, Phase};
-use crus_core::ports::{SessionStore as _, StoreError};
+use crus_core::ports::{DriverStore as _, SessionStore as _, StoreError};
 use crus_sim::config::BootBehaviour;
-use replicas::{HOUR_MS, Site, busy, config, eventually};
 use uuid::Uuid;
+
+use crate::replicas::{HOUR_MS, Site, busy, config, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_ordered_of_one_replica_reaches_the_owner_at_once_however_long_it_sleeps() {

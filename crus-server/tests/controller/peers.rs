@@ -1,5 +1,4 @@
 //! The controller over peers that misbehave: what it answers meanwhile, and what it has done in the end.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
