@@ -25,7 +25,7 @@ use crate::actor::Actor;
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
 use crate::model::{DeletionOrder, NumberedCommand, SeenGroup, Session};
-use crate::names::{NodeName, Xname};
+use crate::names::{BootHandle, NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, DriverStore, Hsm, PortError, Rejected, Revision, StoreError, Wlm};
 use crate::promises::{self, Violation};
 use crate::time::Time;
@@ -196,99 +196,85 @@ impl Driver {
 
     /// Makes a call, and tells what came of it.
     async fn perform(&self, effect: Effect) -> Result<Input, StoreError> {
-        let at = self.ports.clock.now();
-        debug!(step = self.session.head.step, kind = ?effect.kind(), "asking");
+        let Ports { hsm, bos, wlm, store, clock, checks, .. } = &self.ports;
+        let (session, head) = (&self.session, &self.session.head);
+        let at = clock.now();
+        debug!(step = head.step, kind = ?effect.kind(), "asking");
+        let done = |result: Result<(), PortError>| self.asked(&effect, Vec::new(), result.map(|()| None));
         let seen = match &effect {
-            Effect::ReadGroup(group) => self
-                .ports
-                .hsm
-                .group(self.session.label(*group))
-                .await
-                .map(|members| Input::Group(*group, SeenGroup { at, members })),
+            Effect::ReadGroup(group) => {
+                let members = hsm.group(session.label(*group)).await;
+                members.map(|members| Input::Group(*group, SeenGroup { at, members }))
+            }
             Effect::ReadFacts(nodes) => {
-                let facts = self.ports.hsm.facts(nodes).await;
+                let facts = hsm.facts(nodes).await;
                 facts.map(|facts| Input::Facts { at, asked: nodes.clone(), facts })
             }
             Effect::ReadTemplate(key) => {
-                self.ports.bos.has_template(key).await.map(|exists| Input::Template { at, exists })
+                bos.has_template(key).await.map(|exists| Input::Template { at, exists })
             }
             Effect::Claim => {
-                let nodes: Vec<Xname> = self.session.members().collect();
-                let turn = self.ports.store.claim(self.session.head.id, &nodes).await?;
-                Ok(Input::Claim { at, turn })
+                let nodes: Vec<Xname> = session.members().collect();
+                Ok(Input::Claim { at, turn: store.claim(head.id, &nodes).await? })
             }
             Effect::ReadNodes(names) => {
-                let nodes = self.ports.wlm.nodes(names).await;
+                let nodes = wlm.nodes(names).await;
                 nodes.map(|nodes| Input::Nodes { at, asked: names.clone(), nodes })
             }
             Effect::ReadJobs(names) => {
-                let jobs = self.ports.wlm.jobs(names).await;
-                jobs.map(|jobs| Input::Jobs { at, asked: names.clone(), jobs })
+                wlm.jobs(names).await.map(|jobs| Input::Jobs { at, asked: names.clone(), jobs })
             }
             Effect::ReadPendingJobs => {
-                let names: Vec<NodeName> =
-                    self.session.pending().filter_map(|node| node.name.clone()).collect();
-                self.ports.wlm.jobs(&names).await.map(Input::PendingJobs)
+                let names: Vec<NodeName> = session.pending().filter_map(|node| node.name.clone()).collect();
+                wlm.jobs(&names).await.map(Input::PendingJobs)
             }
-            Effect::ReadBootIds => self.ports.bos.boot_ids().await.map(|ids| Input::BootIds { at, ids }),
+            Effect::ReadBootIds => bos.boot_ids().await.map(|ids| Input::BootIds { at, ids }),
             Effect::ReadBoot(key) => {
-                let session = self.ports.bos.session(key).await;
+                let session = bos.session(key).await;
                 session.map(|session| Input::Boot { at, name: key.request.name.clone(), session })
             }
             Effect::ReadPartitions(names) => {
-                let partitions = self.ports.wlm.partitions(names).await;
-                partitions.map(|partitions| Input::Partitions { at, partitions })
+                wlm.partitions(names).await.map(|partitions| Input::Partitions { at, partitions })
             }
-            Effect::ReadZone(name) => Ok(Input::Zone { at, offset: self.ports.clock.zone(name, at) }),
+            Effect::ReadZone(name) => Ok(Input::Zone { at, offset: clock.zone(name, at) }),
             Effect::Check(request) => {
-                let verdicts = self.ports.checks.judge(request).await;
+                let verdicts = checks.judge(request).await;
                 verdicts.map(|verdicts| Input::Checked { step: request.step, verdicts })
             }
-            _ => return Ok(self.request(effect).await),
+            Effect::Drain(names) => Ok(done(wlm.drain(names, &messages::drain_reason(head.id)).await)),
+            Effect::Resume(names) => Ok(done(wlm.resume(names).await)),
+            Effect::MarkDown(names, reason) => Ok(done(wlm.down(names, reason).await)),
+            Effect::MarkReason(names, reason) => Ok(done(wlm.set_reason(names, reason).await)),
+            Effect::Requeue(jobs) => Ok(done(wlm.requeue(jobs).await)),
+            Effect::Cancel(jobs) => Ok(done(wlm.cancel(jobs).await)),
+            Effect::RemoveMembers(group, nodes) => {
+                Ok(done(hsm.remove_members(session.label(*group), nodes).await))
+            }
+            Effect::AddMembers(group, nodes) => {
+                Ok(match hsm.add_members(session.label(*group), nodes).await {
+                    Ok(rejected) => self.asked(&effect, rejected, Ok(None)),
+                    Err(error) => self.asked(&effect, Vec::new(), Err(error)),
+                })
+            }
+            Effect::Reboot(request) => Ok(self.asked(&effect, Vec::new(), bos.reboot(request).await)),
         };
         Ok(seen.unwrap_or_else(|error| {
-            warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
+            warn!(step = head.step, kind = ?effect.kind(), "a look failed: {error}");
             Input::Failed { effect, error }
         }))
     }
 
-    /// Makes a call that changes the world.
-    async fn request(&self, effect: Effect) -> Input {
-        let Ports { hsm, bos, wlm, .. } = &self.ports;
-        let mut rejected: Vec<Rejected> = Vec::new();
-        let mut handle = None;
-        let result: Result<(), PortError> = match &effect {
-            Effect::Drain(names) => wlm.drain(names, &messages::drain_reason(self.session.head.id)).await,
-            Effect::Resume(names) => wlm.resume(names).await,
-            Effect::MarkDown(names, reason) => wlm.down(names, reason).await,
-            Effect::MarkReason(names, reason) => wlm.set_reason(names, reason).await,
-            Effect::AddMembers(group, nodes) => {
-                let added = hsm.add_members(self.session.label(*group), nodes).await;
-                added.map(|refused| rejected = refused)
-            }
-            Effect::RemoveMembers(group, nodes) => {
-                hsm.remove_members(self.session.label(*group), nodes).await
-            }
-            Effect::Reboot(request) => bos.reboot(request).await.map(|called| handle = called),
-            Effect::Requeue(jobs) => wlm.requeue(jobs).await,
-            Effect::Cancel(jobs) => wlm.cancel(jobs).await,
-            Effect::ReadGroup(_)
-            | Effect::ReadFacts(_)
-            | Effect::ReadTemplate(_)
-            | Effect::Claim
-            | Effect::ReadNodes(_)
-            | Effect::ReadJobs(_)
-            | Effect::ReadPendingJobs
-            | Effect::ReadBootIds
-            | Effect::ReadBoot(_)
-            | Effect::ReadPartitions(_)
-            | Effect::ReadZone(_)
-            | Effect::Check(_) => Ok(()),
-        };
+    /// What came of a call that changes the world.
+    fn asked(
+        &self,
+        effect: &Effect,
+        rejected: Vec<Rejected>,
+        result: Result<Option<BootHandle>, PortError>,
+    ) -> Input {
         if let Err(error) = &result {
             warn!(step = self.session.head.step, kind = ?effect.kind(), "a request failed: {error}");
         }
-        Input::Asked { effect, rejected, result: result.map(|()| handle) }
+        Input::Asked { effect: effect.clone(), rejected, result }
     }
 }
 

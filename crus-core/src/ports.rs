@@ -371,9 +371,7 @@ pub trait Checks: Send + Sync + 'static {
 
     /// Nothing more is asked for this session here, or not before it is taken up anew: what runs for it may be ended, and
     /// what is known of it forgotten.
-    fn forget(&self, session: UpgradeId) {
-        _ = session;
-    }
+    fn forget(&self, session: UpgradeId);
 }
 
 /// Knows no command.
@@ -383,6 +381,8 @@ impl Checks for () {
         let detail = format!("there is no check command '{}' in the configuration", request.name);
         Err(PortError::Refused { peer: Peer::Check, detail })
     }
+
+    fn forget(&self, _: UpgradeId) {}
 }
 
 /// The version of a stored session: it changes with every save.

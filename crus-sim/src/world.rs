@@ -606,6 +606,7 @@ impl World {
             Some(Err(StoreError::Conflict(_))) => {
                 drop(cluster);
                 self.running.remove(&id);
+                self.ports.checks.forget(id);
                 return self.load(id);
             }
             Some(result) => result.map_err(failed)?,
@@ -616,6 +617,9 @@ impl World {
             None => next,
         };
         let ended = matches!(runner.next, Next::Finished | Next::Removed);
+        if ended {
+            self.ports.checks.forget(id);
+        }
         if !runner.driver.session().is_done() {
             // It may work again after its end: the next one is checked, too.
             self.ended.remove(&id);
