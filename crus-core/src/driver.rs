@@ -283,16 +283,12 @@ mod tests {
     use std::future::Future;
     use std::num::NonZeroU32;
     use std::pin::pin;
-    use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
-
-    use async_trait::async_trait;
 
     use super::*;
     use crate::claims::Turn;
     use crate::model::{Limits, Spec, UpgradeId};
-    use crate::names::Xname;
-    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer};
+    use crate::ports::{MockBos, MockDriverStore, MockHsm, MockWlm, NodeFacts, Peer};
     use crate::strategy::Strategy;
     use crate::window::ZoneOffset;
 
@@ -305,27 +301,16 @@ mod tests {
     }
 
     /// A store that takes so many saves, and fails from then on.
-    struct Failing {
-        saves: Mutex<u32>,
-        owned: Mutex<bool>,
-    }
-
-    #[async_trait]
-    impl DriverStore for Failing {
-        async fn save(&self, _: &Session, _: &[Event], revision: Revision) -> Result<Revision, StoreError> {
-            let mut left = self.saves.lock().unwrap();
-            *left = left.checked_sub(1).ok_or_else(|| StoreError::Failed("no space left".into()))?;
+    fn store(saves: u32, owns: bool) -> MockDriverStore {
+        let mut store = MockDriverStore::new();
+        let mut left = saves;
+        store.expect_save().returning(move |_, _, revision| {
+            left = left.checked_sub(1).ok_or_else(|| StoreError::Failed("no space left".into()))?;
             Ok(Revision(revision.0 + 1))
-        }
-        async fn remove(&self, _: UpgradeId) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Turn, StoreError> {
-            Ok(Turn::Granted)
-        }
-        fn owns(&self, _: UpgradeId) -> bool {
-            *self.owned.lock().unwrap()
-        }
+        });
+        store.expect_claim().returning(|_, _| Ok(Turn::Granted));
+        store.expect_owns().return_const(owns);
+        store
     }
 
     struct Noon;
@@ -339,12 +324,7 @@ mod tests {
         }
     }
 
-    fn driver(hsm: MockHsm, bos: MockBos, wlm: MockWlm, saves: u32) -> Driver {
-        let store = Arc::new(Failing { saves: Mutex::new(saves), owned: Mutex::new(true) });
-        driver_on(&store, hsm, bos, wlm)
-    }
-
-    fn driver_on(store: &Arc<Failing>, hsm: MockHsm, bos: MockBos, wlm: MockWlm) -> Driver {
+    fn driver(hsm: MockHsm, store: MockDriverStore) -> Driver {
         let spec = Spec {
             starting: "all".parse().unwrap(),
             upgrading: "up".parse().unwrap(),
@@ -358,9 +338,9 @@ mod tests {
         let session = Session::new(id, spec, "1", Limits::default(), Noon.now());
         let ports = Ports {
             hsm: Arc::new(hsm),
-            bos: Arc::new(bos),
-            wlm: Arc::new(wlm),
-            store: store.clone(),
+            bos: Arc::new(MockBos::new()),
+            wlm: Arc::new(MockWlm::new()),
+            store: Arc::new(store),
             clock: Arc::new(Noon),
             checks: Arc::new(()),
             observer: Arc::new(()),
@@ -379,7 +359,7 @@ mod tests {
             let arch = "X86".to_owned();
             Ok(vec![NodeFacts { xname, nid: Some(1), role, enabled: true, locked: false, arch }])
         });
-        let mut driver = driver(hsm, MockBos::new(), MockWlm::new(), 0);
+        let mut driver = driver(hsm, store(0, true));
         let end = loop {
             match at_once(driver.advance()) {
                 Ok(Next::Now) => {}
@@ -398,7 +378,7 @@ mod tests {
         let mut hsm = MockHsm::new();
         let away = || Err(PortError::Unreachable { peer: Peer::Hsm, detail: "no route".into() });
         hsm.expect_group().once().returning(move |_| away());
-        let mut driver = driver(hsm, MockBos::new(), MockWlm::new(), 10);
+        let mut driver = driver(hsm, store(10, true));
         let pause = loop {
             match at_once(driver.advance()).unwrap() {
                 Next::Now => {}
@@ -417,9 +397,7 @@ mod tests {
     /// P3: a replica that was stopped past its lease notices before it acts. Mocks panic at any call.
     #[test]
     fn p3_nothing_is_asked_of_a_peer_for_a_session_that_is_not_ours_any_more() {
-        let store = Arc::new(Failing { saves: Mutex::new(10), owned: Mutex::new(true) });
-        let mut driver = driver_on(&store, MockHsm::new(), MockBos::new(), MockWlm::new());
-        *store.owned.lock().unwrap() = false;
+        let mut driver = driver(MockHsm::new(), store(10, false));
         let end = at_once(driver.advance());
         assert_eq!(end, Err(StoreError::NotOwner(driver.session().head.id)));
     }

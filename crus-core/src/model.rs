@@ -341,10 +341,19 @@ pub struct Pace {
 impl Pace {
     /// Takes note of a step that took so long.
     pub(crate) fn note(&mut self, ms: u64) {
-        self.least_ms = if self.boots == 0 { ms } else { self.least_ms.min(ms) };
-        self.most_ms = self.most_ms.max(ms);
-        self.total_ms = self.total_ms.saturating_add(ms);
-        self.boots = self.boots.saturating_add(1);
+        self.merge(Pace { boots: 1, total_ms: ms, least_ms: ms, most_ms: ms });
+    }
+
+    /// Takes note of the steps of another session.
+    pub(crate) fn merge(&mut self, other: Pace) {
+        self.least_ms = match (self.boots, other.boots) {
+            (_, 0) => self.least_ms,
+            (0, _) => other.least_ms,
+            _ => self.least_ms.min(other.least_ms),
+        };
+        self.most_ms = self.most_ms.max(other.most_ms);
+        self.total_ms = self.total_ms.saturating_add(other.total_ms);
+        self.boots = self.boots.saturating_add(other.boots);
     }
 }
 

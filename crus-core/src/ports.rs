@@ -7,6 +7,20 @@
 //! - A call that asks for many nodes is one observation: it costs about the same for one node as for a
 //!   thousand.
 //!
+//! # Mocks
+//!
+//! With the feature `mock` there is a generated mock of each port, for the tests of who calls them:
+//!
+//! ```
+//! # #[cfg(feature = "mock")]
+//! # {
+//! use crus_core::ports::MockBos;
+//!
+//! let mut bos = MockBos::new();
+//! bos.expect_has_template().once().returning(|_| Ok(true));
+//! # }
+//! ```
+//!
 //! # Errors
 //!
 //! A [`PortError`] says whether the peer refused, was unreachable, or may have acted: only the last leaves
@@ -409,6 +423,7 @@ pub enum StoreError {
 /// What a [`Driver`](crate::driver::Driver) needs of the store that its session lives in: the part of a [`SessionStore`] to
 /// be had where one process runs a session of its own. Every write is complete and durable when the call returns, or has
 /// not happened.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]
 pub trait DriverStore: Send + Sync + 'static {
     /// Stores what `events` say has changed since `revision`. With the end of a session its [claim] is dropped; one that

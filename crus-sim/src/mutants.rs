@@ -130,8 +130,7 @@ impl Bent {
     fn bent_node(&self, mut node: WlmNode) -> WlmNode {
         let memory = self.memory();
         let reason = node.reason.clone().unwrap_or_default();
-        let is_theirs =
-            !reason.is_empty() && !messages::is_crus_reason(&reason) && !messages::is_slurm_reason(&reason);
+        let is_theirs = !reason.is_empty() && messages::is_theirs(&reason);
         match self.mutant {
             Mutant::SeesNoJobs => {
                 if matches!(node.base, BaseState::Allocated | BaseState::Mixed) {
