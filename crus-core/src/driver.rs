@@ -29,6 +29,7 @@ use crate::names::{BootHandle, NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, DriverStore, Hsm, PortError, Rejected, Revision, StoreError, Wlm};
 use crate::promises::{self, Violation};
 use crate::time::Time;
+use crate::wlm::WlmNode;
 
 /// Everything that a session needs of the outside.
 #[derive(Clone)]
@@ -113,6 +114,17 @@ impl Driver {
     /// An operator's command, as the store noted it: it takes effect with the next round. Giving it again changes nothing.
     pub fn command(&mut self, command: NumberedCommand) {
         self.commands.insert(command.number, command);
+    }
+
+    /// Takes in a look at nodes that [`machine::next_look`] announced and the host made: it began at `begun`, when
+    /// [`advance`](Self::advance) had told to wait, and nothing was done for the session since. It is stored with the next
+    /// round.
+    pub fn looked(&mut self, begun: Time, asked: Vec<NodeName>, nodes: Result<Vec<WlmNode>, PortError>) {
+        let input = match nodes {
+            Ok(nodes) => Input::Nodes { at: begun, asked, nodes },
+            Err(error) => self.look_failed(Effect::ReadNodes(asked), error),
+        };
+        self.take(self.ports.clock.now(), input);
     }
 
     /// Does one round: at most one call to a peer.
@@ -258,10 +270,12 @@ impl Driver {
             }
             Effect::Reboot(request) => Ok(self.asked(&effect, Vec::new(), bos.reboot(request).await)),
         };
-        Ok(seen.unwrap_or_else(|error| {
-            warn!(step = head.step, kind = ?effect.kind(), "a look failed: {error}");
-            Input::Failed { effect, error }
-        }))
+        Ok(seen.unwrap_or_else(|error| self.look_failed(effect, error)))
+    }
+
+    fn look_failed(&self, effect: Effect, error: PortError) -> Input {
+        warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
+        Input::Failed { effect, error }
     }
 
     /// What came of a call that changes the world.
