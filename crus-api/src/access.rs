@@ -7,7 +7,7 @@
 //! told to an [`Audit`].
 //!
 //! No token is needed for paths that tell nothing of sessions (`/healthz`, `/readyz`, `/metrics`, `/openapi.json` and the like), for `OPTIONS`, and
-//! to learn that there is no such path (404) or method (405).
+//! to learn that there is no such path (404) or method (405). `/readyz` shows more to who has one.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -247,6 +247,17 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
         note.end(&answer, None);
     }
     answer
+}
+
+/// Whether who sent these headers may do what needs this role: for what some are shown and others are not, without being
+/// refused.
+pub(crate) async fn may(access: &dyn Access, headers: &HeaderMap, needed: Role) -> bool {
+    let Ok(sent) = authorization(headers) else { return false };
+    match access.caller(sent).await {
+        Ok(None) => true,
+        Ok(Some(caller)) => caller.role.is_some_and(|role| role.allows(needed)),
+        Err(_) => false,
+    }
 }
 
 /// The header that holds the token. Of two nobody knows which is meant.
