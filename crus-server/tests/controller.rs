@@ -711,9 +711,10 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
 async fn a_plan_ends_in_its_time_whoever_hangs() {
     let service = service(Ends::Hangs, &[]).await;
     service.controller.limit_plans(Duration::from_millis(400));
-    let begun = std::time::Instant::now();
-    let plan = service.controller.plan(spec()).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let plan = tokio::time::timeout(Duration::from_secs(60), service.controller.plan(spec()))
+        .await
+        .unwrap()
+        .unwrap();
     let unmet: Vec<&str> =
         plan.conditions.iter().filter(|condition| !condition.met).map(|condition| condition.name).collect();
     assert_eq!(unmet, ["template", "starting_group"]);

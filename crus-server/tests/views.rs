@@ -9,8 +9,6 @@ mod stream;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
-use std::time::Instant;
-
 use crus_core::Time;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, Span};
@@ -154,14 +152,12 @@ async fn a_stream_shows_each_event_once_whatever_becomes_of_the_service() {
         })
         .await;
         until("an event", async || !client.seen().is_empty()).await;
-        let begun = Instant::now();
         service.signal(end);
         let code = service.end();
         let (more, in_order) = client.end().await;
         seen.extend(more);
         if end == "TERM" {
             assert_eq!((code, in_order), (Some(0), true), "a stream ends with the service");
-            assert!(begun.elapsed().as_secs() < 10, "and does not hold it up");
         }
         service = Service::start(site.serve());
     }
