@@ -22,13 +22,14 @@ use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 use crate::actor::Actor;
-use crate::check::{self, Violation};
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
 use crate::model::{Ordered, SeenGroup, Session};
 use crate::names::{NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
+use crate::promises::{self, Violation};
 use crate::time::Time;
+use crate::wlm::WlmNode;
 
 /// Everything that a session needs of the outside.
 #[derive(Clone)]
@@ -128,6 +129,17 @@ impl Driver {
         self.commands.insert(number, ordered);
     }
 
+    /// Takes in a look at nodes that [`machine::next_look`] announced and the host made: it began at `begun`, when
+    /// [`advance`](Self::advance) had told to wait, and nothing was done for the session since. It is stored with the next
+    /// round.
+    pub fn looked(&mut self, begun: Time, asked: Vec<NodeName>, nodes: Result<Vec<WlmNode>, PortError>) {
+        let input = match nodes {
+            Ok(nodes) => Input::Nodes { at: begun, asked, nodes },
+            Err(error) => self.look_failed(Effect::ReadNodes(asked), error),
+        };
+        self.take(self.ports.clock.now(), input);
+    }
+
     /// Does one round: at most one call to a peer.
     ///
     /// The future may be dropped: what was asked of a peer by then is found out at the next start, as after
@@ -188,7 +200,7 @@ impl Driver {
                 _ => {}
             }
         }
-        for violation in check::session(&self.session) {
+        for violation in promises::session(&self.session) {
             tracing::error!(step = head.step, "broken promise: {violation}");
             self.ports.observer.broken(&self.session, &violation);
         }
@@ -259,10 +271,12 @@ impl Driver {
             }
             _ => return Ok(self.request(effect).await),
         };
-        Ok(seen.unwrap_or_else(|error| {
-            warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
-            Input::Failed { effect, error }
-        }))
+        Ok(seen.unwrap_or_else(|error| self.look_failed(effect, error)))
+    }
+
+    fn look_failed(&self, effect: Effect, error: PortError) -> Input {
+        warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
+        Input::Failed { effect, error }
     }
 
     /// Makes a call that changes the world.
@@ -319,7 +333,7 @@ mod tests {
     use crate::history::Entry;
     use crate::model::{Limits, Node, Spec, Summary, UpgradeId};
     use crate::names::Xname;
-    use crate::ports::{Changes, MockBos, MockHsm, MockWlm, NodeFacts, Peer};
+    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer, StoreChanges};
     use crate::strategy::Strategy;
     use crate::window::ZoneOffset;
 
@@ -404,7 +418,7 @@ mod tests {
         async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {
             Ok(())
         }
-        async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+        async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
             Err(StoreError::Failed("nothing to follow".into()))
         }
     }

@@ -17,7 +17,7 @@
 //! - [`claims`]: which sessions must wait for each other. [`commands`]: which orders make sense when.
 //! - [`stored`]: how a session is kept.
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
-//! - [`check`]: the promises P1–P9, checked.
+//! - [`promises`]: P1–P9 and those of a strategy P1–P9, checked.
 //!
 //! # The promises
 //!
@@ -36,7 +36,6 @@
 pub mod actor;
 pub mod batch;
 pub mod boots;
-pub mod check;
 pub mod claims;
 pub mod commands;
 pub mod driver;
@@ -52,6 +51,7 @@ pub mod names;
 pub mod plan;
 pub mod ports;
 pub mod progress;
+pub mod promises;
 pub mod stored;
 pub mod strategy;
 pub mod time;

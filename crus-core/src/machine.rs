@@ -59,8 +59,8 @@ use crate::boots::BootIds;
 use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
-    Boot, Command, Failure, Group, Holder, Kind, Known, Limits, Node, NodeState, Phase, SeenGroup, Session,
-    Stage,
+    Boot, CallKind, Command, Failure, Group, Holder, Known, Limits, Node, NodeState, Phase, SeenGroup,
+    Session, Stage,
 };
 use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
 use crate::ports::{
@@ -70,7 +70,7 @@ use crate::time::Time;
 use crate::window::ZoneOffset;
 use crate::wlm::{Job, Partition, WlmNode};
 
-pub use agenda::{next_wake, outstanding};
+pub use agenda::{next_look, next_wake, outstanding};
 pub(crate) use begin::candidates;
 pub(crate) use late::holding;
 use look::{LastLook, Mark, Way};
@@ -198,25 +198,25 @@ pub enum Effect {
 
 impl Effect {
     /// Which kind of call it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> CallKind {
         match self {
-            Effect::ReadGroup(group) => Kind::ReadGroup(*group),
-            Effect::ReadFacts(_) => Kind::ReadFacts,
-            Effect::ReadTemplate(_) => Kind::ReadTemplate,
-            Effect::Claim => Kind::Claim,
-            Effect::ReadNodes(_) => Kind::ReadNodes,
-            Effect::ReadJobs(_) | Effect::ReadPendingJobs => Kind::ReadJobs,
-            Effect::ReadBootIds => Kind::ReadBootIds,
-            Effect::ReadBoot(_) => Kind::ReadBoot,
-            Effect::Drain(_) => Kind::Drain,
-            Effect::Resume(_) => Kind::Resume,
-            Effect::MarkDown(..) | Effect::MarkReason(..) => Kind::Mark,
-            Effect::AddMembers(group, _) | Effect::RemoveMembers(group, _) => Kind::Change(*group),
-            Effect::Reboot(_) => Kind::Reboot,
-            Effect::ReadPartitions(_) => Kind::ReadPartitions,
-            Effect::ReadZone(_) => Kind::ReadZone,
-            Effect::Requeue(_) | Effect::Cancel(_) => Kind::EndJobs,
-            Effect::Check(_) => Kind::Check,
+            Effect::ReadGroup(group) => CallKind::ReadGroup(*group),
+            Effect::ReadFacts(_) => CallKind::ReadFacts,
+            Effect::ReadTemplate(_) => CallKind::ReadTemplate,
+            Effect::Claim => CallKind::Claim,
+            Effect::ReadNodes(_) => CallKind::ReadNodes,
+            Effect::ReadJobs(_) | Effect::ReadPendingJobs => CallKind::ReadJobs,
+            Effect::ReadBootIds => CallKind::ReadBootIds,
+            Effect::ReadBoot(_) => CallKind::ReadBoot,
+            Effect::Drain(_) => CallKind::Drain,
+            Effect::Resume(_) => CallKind::Resume,
+            Effect::MarkDown(..) | Effect::MarkReason(..) => CallKind::Mark,
+            Effect::AddMembers(group, _) | Effect::RemoveMembers(group, _) => CallKind::Change(*group),
+            Effect::Reboot(_) => CallKind::Reboot,
+            Effect::ReadPartitions(_) => CallKind::ReadPartitions,
+            Effect::ReadZone(_) => CallKind::ReadZone,
+            Effect::Requeue(_) | Effect::Cancel(_) => CallKind::EndJobs,
+            Effect::Check(_) => CallKind::Check,
         }
     }
 }
@@ -931,7 +931,7 @@ fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
 }
 
 /// When a request of this kind may be made again.
-fn paced(session: &Session, kind: Kind) -> Time {
+fn paced(session: &Session, kind: CallKind) -> Time {
     let asked = session.known.asked.get(&kind).map_or(Time(0), |&at| at + session.limits.poll_ms);
     let trouble = session.known.troubles.get(&kind).map_or(Time(0), |trouble| trouble.until);
     asked.max(trouble)
@@ -940,7 +940,7 @@ fn paced(session: &Session, kind: Kind) -> Time {
 /// The pause before a call that failed so many times in a row is made again. It doubles with each failure, and is up
 /// to a fifth longer than that, by a hash of what it is about: sessions that fail together do not all come back at
 /// the same moment. Never shorter than a poll interval nor longer than the bound.
-fn retry_pause(session: &Session, kind: Kind, failures: u32) -> u64 {
+fn retry_pause(session: &Session, kind: CallKind, failures: u32) -> u64 {
     let Limits { poll_ms, retry_max_ms, .. } = session.limits;
     let doubled = poll_ms.saturating_mul(1 << failures.saturating_sub(1).min(16));
     // The longest pauses differ as well.

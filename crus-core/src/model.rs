@@ -27,7 +27,7 @@ use crate::ports::TemplateKey;
 use crate::strategy::Strategy;
 use crate::time::Time;
 
-pub use known::{Group, Kind, Known, SeenBoot, SeenGroup, SeenJobs, Trouble};
+pub use known::{CallKind, Group, Known, SeenBoot, SeenGroup, SeenJobs, Trouble};
 pub use message::Message;
 pub use node::{Counts, Failure, Holder, HoldingJob, Node, NodeState, Owed};
 

@@ -510,12 +510,12 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError>;
 
     /// What changes in the store from now on.
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError>;
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError>;
 }
 
 /// What changes in a store, ourselves included, as it becomes known.
 #[async_trait]
-pub trait Changes: Send + 'static {
+pub trait StoreChanges: Send + 'static {
     /// The next change; waits for it. To give up waiting loses none.
     ///
     /// # Errors

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
-use crus_core::check;
 use crus_core::history::Happening;
 use crus_core::machine::{self, Effect, Event, Input};
 use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
@@ -12,6 +11,7 @@ use crus_core::names::{NodeName, PartitionName, Xname};
 use crus_core::ports::{
     BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest, Verdict,
 };
+use crus_core::promises;
 use crus_core::time::WlmTime;
 use crus_core::window::ZoneOffset;
 use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
@@ -187,7 +187,7 @@ impl Paper {
         let mut events = Vec::new();
         for _ in 0..10_000 {
             events.extend(machine::step(session, self.now, Input::Tick));
-            assert_eq!(check::session(session), [], "{session:#?}");
+            assert_eq!(promises::session(session), [], "{session:#?}");
             if session.is_done() {
                 return events;
             }
@@ -405,7 +405,7 @@ proptest! {
             };
             let before = (session.head.clone(), session.nodes.clone(), session.messages.clone());
             let events = machine::step(&mut session, paper.now, input);
-            prop_assert_eq!(check::session(&session), []);
+            prop_assert_eq!(promises::session(&session), []);
             assert_told(before, &session, &events);
         }
         paper.jobs.clear();
@@ -457,7 +457,7 @@ impl Paper {
     /// One round, as the driver does it. Returns the effect, if one was due; otherwise time jumps.
     fn round(&mut self, session: &mut Session) -> Option<Effect> {
         machine::step(session, self.now, Input::Tick);
-        assert_eq!(check::session(session), [], "{session:#?}");
+        assert_eq!(promises::session(session), [], "{session:#?}");
         let effect = machine::outstanding(session, self.now).into_iter().next();
         match &effect {
             Some(effect) => {

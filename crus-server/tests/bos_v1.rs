@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
-use crus_core::check::What;
 use crus_core::model::NodeState;
+use crus_core::promises::What;
 use crus_core::{UpgradeId, Xname};
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, SlurmConfig, Span, TemplateSpec};

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crus_core::check::Audit;
+use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, Span};
 use shortage::Disk;

@@ -16,9 +16,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
-use crus_core::check::{Audit, Fact, Violation, What, World};
 use crus_core::messages;
 use crus_core::model::{Failure, NodeState};
+use crus_core::promises::{Audit, Fact, Outcome, Violation, What};
 use crus_core::{Limits, Session, Spec, Time, UpgradeId, Xname};
 use crus_sim::ClusterConfig;
 use crus_sim::cluster::slurm::Update;
@@ -345,8 +345,8 @@ impl Upgrade {
         (audit, violations)
     }
 
-    fn world_of(&self, session: &Session) -> World {
-        World { failed: self.site.members(session.head.spec.failed.as_str()), ..self.site.world() }
+    fn world_of(&self, session: &Session) -> Outcome {
+        Outcome { failed: self.site.members(session.head.spec.failed.as_str()), ..self.site.world() }
     }
 }
 

@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
-use crus_core::check::Audit;
 use crus_core::history::Happening;
 use crus_core::model::{Command as Order, NodeState};
 use crus_core::ports::SessionStore as _;
+use crus_core::promises::Audit;
 use crus_core::{Session, UpgradeId, Xname};
 use crus_server::store::EtcdStore;
 use crus_sim::config::{BootBehaviour, BosConfig, SlurmConfig, Span};

@@ -22,16 +22,16 @@ use std::task::{Context, Waker};
 use async_trait::async_trait;
 use crus_core::Actor;
 use crus_core::boots::BootIds;
-use crus_core::check::NodeView;
 use crus_core::driver::Ports;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Failure, Node, NodeState, Ordered, Phase, Summary};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootKey, BootSession, Bos, Changes, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError,
-    RebootRequest, Rejected, Revision, SessionStore, StoreError, TemplateKey, Verdict, Wlm,
+    BootKey, BootSession, Bos, CheckRequest, Checks, Clock, Hsm, NodeFacts, Peer, PortError, RebootRequest,
+    Rejected, Revision, SessionStore, StoreChanges, StoreError, TemplateKey, Verdict, Wlm,
 };
+use crus_core::promises::NodeView;
 use crus_core::wlm::{Job, Partition, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Session, Time, UpgradeId, Xname};
 
@@ -502,7 +502,7 @@ impl SessionStore for Passing<dyn SessionStore> {
         self.inner.disown(id).await
     }
 
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         self.inner.changes().await
     }
 }

@@ -17,8 +17,8 @@ use crus_core::messages;
 use crus_core::model::{Command, Node, Ordered, Summary};
 use crus_core::names::{BootHandle, BootSessionName};
 use crus_core::ports::{
-    BootKey, BootSession, Bos, Changes, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
-    SessionStore, StoreError, TemplateKey, Wlm,
+    BootKey, BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
+    SessionStore, StoreChanges, StoreError, TemplateKey, Wlm,
 };
 use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
 use crus_core::{GroupLabel, NodeName, PartitionName, Session, Strategy, UpgradeId, Xname};
@@ -415,7 +415,7 @@ impl SessionStore for Bent {
         self.inner.store.disown(id).await
     }
 
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         self.inner.store.changes().await
     }
 }

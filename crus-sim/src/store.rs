@@ -15,7 +15,7 @@ use crus_core::claims::{self, Claim};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
-use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
+use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::stored::{self, Parts};
 
 /// One replica's handle on a store that lives as long as the process.
@@ -392,7 +392,7 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         let follower = Arc::<Mutex<Follower>>::default();
         self.open()?.followers.push(Arc::clone(&follower));
         Ok(Box::new(Following(follower)))
@@ -402,7 +402,7 @@ impl SessionStore for MemoryStore {
 struct Following(Arc<Mutex<Follower>>);
 
 #[async_trait]
-impl Changes for Following {
+impl StoreChanges for Following {
     async fn next(&mut self) -> Result<Change, StoreError> {
         let next = |context: &mut Context<'_>| {
             let mut follower = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use crus_core::check::{self, Audit, By, Fact, NodeView, Violation, World as Truth};
 use crus_core::driver::{Driver, Next, Observer, Ports};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Stage};
 use crus_core::plan::{self, Experience, Sources};
 use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
+use crus_core::promises::{self, Audit, By, Fact, NodeView, Outcome, Violation};
 use crus_core::window::ZoneOffset;
 use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
 
@@ -501,9 +501,9 @@ impl World {
                 Next::Removed => continue,
                 Next::Finished => {
                     let ordered = self.audits.get(id).is_some_and(Audit::is_deletion_ordered);
-                    ordered.then(|| check::not_deleted(session))
+                    ordered.then(|| promises::not_deleted(session))
                 }
-                Next::Now | Next::At(_) => Some(check::no_end(session)),
+                Next::Now | Next::At(_) => Some(promises::no_end(session)),
             };
             if let Some(violation) = violation {
                 return Err(Stuck::Broken { at, violation });
@@ -653,13 +653,13 @@ impl World {
         let Some(runner) = self.running.get(&id) else { return Ok(()) };
         let session = runner.driver.session();
         self.checked += 1;
-        if let Some(violation) = crus_core::check::session(session).into_iter().next() {
+        if let Some(violation) = crus_core::promises::session(session).into_iter().next() {
             return Err(Stuck::Broken { at: self.now(), violation });
         }
         // Both were apart when the later one began, or never will be.
         if session.head.step == 0 && session.head.stage == Stage::Starting {
             let others = self.running.iter().filter(|(other, _)| **other != id);
-            let mut shared = others.filter_map(|(_, other)| check::apart(session, other.driver.session()));
+            let mut shared = others.filter_map(|(_, other)| promises::apart(session, other.driver.session()));
             if let Some(violation) = shared.next() {
                 return Err(Stuck::Broken { at: self.now(), violation });
             }
@@ -681,16 +681,16 @@ impl World {
             .flat_map(|other| other.nodes.iter().filter(|node| node.step.is_some()).map(|node| node.xname))
             .collect();
         let nodes = session.nodes.iter().filter(|node| !elsewhere.contains(&node.xname));
-        let truth = Truth {
+        let outcome = Outcome {
             nodes: nodes.filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?))).collect(),
             upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
             failed: self.members(&session.head.spec.failed),
         };
-        let mut violations = audit.at_end(session, &truth);
+        let mut violations = audit.at_end(session, &outcome);
         // One that was deleted is gone, and its history with it.
         let entries = self.history(id)?;
         if !entries.is_empty() {
-            violations.extend(check::history(session, &entries));
+            violations.extend(promises::history(session, &entries));
         }
         match violations.into_iter().next() {
             Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),

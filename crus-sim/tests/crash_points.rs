@@ -13,8 +13,8 @@ mod common;
 use std::num::NonZero;
 
 use common::*;
-use crus_core::check::What;
 use crus_core::model::{Command, NodeState, Stage};
+use crus_core::promises::What;
 use crus_core::strategy::OnDrainTimeout;
 use crus_core::{Limits, Session, Spec, Strategy, UpgradeId};
 use crus_sim::ClusterConfig;

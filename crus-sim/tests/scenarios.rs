@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 use common::*;
 use crus_core::Limits;
-use crus_core::check::What;
 use crus_core::model::{Failure, NodeState, Phase, Stage};
+use crus_core::promises::What;
 use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, GroupSpec, Held, Span, TemplateSpec};

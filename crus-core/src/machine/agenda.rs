@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::gate::Gate;
 use super::look::{LastLook, Mark, Way};
 use super::{Effect, paced};
-use crate::model::{Group, Kind, NodeState, Phase, Session, Stage};
+use crate::model::{CallKind, Group, NodeState, Phase, Session, Stage};
 use crate::names::NodeName;
 use crate::ports::BootStatus;
 use crate::strategy::OnDrainTimeout;
@@ -32,8 +32,18 @@ pub fn next_wake(session: &Session, now: Time) -> Option<Time> {
     Some(next.unwrap_or(now + session.limits.poll_ms))
 }
 
+/// The nodes that will be looked at in the workload manager, and when, if nothing happens before: a host that runs many
+/// sessions may make such looks in one call ([`Driver::looked`](crate::driver::Driver::looked)). `None` when there is no such
+/// look, or it is outstanding now.
+pub fn next_look(session: &Session, now: Time) -> Option<(Time, Vec<NodeName>)> {
+    agenda(session, now).into_iter().find_map(|(due, effect)| match effect {
+        Effect::ReadNodes(names) if due > now => Some((due, names)),
+        _ => None,
+    })
+}
+
 /// The kinds of calls that the session needs now or later.
-pub(super) fn needed_kinds(session: &Session, now: Time) -> BTreeSet<Kind> {
+pub(super) fn needed_kinds(session: &Session, now: Time) -> BTreeSet<CallKind> {
     agenda(session, now).into_iter().map(|(_, effect)| effect.kind()).collect()
 }
 
@@ -292,7 +302,7 @@ impl Agenda<'_> {
         }
         match s.jobs_to_end(&late, self.now) {
             // A request that was refused is due later, and needed until then.
-            None if paced(s, Kind::EndJobs) > self.now => self.ask(end(Vec::new())),
+            None if paced(s, CallKind::EndJobs) > self.now => self.ask(end(Vec::new())),
             None => {
                 let names = late.iter().filter_map(|&i| s.nodes[i].name.clone()).collect();
                 self.look(NOW, Effect::ReadJobs(names));
@@ -364,7 +374,7 @@ impl Agenda<'_> {
         if none {
             match look {
                 // For the request that comes after it.
-                LastLook::Stale => self.last_look(&rebooting, paced(s, Kind::Reboot)),
+                LastLook::Stale => self.last_look(&rebooting, paced(s, CallKind::Reboot)),
                 LastLook::Busy(busy) => busy.into_iter().for_each(|i| self.look_at(i)),
                 LastLook::Quiet => {}
             }

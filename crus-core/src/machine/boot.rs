@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::look::LastLook;
 use super::{Event, Machine, Stage, messages, paced, release};
 use crate::boots::BootIds;
-use crate::model::{Boot, Failure, Kind, Limits, NodeState};
+use crate::model::{Boot, CallKind, Failure, Limits, NodeState};
 use crate::names::Xname;
 use crate::ports::{BootKey, BootNodeState, BootSession, BootStatus, RebootRequest};
 
@@ -118,7 +118,7 @@ impl Machine<'_> {
             LastLook::Quiet
                 if !self.s.known.may_ask
                     && (settled || self.s.limits.names_boots)
-                    && self.now >= paced(self.s, Kind::Reboot) =>
+                    && self.now >= paced(self.s, CallKind::Reboot) =>
             {
                 self.note_intent();
                 false

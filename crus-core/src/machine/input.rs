@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Effect, Event, Input, Machine, late, messages, release, retry_pause};
 use crate::actor::Actor;
 use crate::history::Happening;
-use crate::model::{Boot, Group, Kind, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
+use crate::model::{Boot, CallKind, Group, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
 use crate::names::{BootHandle, NodeName, Xname};
 use crate::ports::{NodeFacts, PortError, Rejected};
 use crate::time::Time;
@@ -24,7 +24,7 @@ impl Machine<'_> {
             Input::Tick | Input::Command { .. } => {}
             Input::Delete { by } => self.delete(by),
             Input::Group(group, seen) => {
-                known.troubles.remove(&Kind::ReadGroup(group));
+                known.troubles.remove(&CallKind::ReadGroup(group));
                 match group {
                     Group::Starting if self.s.head.phase == Phase::Created => {
                         if seen.members.is_none() {
@@ -39,11 +39,11 @@ impl Machine<'_> {
                 }
             }
             Input::Facts { at, asked, facts } => {
-                known.troubles.remove(&Kind::ReadFacts);
+                known.troubles.remove(&CallKind::ReadFacts);
                 self.take_facts(at, &asked, facts);
             }
             Input::Template { at, exists } => {
-                known.troubles.remove(&Kind::ReadTemplate);
+                known.troubles.remove(&CallKind::ReadTemplate);
                 known.template = Some((at, exists));
             }
             Input::Claim { at, result } => {
@@ -53,7 +53,7 @@ impl Machine<'_> {
                 }
             }
             Input::Nodes { at, asked, nodes } => {
-                known.troubles.remove(&Kind::ReadNodes);
+                known.troubles.remove(&CallKind::ReadNodes);
                 let mut nodes: HashMap<_, _> =
                     nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
                 // What a slow controller says is as old as its answer: there is nothing fresher to be had.
@@ -81,9 +81,9 @@ impl Machine<'_> {
                 // A node that we are not allowed to resume does not come back, and is not to blame. Nor is one that
                 // cannot be checked; but nobody waits for ever for a check of a session that is to go.
                 let troubles = &self.s.known.troubles;
-                let unchecked = troubles.contains_key(&Kind::Check) && self.s.head.deletion.is_none();
+                let unchecked = troubles.contains_key(&CallKind::Check) && self.s.head.deletion.is_none();
                 if self.s.head.stage == Stage::WlmWaiting
-                    && !troubles.contains_key(&Kind::Resume)
+                    && !troubles.contains_key(&CallKind::Resume)
                     && !unchecked
                     && !self.s.head.batch.iter().any(|&i| self.s.is_being_checked(i))
                 {
@@ -91,7 +91,7 @@ impl Machine<'_> {
                 }
             }
             Input::Jobs { at, asked, jobs } => {
-                known.troubles.remove(&Kind::ReadJobs);
+                known.troubles.remove(&CallKind::ReadJobs);
                 known.jobs_changed = false;
                 self.note_jobs(&asked, &jobs);
                 let known = &mut self.s.known;
@@ -99,7 +99,7 @@ impl Machine<'_> {
                 known.jobs = Some(SeenJobs { begun: at, at: self.now, asked, jobs });
             }
             Input::PendingJobs(jobs) => {
-                known.troubles.remove(&Kind::ReadJobs);
+                known.troubles.remove(&CallKind::ReadJobs);
                 if self.s.head.phase == Phase::Rolling && self.s.head.stage == Stage::Starting {
                     let chosen = self.s.choose(&jobs);
                     let mut holding = late::holding(&jobs);
@@ -114,11 +114,11 @@ impl Machine<'_> {
                 }
             }
             Input::BootIds { at, ids } => {
-                known.troubles.remove(&Kind::ReadBootIds);
+                known.troubles.remove(&CallKind::ReadBootIds);
                 known.boot_ids = Some((at, ids));
             }
             Input::Boot { at, name, session } => {
-                known.troubles.remove(&Kind::ReadBoot);
+                known.troubles.remove(&CallKind::ReadBoot);
                 if self.s.head.boot.as_ref().is_some_and(|boot| boot.name == name) {
                     match session {
                         Some(_) => known.boot_gone_since = None,
@@ -131,14 +131,14 @@ impl Machine<'_> {
                 }
             }
             Input::Partitions { at, partitions } => {
-                known.troubles.remove(&Kind::ReadPartitions);
+                known.troubles.remove(&CallKind::ReadPartitions);
                 // What was chosen by an earlier look stands until it is chosen anew, for those who ask why it waits.
                 known.partitions = Some((at, partitions));
             }
             Input::Zone { at, offset } => known.zone = Some((at, offset)),
             Input::Checked { step, verdicts } => {
-                known.troubles.remove(&Kind::Check);
-                known.asked.insert(Kind::Check, self.now);
+                known.troubles.remove(&CallKind::Check);
+                known.asked.insert(CallKind::Check, self.now);
                 if step == self.s.head.step {
                     self.s.known.checks.extend(verdicts);
                 }
@@ -201,7 +201,7 @@ impl Machine<'_> {
             | Effect::MarkReason(names, _) => {
                 for name in names {
                     known.wlm.remove(name);
-                    if effect.kind() == Kind::Mark {
+                    if effect.kind() == CallKind::Mark {
                         known.marked.insert(name.clone(), self.now);
                     }
                 }
@@ -275,7 +275,7 @@ impl Machine<'_> {
     }
 
     /// A kind of call fails: the next attempt waits twice as long as the last, up to a bound.
-    fn trouble(&mut self, kind: Kind, error: &PortError) {
+    fn trouble(&mut self, kind: CallKind, error: &PortError) {
         let failures =
             self.s.known.troubles.get(&kind).map_or(1, |trouble| trouble.failures.saturating_add(1));
         let trouble = Trouble {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::messages;
-use crate::model::{Failure, Group, Holder, Kind, Node, NodeState, Phase, SeenGroup, Session, Stage};
+use crate::model::{CallKind, Failure, Group, Holder, Node, NodeState, Phase, SeenGroup, Session, Stage};
 use crate::names::{NodeName, PartitionName, Xname};
 use crate::time::Time;
 use crate::wlm::{BaseState, Flag, WlmNode};
@@ -324,7 +324,7 @@ impl Session {
 
     /// What keeps the session from going on, in words (P9): a condition that is not met, or a call that it
     /// needs and that fails; with what it is, whatever its words.
-    pub(super) fn unmet(&self) -> Option<(Result<String, Kind>, String)> {
+    pub(super) fn unmet(&self) -> Option<(Result<String, CallKind>, String)> {
         let trouble = || {
             let (kind, trouble) = self.known.troubles.first_key_value()?;
             Some((Err(*kind), trouble.error.clone()))

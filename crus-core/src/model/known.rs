@@ -121,11 +121,11 @@ pub struct Known {
     /// The time of the first step since it was loaded: what was noted before may be another replica's clock.
     pub taken_up: Time,
     /// When each kind of request was last made: none is repeated within a poll interval.
-    pub asked: BTreeMap<Kind, Time>,
+    pub asked: BTreeMap<CallKind, Time>,
     /// The kinds of calls that fail.
-    pub troubles: BTreeMap<Kind, Trouble>,
+    pub troubles: BTreeMap<CallKind, Trouble>,
     /// What was said in this stage to be missing: a kind of call that fails, or a condition in words.
-    pub told: BTreeSet<Result<String, Kind>>,
+    pub told: BTreeSet<Result<String, CallKind>>,
 }
 
 /// One of the three groups of a session.
@@ -141,7 +141,7 @@ pub enum Group {
 
 /// A kind of call to the outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum CallKind {
     /// Reading a group.
     ReadGroup(Group),
     /// Reading HSM's facts about nodes.

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crus_api::{SessionList, SessionStatus};
-use crus_core::check::Violation;
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
 use crus_core::model::{Head, Message, Node, Session, Summary, UpgradeId};
+use crus_core::promises::Violation;
 use crus_core::{Time, history};
 use tokio::sync::{Notify, watch};
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crus_core::model::UpgradeId;
-use crus_core::ports::{Change, Changes, StoreError};
+use crus_core::ports::{Change, StoreChanges, StoreError};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -81,7 +81,7 @@ impl Pulse {
 
 async fn keep_following(
     shared: Arc<Shared>,
-    changes: Box<dyn Changes>,
+    changes: Box<dyn StoreChanges>,
     mut asked: mpsc::UnboundedReceiver<UpgradeId>,
     stop: watch::Receiver<bool>,
 ) {
@@ -107,7 +107,7 @@ async fn keep_following(
 /// Follows the store for ever. Without `changes` to go on with everything is looked at first.
 async fn follow(
     shared: &Arc<Shared>,
-    changes: Option<Box<dyn Changes>>,
+    changes: Option<Box<dyn StoreChanges>>,
     asked: &mut mpsc::UnboundedReceiver<UpgradeId>,
 ) -> Result<Infallible, StoreError> {
     let mut changes = match changes {

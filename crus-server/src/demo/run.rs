@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use crus_core::check::{Audit, NodeView, Violation, World};
 use crus_core::model::{Failure, NodeState};
 use crus_core::ports::SessionStore;
 use crus_core::progress::waits_for;
+use crus_core::promises::{Audit, NodeView, Outcome, Violation};
 use crus_core::{Session, UpgradeId, Xname};
 use crus_sim::config::{DEMO_BROKEN, DEMO_DRAINED, DEMO_REASON};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -150,13 +150,13 @@ fn judge(session: &Session, cluster: &DemoCluster, witnessed: bool) -> Vec<Strin
     let mut wrong: Vec<Violation> = facts.iter().flat_map(|fact| audit.witness(fact)).collect();
     let views = views(session, cluster);
     let spec = &session.head.spec;
-    let world = World {
+    let outcome = Outcome {
         nodes: views.clone(),
         upgrading: members(live, &spec.upgrading),
         failed: members(live, &spec.failed),
     };
     if witnessed {
-        wrong.extend(audit.at_end(session, &world));
+        wrong.extend(audit.at_end(session, &outcome));
     }
     let mut wrong: Vec<String> = wrong.iter().map(Violation::to_string).collect();
     for node in &session.nodes {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crus_core::check::Violation;
 use crus_core::driver::Observer;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command, Counts, Failure, Head, NodeState, Phase, Session, Stage};
+use crus_core::promises::Violation;
 use crus_core::{Time, UpgradeId, Xname};
 
 use super::labels::{CommandLabel, FailureLabel, OutcomeLabel, PromiseLabel, StageLabel, StateLabel};

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Session, Summary};
-use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
+use crus_core::ports::{Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::{Actor, UpgradeId, Xname};
 
 use super::labels::{Operation, StoreCall};
@@ -151,7 +151,7 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Write, "disown", self.inner.disown(id)).await
     }
 
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         self.calls.watch(Access::Read, "changes", self.inner.changes()).await
     }
 

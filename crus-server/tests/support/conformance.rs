@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crus_core::machine::Event;
 use crus_core::model::{Counts, Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId};
-use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
+use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::{Message, Time, Xname};
 use uuid::Uuid;
 
@@ -343,7 +343,7 @@ async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// The next change that is about this session.
-async fn next(changes: &mut Box<dyn Changes>, id: UpgradeId) -> Change {
+async fn next(changes: &mut Box<dyn StoreChanges>, id: UpgradeId) -> Change {
     loop {
         let change = in_time("a change", changes.next()).await.unwrap();
         let (Change::Session(of)

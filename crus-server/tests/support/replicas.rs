@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crus_api::{ServiceError, SessionState, Sessions as _};
-use crus_core::check::What;
 use crus_core::commands::NotNow;
 use crus_core::history::Happening;
 use crus_core::model::{Command, Counts, Phase};
 use crus_core::ports::SessionStore as _;
+use crus_core::promises::What;
 use crus_core::{Limits, Spec, UpgradeId, Xname};
 use crus_server::clock::SteadyClock;
 use crus_server::controller::{Controller, Outside, Retention, Told};

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crus_core::check::{Fact, NodeView, World};
 use crus_core::ports::SessionStore as _;
+use crus_core::promises::{Fact, NodeView, Outcome};
 use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Session, UpgradeId, Xname};
 use crus_server::store::RedbStore;
@@ -147,12 +147,12 @@ impl Simulated {
     }
 
     /// The world as promises are about it.
-    pub(crate) fn world(&self) -> World {
+    pub(crate) fn world(&self) -> Outcome {
         let view = |name: &NodeName| {
             let node = self.node(name);
             NodeView { held: node.is_held(), reason: node.reason }
         };
-        World {
+        Outcome {
             nodes: self.names().iter().map(|(&xname, name)| (xname, view(name))).collect(),
             upgrading: self.members("upgrading-nodes"),
             failed: self.members("failed-nodes"),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_core::{NodeName, Xname};
 use crus_sim::cluster::PowerEvent;
 use crus_sim::config::{BootBehaviour, BootEnd, BosConfig, GroupSpec, Span, TemplateSpec};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_core::time::WlmTime;
 use crus_core::{PartitionName, Time};
 use serde::{Deserialize, Serialize};

@@ -36,7 +36,7 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crus_core::check::{By, Fact, What};
+use crus_core::promises::{By, Fact, What};
 use crus_core::wlm::Partition;
 use crus_core::{NodeName, Time, Xname};
 use serde::{Deserialize, Serialize};

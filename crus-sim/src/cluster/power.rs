@@ -1,6 +1,6 @@
 //! The hardware: power, and the operating system that comes up with it.
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_core::time::WlmTime;
 use crus_core::{Time, Xname};
 use serde::{Deserialize, Serialize};

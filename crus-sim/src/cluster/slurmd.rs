@@ -1,6 +1,6 @@
 //! What slurmctld knows of each node, and how it hears of it: slurmds register, fall silent and are given up.
 
-use crus_core::check::{By, Fact, What};
+use crus_core::promises::{By, Fact, What};
 use crus_core::time::WlmTime;
 use crus_core::wlm::{BaseState, Flag};
 use crus_core::{NodeName, Time};

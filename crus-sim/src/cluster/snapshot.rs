@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crus_core::check::{By, Fact};
+use crus_core::promises::{By, Fact};
 use crus_core::{NodeName, Time, Xname};
 use serde::de::{Deserializer, Error as _};
 use serde::ser::Serializer;

@@ -9,7 +9,7 @@
 //! # What is checked
 //!
 //! After every event the promises P1–P8, by [`World`]. What an operator did is theirs: see
-//! [`Audit`](crus_core::check::Audit). Once faults stop:
+//! [`Audit`](crus_core::promises::Audit). Once faults stop:
 //!
 //! - Progress (P9): all sessions end within [`Bound`], given an operator who clears a group of what a session says that
 //!   it waits for.

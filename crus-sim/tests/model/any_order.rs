@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crus_core::Xname;
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_core::wlm::BaseState;
 use crus_sim::Cluster;
 use crus_sim::cluster::bos::{NewSession, Operation, SessionStatus};

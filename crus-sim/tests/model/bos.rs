@@ -1,6 +1,6 @@
 //! BOS: sessions, their nodes, and each trap.
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_core::{Time, Xname};
 use crus_sim::Cluster;
 use crus_sim::cluster::PowerEvent;

@@ -1,6 +1,6 @@
 //! HSM: each rule, with the code and the words of the answer.
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_sim::Cluster;
 use crus_sim::cluster::hsm::HsmError;
 use crus_sim::config::GroupSpec;

@@ -1,7 +1,7 @@
 //! The jobs: who starts where, and what is told of them.
 
 use crus_core::NodeName;
-use crus_core::check::{By, What};
+use crus_core::promises::{By, What};
 use crus_sim::cluster::slurm::{JobState, SlurmError, Update};
 use crus_sim::config::Span;
 use crus_sim::workload::{Drawn, Wanted, Workload};

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use crus_core::check::Fact;
+use crus_core::promises::Fact;
 use crus_sim::cluster::RestoreError;
 use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;

@@ -1,6 +1,6 @@
 //! A small cluster, and short ways to ask of it.
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Time, Xname};
 use crus_sim::cluster::slurm::Update;

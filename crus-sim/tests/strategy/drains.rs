@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crus_core::check::What;
 use crus_core::model::{Failure, NodeState};
+use crus_core::promises::What;
 use crus_sim::ClusterConfig;
 use crus_sim::cluster::slurm::Update;
 use crus_sim::workload::JobSpec;

@@ -125,7 +125,7 @@ fn p2_a_job_on_a_node_that_was_quiet_and_let_go_is_not_ended_at_once() {
     world.by_hand(|cluster| cluster.set_hsm_down(false)).unwrap();
     end(&mut world, id);
     let ended =
-        world.facts().iter().find(|fact| matches!(fact.what, crus_core::check::What::JobEnded { .. }));
+        world.facts().iter().find(|fact| matches!(fact.what, crus_core::promises::What::JobEnded { .. }));
     if let Some(ended) = ended {
         assert!(ended.at.since(at) >= 10 * MINUTE, "after {} s", ended.at.since(at) / 1000);
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use crus_core::ports::{Change, Changes, StoreError};
+use crus_core::ports::{Change, StoreChanges, StoreError};
 use etcd_client::{Event, EventType, WatchOptions, WatchStream};
 
 use super::connection::{Connection, Trouble, read};
@@ -82,7 +82,7 @@ impl Watching {
 }
 
 #[async_trait]
-impl Changes for Watching {
+impl StoreChanges for Watching {
     async fn next(&mut self) -> Result<Change, StoreError> {
         loop {
             if let Some(change) = self.told.pop_front() {

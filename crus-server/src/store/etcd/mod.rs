@@ -60,7 +60,7 @@ use crus_core::claims::{self, Claim};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
-use crus_core::ports::{Changes, Revision, SessionStore, StoreError};
+use crus_core::ports::{Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::stored::{self, Parts};
 use crus_core::{Actor, Xname};
 use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp};
@@ -483,7 +483,7 @@ impl SessionStore for EtcdStore {
         Ok(given_up.inspect_err(|_| ownership.give_up_later(id))?)
     }
 
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         let Shared { connection, keys, lease, .. } = &*self.shared;
         let silence = LONGEST_SILENCE.min(*lease);
         Ok(Box::new(Watching::begin(connection, keys.clone(), silence).await?))

@@ -94,7 +94,7 @@ pub(super) fn session(id: UpgradeId, raw: &Raw, format: u64, across: &mut Across
         }
         let limits = crus_core::Limits::default();
         let session = Session { head, nodes, messages, limits, known: crus_core::model::Known::default() };
-        let violations = crus_core::check::session(&session);
+        let violations = crus_core::promises::session(&session);
         wrong.extend(violations.iter().take(MOST).map(|violation| format!("broken promise {violation}")));
         if session.head.phase == Phase::Rolling {
             across.at_work.push(session);

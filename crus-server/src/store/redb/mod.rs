@@ -19,7 +19,7 @@ use crus_core::claims;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
-use crus_core::ports::{Change, Changes, Revision, SessionStore, StoreError};
+use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::stored::{self, Parts};
 use crus_core::{Actor, Xname};
 use redb::{Database, ReadableDatabase, ReadableTable, TableError};
@@ -381,7 +381,7 @@ impl SessionStore for RedbStore {
         Ok(())
     }
 
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         Ok(Box::new(NoChanges))
     }
 }
@@ -390,7 +390,7 @@ impl SessionStore for RedbStore {
 struct NoChanges;
 
 #[async_trait]
-impl Changes for NoChanges {
+impl StoreChanges for NoChanges {
     async fn next(&mut self) -> Result<Change, StoreError> {
         std::future::pending().await
     }

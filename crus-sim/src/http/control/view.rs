@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crus_core::check::{Fact, What};
+use crus_core::promises::{Fact, What};
 use crus_core::time::WlmTime;
 use crus_core::wlm::{Partition, WlmNode};
 use crus_core::{Time, Xname};

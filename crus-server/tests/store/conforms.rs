@@ -1,17 +1,14 @@
 //! What every session store must do, and what the one in a file must do besides.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[path = "support/conformance.rs"]
-mod conformance;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use conformance::{conforms, freeze, load, replicas_conform, session};
 use crus_core::ports::{SessionStore as _, StoreError};
 use crus_server::store::{OpenError, RedbStore};
 use crus_sim::store::MemoryStore;
+
+use crate::conformance::{conforms, freeze, load, replicas_conform, session};
 
 #[tokio::test]
 async fn the_store_in_memory_conforms() {

@@ -1,22 +1,14 @@
 //! `crus session` against the real service, on a simulated cluster.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/port.rs"]
-mod port;
-#[path = "support/simulated.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
 use crus_sim::config::BootBehaviour;
-use port::Port;
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{Service, crus, until};
+
+use crate::port::Port;
+use crate::simulated::{self, Simulated};
+use crate::support::{Service, crus, until};
 
 /// Virtual seconds in a real one: an upgrade of minutes takes seconds.
 const SPEED: f64 = 300.0;

@@ -1,15 +1,9 @@
 //! A plan over HTTP of the real service, and what becomes of it.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/simulated.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+
+use crate::simulated::{self, Simulated};
+use crate::support::{Service, path_of, spec, until};
 
 async fn plan(service: &Service, prefix: &str, spec: &Value) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("{}{prefix}/plan", service.url)).json(spec);

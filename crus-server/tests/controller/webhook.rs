@@ -1,9 +1,4 @@
 //! Webhooks: a receiver over HTTP is told what happens, in order, signed, at least once, and never waited for.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/replicas.rs"]
-mod replicas;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,11 +18,12 @@ use crus_core::history::Happening;
 use crus_core::model::{Command, Phase};
 use crus_core::ports::SessionStore as _;
 use crus_server::webhook::{Class, Webhook, WebhookOptions};
-use replicas::{Replica, Site, config, eventually};
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+
+use crate::replicas::{Replica, Site, config, eventually};
 
 const SECRET: &str = "a secret that nobody may see";
 

@@ -1,7 +1,4 @@
 //! `crus serve` as a process: its first line, its end, and what is left after either kind of end.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use std::fs;
 use std::io::Read;
@@ -9,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::{Service, crus, path_of, spec, until};
+
+use crate::support::{self, Service, crus, path_of, spec, until};
 
 /// Where nobody listens.
 const NOWHERE: &str = "http://127.0.0.1:1";

@@ -1,18 +1,13 @@
 //! A finished session keeps what came of it, whatever becomes of the service, and goes without a trace.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-mod support;
 
 use crus_core::UpgradeId;
-use crus_core::check::Audit;
+use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span};
 use serde_json::json;
-use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+
+use crate::simulated::{self, Simulated};
+use crate::support::{Service, path_of, spec, until};
 
 const SEED: u64 = 3;
 const SPEED: f64 = 250.0;

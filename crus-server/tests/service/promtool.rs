@@ -1,18 +1,11 @@
 //! What is written for Prometheus, in the eyes of its own tool: the alerts, and a scrape of a service that works.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+use crate::simulated::{self, Simulated};
+use crate::support::{Service, path_of, spec, until};
 
 /// Whether the operator wants tests without other people's programs (`CRUS_NO_PEERS=1`): then this says so, and the test
 /// returns.
@@ -47,7 +40,7 @@ fn the_alerts_are_right_to_prometheus_and_go_off_when_they_should() {
         return;
     }
     promtool(&["check", "rules", "packaging/prometheus/crus.rules.yaml"], "");
-    promtool(&["test", "rules", "tests/promtool/crus.rules.test.yaml"], "");
+    promtool(&["test", "rules", "tests/service/crus.rules.test.yaml"], "");
 }
 
 /// Names, types, units and texts as the conventions of Prometheus have them.

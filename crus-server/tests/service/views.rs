@@ -1,22 +1,14 @@
 //! What operators look at and tell sessions to do, over HTTP, on a simulated cluster.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[path = "support/stream.rs"]
-mod stream;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use crus_core::Time;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, Span};
 use crus_sim::workload::{JobSpec, Wanted};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use stream::{Client, Event};
-use support::{PATIENCE, Service, path_of, spec, until};
+
+use crate::simulated::{self, Simulated};
+use crate::stream::{Client, Event};
+use crate::support::{self, PATIENCE, Service, path_of, spec, until};
 
 const SEED: u64 = 5;
 const SPEED: f64 = 250.0;

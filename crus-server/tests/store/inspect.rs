@@ -1,13 +1,8 @@
 //! Looking into a store in a file: everything is told, what is wrong is named, and the file stays as it is.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chance::{draw, seed};
 use crus_core::Time;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
@@ -19,6 +14,8 @@ use crus_server::store::inspect::{self, InspectError, Report};
 use redb::{ReadableTable as _, TableDefinition};
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::chance::{draw, seed};
 
 /// One session that waits and is to be deleted, one at work, one that is done.
 const WAITING: UpgradeId = UpgradeId(Uuid::from_u128(1));

@@ -1,5 +1,4 @@
 //! The controller over peers that misbehave: what it answers meanwhile, and what it has done in the end.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,8 +16,8 @@ use crus_core::machine::Event;
 use crus_core::model::{Command, Node, Ordered, PauseReason, Phase, Session, Summary};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootKey, BootSession, Bos, Changes, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
-    Revision, SessionStore, StoreError, TemplateKey, Wlm,
+    BootKey, BootSession, Bos, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
+    Revision, SessionStore, StoreChanges, StoreError, TemplateKey, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Spec, Time, UpgradeId, Xname};
@@ -230,7 +229,7 @@ impl SessionStore for Moody {
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         self.inner.disown(id).await
     }
-    async fn changes(&self) -> Result<Box<dyn Changes>, StoreError> {
+    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         self.inner.changes().await
     }
 }

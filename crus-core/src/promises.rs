@@ -213,9 +213,9 @@ pub fn not_deleted(session: &Session) -> Violation {
     broken("P7", format!("session {} is still there, though deletion was ordered", session.head.id))
 }
 
-/// What is known of the real world when a session ends.
+/// What came of a session in the real world, when it ends.
 #[derive(Debug, Clone, Default)]
-pub struct World {
+pub struct Outcome {
     /// The nodes in the workload manager.
     pub nodes: BTreeMap<Xname, NodeView>,
     /// The members of the session's upgrading group.
@@ -552,8 +552,8 @@ impl Audit {
         })
     }
 
-    /// Compares how the session ended with how the world is.
-    pub fn at_end(&self, session: &Session, world: &World) -> Vec<Violation> {
+    /// Compares how the session ended with what came of it.
+    pub fn at_end(&self, session: &Session, outcome: &Outcome) -> Vec<Violation> {
         let mut violations = self::session(session);
         if !session.is_done() {
             violations.push(no_end(session));
@@ -565,19 +565,19 @@ impl Audit {
         if session.head.deletion.is_none() && self.deletion.is_some_and(ended_after) {
             violations.push(broken("P7", "it went on to its end though deletion was ordered".to_owned()));
         }
-        for xname in self.drained.iter().filter(|xname| !world.nodes.contains_key(xname)) {
+        for xname in self.drained.iter().filter(|xname| !outcome.nodes.contains_key(xname)) {
             violations.push(broken(accounted, format!("{xname} is left drained by us")));
         }
         for node in &session.nodes {
             let xname = node.xname;
             let story = self.nodes.get(&xname).unwrap_or(&untold);
             let by_hand = |label: &GroupLabel| self.by_hand.contains(&(label.clone(), xname));
-            let view = world.nodes.get(&xname);
+            let view = outcome.nodes.get(&xname);
             let reason = view.filter(|v| v.held).and_then(|v| v.reason.as_deref()).unwrap_or_default();
             if reason == self.own_drain {
                 violations.push(broken(accounted, format!("{xname} is left drained by us")));
             }
-            let listed = world.failed.contains(&xname);
+            let listed = outcome.failed.contains(&xname);
             match &node.state {
                 NodeState::Upgraded => {
                     // Whoever else rebooted it meanwhile, it has booted anew, and BOS said that it succeeded.
@@ -628,7 +628,7 @@ impl Audit {
             }
             // A session that was deleted before it touched a node leaves it wherever it was.
             let touched = node.step.is_some() || session.head.deletion.is_none();
-            if world.upgrading.contains(&xname) && touched && !by_hand(&self.upgrading) {
+            if outcome.upgrading.contains(&xname) && touched && !by_hand(&self.upgrading) {
                 violations.push(broken(accounted, format!("{xname} is left in the upgrading group")));
             }
         }
@@ -801,11 +801,11 @@ mod tests {
     fn p7_p9_a_session_must_end_and_as_it_was_ordered() {
         let mut session = a_session();
         let mut audit = audit();
-        assert_eq!(promises(audit.at_end(&session, &World::default())), ["P9"]);
+        assert_eq!(promises(audit.at_end(&session, &Outcome::default())), ["P9"]);
         session.head.phase = Phase::Done;
         session.head.ended = Some(Time(5));
-        assert_eq!(audit.at_end(&session, &World::default()), []);
+        assert_eq!(audit.at_end(&session, &Outcome::default()), []);
         audit.deletion_ordered(Time(4));
-        assert_eq!(promises(audit.at_end(&session, &World::default())), ["P7"]);
+        assert_eq!(promises(audit.at_end(&session, &Outcome::default())), ["P7"]);
     }
 }

@@ -1,5 +1,4 @@
 //! The demo as a newcomer runs it, and the service on its cluster, killed half-way.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

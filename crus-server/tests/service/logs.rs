@@ -1,11 +1,4 @@
 //! The log of the real binary: the story of a session can be filtered out of it, down to the calls to peers.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +7,9 @@ use std::path::Path;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, Span};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+
+use crate::simulated::{self, Simulated};
+use crate::support::{Service, path_of, spec, until};
 
 const SEED: u64 = 5;
 const SPEED: f64 = 250.0;

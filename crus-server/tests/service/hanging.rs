@@ -1,20 +1,14 @@
 //! Requests are answered while a call to a peer hangs.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/simulated.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crus_core::check::What;
+use crus_core::promises::What;
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+
+use crate::simulated::{self, Simulated};
+use crate::support::{Service, path_of, spec, until};
 
 /// Puts a program before the simulated `scontrol` whose updates hang until they are let go. It notes each call
 /// that begins to hang by a line with its process id.

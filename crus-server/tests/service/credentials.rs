@@ -1,23 +1,14 @@
 //! The service proves to its peers who it is, and believes those alone that it is told to: each option of this as it is
 //! given to the real process, against TLS servers of private CAs.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "../../crus-clients/tests/credentials/pki.rs"]
-mod pki;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "../../crus-clients/tests/credentials/server.rs"]
-mod server;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::json as object;
-use support::{Service, spec, until};
 
 use crate::pki::{Ca, put};
 use crate::server::{Answer, Server, json};
+use crate::support::{self, Service, spec, until};
 
 fn serve(folder: &Path, hsm: &Server, bos: &Server) -> Command {
     let mut command = support::serve(&folder.join("crus.redb"), &hsm.url, &bos.url, "0.05");

@@ -1,14 +1,5 @@
 //! No secret of the service is in anything that it shows: the real process, with every secret that there is, logs all that
 //! it can, among peers that repeat what they are sent in every way.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[path = "../../crus-clients/tests/credentials/pki.rs"]
-mod pki;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "../../crus-clients/tests/credentials/server.rs"]
-mod server;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::fs;
 use std::io::Write as _;
@@ -19,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json as object;
-use support::{Service, path_of, spec, until};
 
 use crate::pki::{Ca, Pair, put};
 use crate::server::{Answer, Server, json};
+use crate::support::{self, Service, path_of, spec, until};
 
 const HSM_TOKEN: &str = "hsm-tok3n.AAAA_BBBB-CCCC";
 const CLIENT_SECRET: &str = "cl1ent-s3cret";

@@ -1,11 +1,4 @@
 //! What the service says of itself: `/healthz`, `/readyz` and `/metrics` of the real binary.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +7,9 @@ use std::process::Command;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BosConfig, Span};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+
+use crate::simulated::{self, Simulated};
+use crate::support::{self, Service, path_of, spec, until};
 
 /// Where nobody listens.
 const NOWHERE: &str = "http://127.0.0.1:1";

@@ -1,15 +1,10 @@
 //! What a store makes of the file that it is given: one of an older format, and whatever is not a store.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use chance::{draw, seed};
 use crus_core::machine::Event;
 use crus_core::model::{
     Command as Order, Counts, Failure, Message, NodeState, Ordered, Phase, Session, Stage, UpgradeId,
@@ -19,6 +14,8 @@ use crus_core::{Time, Xname};
 use crus_server::store::{OpenError, RedbStore};
 use redb::{ReadableDatabase, ReadableTableMetadata};
 use uuid::Uuid;
+
+use crate::chance::{draw, seed};
 
 /// Written by the version before: one session that waits and is to be deleted, one at work, one that is done.
 const OLD: &str = "tests/stored/format-1.redb";
