@@ -10,7 +10,7 @@ use crus_core::promises::{Fact, NodeView, Outcome};
 use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Session, UpgradeId, Xname};
 use crus_server::store::RedbStore;
-use crus_sim::config::{GroupSpec, TemplateSpec};
+use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span, TemplateSpec};
 use crus_sim::http::{LiveCluster, Server};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 
@@ -33,6 +33,18 @@ pub(crate) fn nodes(count: u32) -> ClusterConfig {
         )]),
         ..ClusterConfig::default()
     }
+}
+
+/// Boots of two or three minutes, tried once.
+pub(crate) fn quick_bos() -> BosConfig {
+    BosConfig { boot: Span::new(120_000, 180_000), attempts: 1, attempt_ms: 300_000, ..BosConfig::default() }
+}
+
+/// The same with quick boots, but for the second node, which does not boot.
+pub(crate) fn nodes_one_broken(count: u32) -> ClusterConfig {
+    let mut config = ClusterConfig { bos: quick_bos(), ..nodes(count) };
+    config.nodes[1].boot = BootBehaviour::Fails;
+    config
 }
 
 /// A simulated cluster, and a place for the service on it.
