@@ -29,6 +29,7 @@ use crate::names::{NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
 use crate::promises::{self, Violation};
 use crate::time::Time;
+use crate::wlm::WlmNode;
 
 /// Everything that a session needs of the outside.
 #[derive(Clone)]
@@ -126,6 +127,17 @@ impl Driver {
     /// changes nothing.
     pub fn command(&mut self, number: u64, ordered: Ordered) {
         self.commands.insert(number, ordered);
+    }
+
+    /// Takes in a look at nodes that [`machine::next_look`] announced and the host made: it began at `begun`, when
+    /// [`advance`](Self::advance) had told to wait, and nothing was done for the session since. It is stored with the next
+    /// round.
+    pub fn looked(&mut self, begun: Time, asked: Vec<NodeName>, nodes: Result<Vec<WlmNode>, PortError>) {
+        let input = match nodes {
+            Ok(nodes) => Input::Nodes { at: begun, asked, nodes },
+            Err(error) => self.look_failed(Effect::ReadNodes(asked), error),
+        };
+        self.take(self.ports.clock.now(), input);
     }
 
     /// Does one round: at most one call to a peer.
@@ -259,10 +271,12 @@ impl Driver {
             }
             _ => return Ok(self.request(effect).await),
         };
-        Ok(seen.unwrap_or_else(|error| {
-            warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
-            Input::Failed { effect, error }
-        }))
+        Ok(seen.unwrap_or_else(|error| self.look_failed(effect, error)))
+    }
+
+    fn look_failed(&self, effect: Effect, error: PortError) -> Input {
+        warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
+        Input::Failed { effect, error }
     }
 
     /// Makes a call that changes the world.

@@ -70,7 +70,7 @@ use crate::time::Time;
 use crate::window::ZoneOffset;
 use crate::wlm::{Job, Partition, WlmNode};
 
-pub use agenda::{next_wake, outstanding};
+pub use agenda::{next_look, next_wake, outstanding};
 pub(crate) use begin::candidates;
 pub(crate) use late::holding;
 use look::{LastLook, Mark, Way};

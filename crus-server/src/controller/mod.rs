@@ -14,6 +14,7 @@
 
 mod board;
 mod follower;
+mod looks;
 mod plan;
 mod runner;
 mod views;
@@ -40,6 +41,7 @@ use crate::metrics::{Census, Metrics, SessionWatch};
 use crate::otlp::Tracer;
 use crate::webhook::Webhook;
 use board::Board;
+use looks::Looks;
 use runner::Why;
 use views::Following;
 
@@ -112,6 +114,8 @@ struct Shared {
     watch: Arc<SessionWatch>,
     /// What follows the store.
     follower: follower::Pulse,
+    /// Who makes the looks at nodes that sessions wait for.
+    looks: Looks,
 }
 
 /// Who is told what happens in sessions, besides those who ask.
@@ -171,6 +175,8 @@ impl Controller {
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
         let observer = Arc::new(Observers { board: Arc::clone(&board), watch: Arc::clone(&watch) });
         let ports = Ports { hsm, bos, wlm, store, clock, checks, observer };
+        let metrics = Arc::clone(watch.metrics());
+        let looks = Looks::start(Arc::clone(&ports.wlm), Arc::clone(&ports.clock), limits.poll_ms, metrics);
         let (to_follower, asked) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             ports,
@@ -183,6 +189,7 @@ impl Controller {
             webhook,
             watch,
             follower: follower::Pulse::default(),
+            looks,
         });
         follower::start(&shared, asked).await?;
         Ok(Controller { shared })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crus_core::Time;
 use crus_core::driver::{Driver, Next};
+use crus_core::machine;
 #[cfg(feature = "otlp")]
 use crus_core::model::Phase;
 use crus_core::model::{Session, UpgradeId};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
+use super::looks::Look;
 #[cfg(feature = "otlp")]
 use crate::otlp;
 use crate::otlp::{PLACE, Place};
@@ -209,7 +211,10 @@ impl Runner {
                     // It got as far as it can for now: what failed before is overcome.
                     self.pause = FIRST_PAUSE;
                     self.tell_wait(driver.session());
-                    self.sleep_until(time).await;
+                    if let Some(Look { begun, asked, nodes }) = self.sleep_until(time, driver.session()).await
+                    {
+                        driver.looked(begun, asked, nodes);
+                    }
                 }
                 Next::Finished if self.is_ordered() => {}
                 Next::Finished => match courier.filter(|courier| !courier.is_idle()) {
@@ -327,15 +332,34 @@ impl Runner {
         *self.stop.borrow()
     }
 
-    async fn sleep_until(&mut self, time: Time) {
-        let pause = Duration::from_millis(time.since(self.shared.ports.clock.now()));
-        let due = Instant::now() + pause;
-        let Runner { wake, stop, shared, .. } = self;
+    /// Sleeps until there is something to do. When that is a look at nodes, it is made together with those of other sessions.
+    async fn sleep_until(&mut self, time: Time, session: &Session) -> Option<Look> {
+        let now = self.shared.ports.clock.now();
+        let due = Instant::now() + Duration::from_millis(time.since(now));
+        let Runner { wake, stop, shared, span, .. } = self;
+        let planned = machine::next_look(session, now)
+            .map(|(due, names)| (due, shared.looks.plan(due, names, place(session), span.clone())));
+        let is_for_a_look = planned.as_ref().is_some_and(|(due, _)| *due <= time);
+        let look = async {
+            let Some((_, look)) = planned else { return std::future::pending().await };
+            match look.await {
+                Ok(look) => Some(look),
+                // It is made by the session itself, at its time.
+                Err(_) => {
+                    tokio::time::sleep_until(due).await;
+                    None
+                }
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(due) => shared.watch.metrics().polled_late(due.elapsed()),
-            () = wake.notified() => {}
+            look = look => look,
+            () = tokio::time::sleep_until(due), if !is_for_a_look => {
+                shared.watch.metrics().polled_late(due.elapsed());
+                None
+            }
+            () = wake.notified() => None,
             // An error would mean that nobody can say so any more: the sender lives in `shared`.
-            _ = stop.wait_for(|stop| *stop) => {}
+            _ = stop.wait_for(|stop| *stop) => None,
         }
     }
 
