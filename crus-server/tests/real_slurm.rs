@@ -198,7 +198,7 @@ async fn kill_in(stage: Stage, step: u32, service: Service, store: &Path, path: 
     })
     .await;
     service.kill();
-    let id = id_of(&path);
+    let id = id_of(path);
     // A process that was cut off between its fork and the start of its program may hold the store for a moment.
     let mut opened = None;
     until("the store let go", async || {
