@@ -17,7 +17,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, Span};
 use shortage::Disk;
@@ -50,7 +49,6 @@ async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
         bos: BosConfig { boot: Span::new(120_000, 180_000), ..BosConfig::default() },
         ..simulated::nodes(NODES)
     };
-    let xnames = config.nodes.iter().map(|node| node.xname).collect();
     let site = Simulated::start(config, SEED, SPEED).await;
     let (store, log) = (disk.folder().join("crus.redb"), Log::default());
     let mut service = start(&site, &store, &log);
@@ -116,10 +114,7 @@ async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
     assert_eq!(service.end(), Some(0), "{kind}");
 
     let session = site.stored_in(&store, id_of(&upgrade)).await;
-    let mut audit = Audit::new(&session, xnames);
-    let mut violations: Vec<_> = site.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-    violations.extend(audit.at_end(&session, &site.world()));
-    assert_eq!(violations, [], "{kind}");
+    let audit = site.assert_kept(&session, kind);
     assert!(session.nodes.iter().all(|node| audit.reboots(node.xname) == 1), "{kind}");
 }
 

@@ -339,11 +339,7 @@ impl Site {
     async fn ends_right(&self) {
         self.completed().await;
         let session = self.stored().await;
-        let mut audit = Audit::new(&session, self.xnames.iter().copied().collect());
-        let mut violations: Vec<_> =
-            self.cluster.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-        violations.extend(audit.at_end(&session, &self.cluster.world()));
-        assert_eq!(violations, [], "{}", self.told);
+        let audit = self.cluster.assert_kept(&session, &self.told);
         assert_eq!(session.nodes.len(), self.xnames.len());
         for node in &session.nodes {
             let reboots = audit.reboots(node.xname);

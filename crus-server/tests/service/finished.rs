@@ -1,6 +1,5 @@
 //! A finished session keeps what came of it, whatever becomes of the service, and goes without a trace.
 
-use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::GroupSpec;
 use serde_json::json;
@@ -90,10 +89,6 @@ async fn p8_deleting_a_finished_session_leaves_the_groups_of_a_running_one_alone
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
     let session = site.stored(id_of(&running)).await;
-    let own = site.live.with(|cluster| cluster.config().nodes.iter().map(|node| node.xname).collect());
-    let mut audit = Audit::new(&session, own);
-    let mut violations: Vec<_> = site.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-    violations.extend(audit.at_end(&session, &site.world()));
-    assert_eq!(violations, []);
+    let audit = site.assert_kept(&session, "beside another session");
     assert!(session.nodes.iter().all(|node| audit.reboots(node.xname) == 1));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crus_core::ports::SessionStore as _;
-use crus_core::promises::{Fact, NodeView, Outcome};
+use crus_core::promises::{Audit, Fact, NodeView, Outcome};
 use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Session, UpgradeId, Xname};
 use crus_server::store::RedbStore;
@@ -156,6 +156,16 @@ impl Simulated {
             let shown = cluster.show_nodes(std::slice::from_ref(name)).unwrap();
             WlmNode::from(shown.nodes[0].clone())
         })
+    }
+
+    /// Fails where the session, which is over and might have had any of the nodes, has broken a promise.
+    pub(crate) fn assert_kept(&self, session: &Session, told: &str) -> Audit {
+        let own = self.live.with(|cluster| cluster.config().nodes.iter().map(|node| node.xname).collect());
+        let mut audit = Audit::new(session, own);
+        let mut violations: Vec<_> = self.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+        violations.extend(audit.at_end(session, &self.world()));
+        assert_eq!(violations, [], "{told}");
+        audit
     }
 
     /// The world as promises are about it.
