@@ -8,12 +8,15 @@
 //!
 //! - Before a reboot is asked for, its intent is stored, and with it the ids of all boot sessions that there are at that
 //!   moment ([`BootIds`]). So no clock is needed to tell later which sessions are younger than the intent: those that are
-//!   not on the list. The server's times, which are local and without a zone, are never looked at.
+//!   not on the list. The server's times, which are local and without a zone, are never looked at. The list is as fresh
+//!   as the last look at the nodes, and is read again as long as no request can be under way.
+//! - As long as no request can be under way, because none was made or each was refused, no session is taken for ours.
 //! - The id in the reply is stored before anything else is asked of anybody. From then on it is that session that is
 //!   followed, and nothing is asked for again.
 //! - Was the reply lost, or did the process die before the id was stored, then the session is looked for among the younger
 //!   ones ([`find`]): one of another template, or with a node that was not asked for, is not it; one whose nodes are just
-//!   those asked for is. It is adopted, and its id stored.
+//!   those asked for is. One that has some of them alone is, if no better one shows up while a request may yet arrive. It is
+//!   adopted, and its id stored.
 //! - While a younger session may be the one, and does not show its nodes yet, nothing is asked for, and no node is given
 //!   back: we wait. When that does not clear up in the time that a boot may take, the nodes are failed with that reason.
 //! - The reboot is asked for again only if it is certain that it was not carried out: the peer refused it or could not be
@@ -25,9 +28,9 @@
 //!
 //! # Caveats
 //!
-//! - Whoever asks BOS for a reboot of the same template and of some of these very nodes, and of no others, within the
-//!   moment between the intent and the reply, cannot be told from us. Then their session is adopted, and what we would have
-//!   done for the other nodes is not done: they fail as left out. No node is rebooted twice by us.
+//! - Whoever asks BOS for a reboot of the same template and of some of these very nodes, and of no others, while ours is
+//!   lost on its way without having been carried out, cannot be told from us. Then their session is adopted, and what we
+//!   would have done for the other nodes is not done: they fail as left out. No node is rebooted twice by us.
 //! - A request that is held up on its way for longer than `settle_ms` could arrive after another one was made. The time
 //!   must be longer than what stands between the service and BOS holds a request. The same goes for a gateway that repeats
 //!   a `POST` by itself: it must not.

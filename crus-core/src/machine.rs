@@ -56,11 +56,12 @@ use std::num::NonZeroU64;
 
 use crate::actor::Actor;
 use crate::boots::BootIds;
+use crate::claims::Turn;
 use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
-    Boot, CallKind, Command, Failure, Group, Holder, Known, Limits, Node, NodeState, Phase, SeenGroup,
-    Session, Stage,
+    Boot, CallKind, Failure, Group, Holder, Known, Limits, Node, NodeState, NumberedCommand, Phase, Said,
+    SeenGroup, Session, Stage,
 };
 use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
 use crate::ports::{
@@ -231,15 +232,9 @@ pub enum Input {
         /// Who does.
         by: Option<Actor>,
     },
-    /// An operator orders something else.
-    Command {
-        /// The command's number: one that is not greater than that of an earlier one was taken in before.
-        number: u64,
-        /// What.
-        command: Command,
-        /// Who does.
-        by: Option<Actor>,
-    },
+    /// An operator orders something else. A command whose number is not greater than that of an earlier one was taken in
+    /// before.
+    Command(NumberedCommand),
     /// A group as it is.
     Group(Group, SeenGroup),
     /// HSM's facts about nodes that were asked for; unknown ones are left out.
@@ -258,12 +253,12 @@ pub enum Input {
         /// Whether it is.
         exists: bool,
     },
-    /// Whether the session's turn has come; if not, why, in words.
+    /// Whether the session's turn has come.
     Claim {
         /// When it was asked.
         at: Time,
         /// The answer.
-        result: Result<(), String>,
+        turn: Turn,
     },
     /// Nodes as the workload manager reports them.
     Nodes {
@@ -573,14 +568,14 @@ impl Machine<'_> {
                 self.back_to_draining(&busy);
                 true
             }
-            LastLook::Quiet if self.s.is_upgrading_group_filled() && self.s.knows_boots() => {
+            LastLook::Quiet if self.s.is_upgrading_group_filled() && self.s.knows_boots(self.now) => {
                 let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
                 let silent = batch.iter().copied().filter(is_silent).collect();
                 for &i in &batch {
                     self.follow_holder(i);
                     self.change(i, |node| node.state = NodeState::Rebooting);
                 }
-                let before = self.s.boot_ids().cloned();
+                let before = self.s.boot_ids(self.now).cloned();
                 let head = &mut self.s.head;
                 let name = BootSessionName::of(head.id.0, head.step, 0);
                 let intended = self.now;
@@ -863,7 +858,7 @@ impl Machine<'_> {
         }
         // That it is paused was said when it was.
         if let Some(why) = held_back.filter(|_| self.s.head.pause.is_none())
-            && self.s.known.told.insert(Ok("held back".to_owned()))
+            && self.s.known.told.insert(Said::HeldBack)
         {
             self.say(why);
         }

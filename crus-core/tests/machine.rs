@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
+use crus_core::boots::{self, BootIds, Candidate};
+use crus_core::claims::Turn;
 use crus_core::history::Happening;
 use crus_core::machine::{self, Effect, Event, Input};
 use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
-use crus_core::names::{NodeName, PartitionName, Xname};
+use crus_core::names::{BootHandle, NodeName, PartitionName, Xname};
 use crus_core::ports::{
-    BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest, Verdict,
+    BootKey, BootNode, BootNodeState, BootSession, BootStatus, NodeFacts, Peer, PortError, RebootRequest,
+    Verdict,
 };
 use crus_core::promises;
 use crus_core::time::WlmTime;
@@ -30,6 +33,12 @@ struct Paper {
     jobs: Vec<Job>,
     /// Nodes that somebody put back to work after they were looked at last: nobody can know that.
     resumed_since_look: BTreeSet<NodeName>,
+    /// How long a call takes, in milliseconds: half of it before it is carried out, half after.
+    takes: u64,
+    /// A reboot that something on the way to BOS holds up, and until when.
+    held: Option<(Time, RebootRequest)>,
+    /// The boot sessions of a BOS that takes no names of ours.
+    nameless: Vec<Candidate>,
 }
 
 fn xname(n: u32) -> Xname {
@@ -63,12 +72,35 @@ impl Paper {
             reboots: BTreeMap::new(),
             jobs: Vec::new(),
             resumed_since_look: BTreeSet::new(),
+            takes: 0,
+            held: None,
+            nameless: Vec::new(),
         }
+    }
+
+    /// Time passes; a reboot that was held up happens when it is let go.
+    fn wait(&mut self, ms: u64) {
+        let later = self.now + ms;
+        if let Some((due, request)) = self.held.take_if(|(due, _)| *due <= later) {
+            self.now = due;
+            self.reboot(&request);
+        }
+        self.now = later;
+    }
+
+    fn wait_until(&mut self, time: Option<Time>) {
+        self.wait(time.unwrap().since(self.now));
     }
 
     fn answer(&mut self, effect: Effect) -> Input {
         let at = self.now;
-        let wlm_now = WlmTime(i64::try_from(self.now.0 / 1000).unwrap());
+        self.wait(self.takes / 2);
+        let input = self.carry_out(at, effect);
+        self.wait(self.takes - self.takes / 2);
+        input
+    }
+
+    fn carry_out(&mut self, at: Time, effect: Effect) -> Input {
         match &effect {
             Effect::ReadGroup(group) => {
                 return Input::Group(*group, SeenGroup { at, members: self.groups[group].clone() });
@@ -86,7 +118,7 @@ impl Paper {
                 return Input::Facts { at, asked: nodes.clone(), facts: facts.collect() };
             }
             Effect::ReadTemplate(_) => return Input::Template { at, exists: true },
-            Effect::Claim => return Input::Claim { at, result: Ok(()) },
+            Effect::Claim => return Input::Claim { at, turn: Turn::Granted },
             Effect::ReadNodes(names) => {
                 let nodes = names.iter().filter_map(|name| self.nodes.get(name).cloned()).collect();
                 self.resumed_since_look.retain(|name| !names.contains(name));
@@ -96,8 +128,11 @@ impl Paper {
                 return Input::Jobs { at, asked: names.clone(), jobs: self.jobs.clone() };
             }
             Effect::ReadPendingJobs => return Input::PendingJobs(self.jobs.clone()),
-            // This BOS takes our names.
-            Effect::ReadBootIds => panic!("not asked for"),
+            Effect::ReadBootIds => return Input::BootIds { at, ids: self.boot_ids() },
+            Effect::ReadBoot(key) if key.handle.is_some() || key.request.before.is_some() => {
+                let session = self.nameless_session(key);
+                return Input::Boot { at, name: key.request.name.clone(), session };
+            }
             Effect::ReadBoot(key) => {
                 let name = &key.request.name;
                 let session = self.boots.get(name.as_str()).map(|request| BootSession {
@@ -162,24 +197,67 @@ impl Paper {
                 self.groups.get_mut(group).unwrap().as_mut().unwrap().retain(|x| !nodes.contains(x));
             }
             Effect::Reboot(request) => {
-                if self.boots.insert(request.name.to_string(), request.clone()).is_none() {
-                    for xname in &request.nodes {
-                        *self.reboots.entry(*xname).or_default() += 1;
-                        let node = self.nodes.get_mut(&self.names[xname]).unwrap();
-                        let busy = self.jobs.iter().any(|job| job.nodes.contains(&node.name));
-                        let unseen = self.resumed_since_look.contains(&node.name);
-                        assert!(
-                            (node.is_held() && node.is_quiet() && !busy) || unseen,
-                            "P2: {xname} rebooted as {}, busy {busy}",
-                            node.state()
-                        );
-                        node.base = BaseState::Down;
-                        node.boot_time = Some(wlm_now);
-                    }
-                }
+                let result = Ok(self.reboot(request));
+                return Input::Asked { effect, rejected: Vec::new(), result };
             }
         }
         Input::Asked { effect, rejected: Vec::new(), result: Ok(None) }
+    }
+
+    /// What BOS calls the boot session, where it takes no name of ours.
+    fn reboot(&mut self, request: &RebootRequest) -> Option<BootHandle> {
+        let handle = request.before.is_some().then(|| self.add_nameless("ours", request.nodes.clone()));
+        let known = self.boots.insert(request.name.to_string(), request.clone()).is_some();
+        if known && handle.is_none() {
+            return None;
+        }
+        for xname in &request.nodes {
+            *self.reboots.entry(*xname).or_default() += 1;
+            let node = self.nodes.get_mut(&self.names[xname]).unwrap();
+            let busy = self.jobs.iter().any(|job| job.nodes.contains(&node.name));
+            let unseen = self.resumed_since_look.contains(&node.name);
+            assert!(
+                (node.is_held() && node.is_quiet() && !busy) || unseen,
+                "P2: {xname} rebooted as {}, busy {busy}",
+                node.state()
+            );
+            node.base = BaseState::Down;
+            node.boot_time = Some(WlmTime(i64::try_from(self.now.0 / 1000).unwrap()));
+        }
+        handle
+    }
+
+    fn add_nameless(&mut self, whose: &str, nodes: Vec<Xname>) -> BootHandle {
+        let id: BootHandle = format!("{}-{whose}", self.nameless.len()).parse().unwrap();
+        let nodes = nodes.into_iter().collect();
+        let template = Some("image".parse().unwrap());
+        self.nameless.push(Candidate { id: id.clone(), reboots: None, template, limit: None, nodes });
+        id
+    }
+
+    fn boot_ids(&self) -> BootIds {
+        self.nameless.iter().map(|session| session.id.clone()).collect()
+    }
+
+    fn nameless_session(&self, key: &BootKey) -> Option<BootSession> {
+        let show = |id: &BootHandle| {
+            let session = self.nameless.iter().find(|session| session.id == *id)?;
+            let nodes =
+                session.nodes.iter().map(|&xname| BootNode { xname, state: BootNodeState::Succeeded });
+            Some(BootSession {
+                handle: Some(id.clone()),
+                status: BootStatus::Complete,
+                error: None,
+                members: session.nodes.clone(),
+                nodes: nodes.collect(),
+            })
+        };
+        if let Some(id) = &key.handle {
+            return show(id);
+        }
+        let before = key.request.before.as_ref().unwrap();
+        let younger = self.nameless.iter().filter(|session| !before.contains(&session.id));
+        boots::find(&key.request, &younger.cloned().collect::<Vec<_>>()).session(show)
     }
 
     /// Runs the session until it is done; what happened.
@@ -196,7 +274,7 @@ impl Paper {
                     let input = self.answer(effect);
                     events.extend(machine::step(session, self.now, input));
                 }
-                None => self.now = machine::next_wake(session, self.now).unwrap(),
+                None => self.wait_until(machine::next_wake(session, self.now)),
             }
         }
         panic!("the session does not end: {:?}", session.head);
@@ -340,9 +418,12 @@ proptest! {
     fn no_twist_breaks_a_promise(
         twists in prop::collection::vec(twist(), 0..250),
         step_size in 1..5u32,
+        names_boots: bool,
+        takes in prop_oneof![Just(0), 1..10_000u64],
     ) {
-        let mut paper = Paper::new(5);
+        let mut paper = Paper { takes, ..Paper::new(5) };
         let mut session = session(step_size);
+        session.limits.names_boots = names_boots;
         let mut deleted = false;
         for twist in twists {
             if session.is_done() {
@@ -464,7 +545,7 @@ impl Paper {
                 let input = self.answer(effect.clone());
                 machine::step(session, self.now, input);
             }
-            None => self.now = machine::next_wake(session, self.now).unwrap_or(self.now),
+            None => self.wait_until(machine::next_wake(session, self.now).or(Some(self.now))),
         }
         effect
     }
@@ -840,4 +921,183 @@ fn p3_p7_an_intent_of_the_other_version_of_bos_is_forgotten_or_given_back() {
         let asks = machine::outstanding(&session, paper.now);
         assert!(!asks.iter().any(|effect| matches!(effect, Effect::Reboot(_))), "{asks:?}");
     }
+}
+
+// ---- requests whose answer is not known -----------------------------------------------------------------------
+
+/// Refuses a call: nobody could be reached.
+fn away(peer: Peer) -> PortError {
+    PortError::Unreachable { peer, detail: "no route".into() }
+}
+
+impl Paper {
+    /// Goes on until the reboot is about to be asked for.
+    fn until_reboot(&mut self, session: &mut Session) -> Effect {
+        for _ in 0..10_000 {
+            machine::step(session, self.now, Input::Tick);
+            assert_eq!(promises::session(session), [], "{session:#?}");
+            match machine::outstanding(session, self.now).into_iter().next() {
+                Some(effect @ Effect::Reboot(_)) => return effect,
+                _ => _ = self.round(session),
+            }
+        }
+        panic!("never asked for: {:?}", session.head);
+    }
+
+    /// What comes of a request for a reboot.
+    fn answered(
+        &mut self,
+        session: &mut Session,
+        effect: Effect,
+        result: Result<Option<BootHandle>, PortError>,
+    ) {
+        machine::step(session, self.now, Input::Asked { effect, rejected: Vec::new(), result });
+    }
+
+    /// The call ends after 30 s without an answer; what holds it up lets it go after so long.
+    fn hold(&mut self, session: &mut Session, effect: Effect, ms: u64) {
+        let Effect::Reboot(request) = &effect else { panic!("{effect:?}") };
+        self.wait(30_000);
+        self.held = Some((self.now + ms, request.clone()));
+        let lost = PortError::MayHaveActed { peer: Peer::Bos, detail: "timed out".into() };
+        self.answered(session, effect, Err(lost));
+    }
+}
+
+/// A session that takes two nodes at once, of a BOS that takes our names or does not.
+fn pair(names_boots: bool) -> (Paper, Session) {
+    let mut session = session(2);
+    session.limits.names_boots = names_boots;
+    (Paper::new(2), session)
+}
+
+/// Between the intent and the request the last look may take as long as it likes. What is lost is given its time from
+/// the end of the request, not from the intent.
+#[test]
+fn p3_a_request_that_is_held_up_is_given_its_time_however_old_its_intent_is() {
+    for names_boots in [true, false] {
+        let (mut paper, mut session) = pair(names_boots);
+        paper.takes = 2_000;
+        paper.until(&mut session, |s| s.head.boot.is_some());
+        // The controller of the workload manager is down for five minutes.
+        let up = paper.now + 300_000;
+        while paper.now < up {
+            machine::step(&mut session, paper.now, Input::Tick);
+            match machine::outstanding(&session, paper.now).into_iter().next() {
+                Some(effect @ (Effect::ReadNodes(_) | Effect::ReadJobs(_))) => {
+                    paper.wait(9_000);
+                    let error = away(Peer::Wlm);
+                    machine::step(&mut session, paper.now, Input::Failed { effect, error });
+                }
+                _ => _ = paper.round(&mut session),
+            }
+        }
+        let effect = paper.until_reboot(&mut session);
+        paper.hold(&mut session, effect, 50_000);
+        paper.run(&mut session);
+        paper.wait(50_000);
+        assert!(paper.reboots.values().all(|&n| n == 1), "names {names_boots}: {:?}", paper.reboots);
+        assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
+    }
+}
+
+/// The same while the operator takes the session away: the nodes are not put back to work to be rebooted there.
+#[test]
+fn p2_p7_a_request_that_is_held_up_does_not_reboot_nodes_that_were_given_back() {
+    for names_boots in [true, false] {
+        let (mut paper, mut session) = pair(names_boots);
+        paper.takes = 2_000;
+        paper.until(&mut session, |s| s.head.boot.is_some());
+        paper.wait(300_000);
+        let effect = paper.until_reboot(&mut session);
+        paper.hold(&mut session, effect, 50_000);
+        machine::step(&mut session, paper.now, Input::Delete { by: None });
+        paper.run(&mut session);
+        assert!(paper.reboots.values().all(|&n| n == 1), "names {names_boots}: {:?}", paper.reboots);
+        assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded), "{:?}", session.nodes);
+    }
+}
+
+/// What is released was looked for when the request could not come true any more, not a moment before.
+#[test]
+fn p7_nodes_are_given_back_by_a_look_that_began_when_the_request_had_had_its_time() {
+    let (mut paper, mut session) = pair(true);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 59_999);
+    machine::step(&mut session, paper.now, Input::Delete { by: None });
+    // As if nobody had looked since.
+    paper.until(&mut session, |s| s.known.boot.is_some() && s.known.wlm.len() == 2);
+    paper.wait(59_000);
+    machine::step(&mut session, paper.now, Input::Tick);
+    paper.wait(1_000);
+    machine::step(&mut session, paper.now, Input::Tick);
+    paper.run(&mut session);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded), "{:?}", session.nodes);
+}
+
+/// Somebody else boots one of the nodes by the same template, before our request is made at all or after it was refused.
+#[test]
+fn p3_p4_a_boot_session_of_somebody_else_is_not_taken_for_one_that_was_not_asked_for() {
+    for refused in [false, true] {
+        let (mut paper, mut session) = pair(false);
+        paper.until(&mut session, |s| s.head.boot.is_some());
+        if refused {
+            let effect = paper.until_reboot(&mut session);
+            let error = PortError::Refused { peer: Peer::Bos, detail: "forbidden".into() };
+            paper.answered(&mut session, effect, Err(error));
+        }
+        paper.add_nameless("theirs", vec![xname(1)]);
+        paper.run(&mut session);
+        assert!(
+            session.nodes.iter().all(|node| node.state == NodeState::Upgraded),
+            "refused {refused}: {:?}",
+            session.nodes
+        );
+        assert!(paper.reboots.values().all(|&n| n == 1));
+    }
+}
+
+/// The intent is old when the request is made: what began meanwhile was there before it all the same.
+#[test]
+fn p3_p4_what_began_between_an_old_intent_and_its_request_is_not_taken_for_ours() {
+    let (mut paper, mut session) = pair(false);
+    paper.until(&mut session, |s| s.head.boot.is_some());
+    paper.add_nameless("theirs", vec![xname(1), xname(2)]);
+    paper.wait(300_000);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 0);
+    paper.run(&mut session);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded), "{:?}", session.nodes);
+    assert!(paper.reboots.values().all(|&n| n == 1), "{:?}", paper.reboots);
+}
+
+/// The answer is lost, and somebody else's session of one of the nodes shows before ours.
+#[test]
+fn p3_p4_a_boot_session_of_some_of_the_nodes_is_ours_only_once_ours_would_show() {
+    let (mut paper, mut session) = pair(false);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 50_000);
+    paper.add_nameless("theirs", vec![xname(1)]);
+    paper.run(&mut session);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded), "{:?}", session.nodes);
+    assert!(paper.reboots.values().all(|&n| n == 1), "{:?}", paper.reboots);
+}
+
+/// BOS shows some of our nodes, and never more: it has left the others out.
+#[test]
+fn p3_p5_a_boot_session_of_some_of_the_nodes_is_adopted_when_no_other_shows_up() {
+    let (mut paper, mut session) = pair(false);
+    let effect = paper.until_reboot(&mut session);
+    let Effect::Reboot(request) = &effect else { panic!("{effect:?}") };
+    let some = RebootRequest { nodes: vec![xname(1)], ..request.clone() };
+    paper.reboot(&some);
+    let lost = PortError::MayHaveActed { peer: Peer::Bos, detail: "timed out".into() };
+    paper.answered(&mut session, effect, Err(lost));
+    paper.run(&mut session);
+    let states: Vec<_> = session.nodes.iter().map(|node| &node.state).collect();
+    assert!(
+        matches!(states[..], [NodeState::Upgraded, NodeState::Failed(Failure::LeftOut(_))]),
+        "{states:?}"
+    );
+    assert_eq!(paper.reboots, BTreeMap::from([(xname(1), 1)]));
 }

@@ -347,7 +347,7 @@ impl Agenda<'_> {
         self.tidy(Group::Upgrading);
         if self.s.is_upgrading_group_filled() {
             // Before the last look, which must be fresh.
-            if !self.s.knows_boots() {
+            if !self.s.knows_boots(self.now) {
                 return self.look(NOW, Effect::ReadBootIds);
             }
             let nodes = self.s.batch_in(|state| *state == NodeState::Quiesced);
@@ -361,15 +361,25 @@ impl Agenda<'_> {
         let rebooting = s.batch_in(|state| *state == NodeState::Rebooting);
         let look = s.last_look(&rebooting, self.now);
         let deleting = s.head.deletion.is_some();
-        if s.known.may_ask && look == LastLook::Quiet && !deleting {
+        if s.known.may_ask && look == LastLook::Quiet && !deleting && s.knows_boots(self.now) {
             return self.ask(Effect::Reboot(s.reboot_request(boot, &rebooting)));
         }
-        let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
-        self.look(due, Effect::ReadBoot(s.boot_key(boot, &rebooting)));
-        let none = match &s.known.boot {
-            Some((_, Some(seen))) => seen.status == BootStatus::Unclear && !s.may_be_asked(boot),
-            Some((_, None)) => true,
-            None => false,
+        // Where BOS takes no names of ours, there is nothing to look for before anything was asked for.
+        let nameless = !s.limits.names_boots && boot.handle.is_none() && !s.may_be_asked(boot);
+        let none = if nameless {
+            if !deleting && !s.knows_boots(self.now) {
+                // As before the intent: before the last look, which must be fresh.
+                return self.look(paced(s, CallKind::Reboot), Effect::ReadBootIds);
+            }
+            true
+        } else {
+            let due = s.known.boot.as_ref().map_or(NOW, |(at, _)| self.again(*at));
+            self.look(due, Effect::ReadBoot(s.boot_key(boot, &rebooting)));
+            match &s.known.boot {
+                Some((_, Some(seen))) => seen.status == BootStatus::Unclear && !s.may_be_asked(boot),
+                Some((_, None)) => true,
+                None => false,
+            }
         };
         if none {
             match look {

@@ -8,6 +8,7 @@ use crate::boots::BootIds;
 use crate::model::{Boot, CallKind, Failure, Limits, NodeState};
 use crate::names::Xname;
 use crate::ports::{BootKey, BootNodeState, BootSession, BootStatus, RebootRequest};
+use crate::time::Time;
 
 impl Machine<'_> {
     /// The intent is stored, and BOS has not shown the session yet. It may have been asked for, by us or by
@@ -32,16 +33,32 @@ impl Machine<'_> {
             self.release_intended(&rebooting);
             return true;
         }
+        self.renew_before(&boot);
+        // The look must have begun when each request had had its time to arrive.
+        let looked = self.s.known.boot.as_ref().map(|(at, _)| *at);
+        let settled = self.asked_until(&boot).is_none_or(|asked| {
+            let settled = asked.max(self.s.known.taken_up) + self.s.limits.settle_ms;
+            looked.is_some_and(|looked| looked >= settled)
+        });
         let found = match &self.s.known.boot {
             // BOS has told what it calls it: it has it.
             _ if boot.handle.is_some() => true,
+            // No request of ours is under way: whatever there is, is somebody else's.
+            _ if !self.s.limits.names_boots && !self.s.may_be_asked(&boot) => false,
             None => return false,
-            // No request of ours is under way: whatever is unclear is somebody else's.
             Some((_, Some(seen))) if seen.status == BootStatus::Unclear => {
                 if self.s.may_be_asked(&boot) {
                     return self.unclear(&boot);
                 }
                 false
+            }
+            // One with some of the nodes may be somebody else's, as long as ours may yet appear.
+            Some((_, Some(seen))) if !self.s.limits.names_boots && !settled => {
+                if !self.has_all_nodes(seen) {
+                    self.s.known.may_ask = false;
+                    return false;
+                }
+                true
             }
             Some((_, Some(_))) => true,
             Some((_, None)) => false,
@@ -61,15 +78,6 @@ impl Machine<'_> {
             return true;
         }
         // BOS knows no such session. A request that was lost on its way may still arrive.
-        // Where no name keeps a second request from doing harm, the look must have begun when the first had had its time.
-        let looked = match &self.s.known.boot {
-            Some((at, _)) if !self.s.limits.names_boots => *at,
-            _ => self.now,
-        };
-        let settled = self.never_asked()
-            || boot
-                .unanswered
-                .is_none_or(|at| looked.since(at.max(self.s.known.taken_up)) >= self.s.limits.settle_ms);
         let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
         // A session that is forgotten may have existed: a node that booted anew was rebooted by it (P3).
         let newer = |i: &usize| self.s.seen(*i).is_some_and(|seen| self.s.shows_newer_boot(*i, seen));
@@ -83,7 +91,7 @@ impl Machine<'_> {
         let silent = |i: &usize| {
             !boot.silent.contains(i) && self.s.seen(*i).is_some_and(|seen| !seen.shows_its_boot())
         };
-        if let Some(asked) = boot.unanswered.filter(|_| !self.never_asked())
+        if let Some(asked) = self.asked_until(&boot)
             && rebooting.iter().any(silent)
         {
             self.s.known.may_ask = false;
@@ -139,7 +147,7 @@ impl Machine<'_> {
     /// clear; not for longer than a boot may take.
     fn unclear(&mut self, boot: &Boot) -> bool {
         self.s.known.may_ask = false;
-        let Some(asked) = boot.unanswered else { return false };
+        let Some(asked) = self.asked_until(boot) else { return false };
         let Limits { settle_ms, boot_timeout_ms, .. } = self.s.limits;
         let late = self.now.since(asked) >= settle_ms.saturating_add(boot_timeout_ms)
             && self.now.since(self.s.known.taken_up) >= settle_ms;
@@ -166,6 +174,35 @@ impl Machine<'_> {
     /// Whether the reboot was certainly not asked for: its first intent was noted in this run, and stands.
     fn never_asked(&self) -> bool {
         self.s.known.may_ask && self.s.known.unanswered_before.is_none()
+    }
+
+    /// When the latest request ended that may have been carried out without our knowing. The intent may be much older:
+    /// the last look comes between them. Who did not see the end, since the service was restarted, knows the intent alone.
+    fn asked_until(&self, boot: &Boot) -> Option<Time> {
+        let noted = boot.unanswered.filter(|_| !self.never_asked())?;
+        Some(noted.max(self.s.known.reboot_asked))
+    }
+
+    /// While no request is under way, the boot sessions that there are now are none that it made.
+    fn renew_before(&mut self, boot: &Boot) {
+        if self.s.limits.names_boots || self.s.may_be_asked(boot) {
+            return;
+        }
+        let latest = self.s.boot_ids(self.now).cloned();
+        if let Some(boot) = &mut self.s.head.boot
+            && latest.is_some()
+            && boot.before != latest
+        {
+            boot.before = latest;
+            self.events.push(Event::Head);
+        }
+    }
+
+    /// Whether a boot session shows each node that was asked for.
+    fn has_all_nodes(&self, seen: &BootSession) -> bool {
+        let nodes: BTreeSet<Xname> = seen.nodes.iter().map(|node| node.xname).collect();
+        let mut rebooting = self.s.batch().filter(|node| node.state == NodeState::Rebooting);
+        rebooting.all(|node| nodes.contains(&node.xname))
     }
 
     fn release_intended(&mut self, rebooting: &[usize]) {
@@ -275,15 +312,20 @@ impl crate::model::Session {
         boot.unanswered.is_some() && !only_noted
     }
 
-    /// What there is of boot sessions before one is asked for, where BOS takes no names of ours.
-    pub(super) fn boot_ids(&self) -> Option<&BootIds> {
+    /// What there is of boot sessions before one is asked for, where BOS takes no names of ours, as seen lately.
+    pub(super) fn boot_ids(&self, now: Time) -> Option<&BootIds> {
         let (at, ids) = self.known.boot_ids.as_ref()?;
-        (!self.limits.names_boots && *at >= self.head.stage_since).then_some(ids)
+        // The last look at nodes and jobs comes after it.
+        let oldest = now - self.limits.last_look_ms.saturating_mul(3);
+        let since = oldest.max(self.head.stage_since);
+        (!self.limits.names_boots && *at >= since).then_some(ids)
     }
 
-    /// Whether enough is known of boot sessions to ask for one.
-    pub(super) fn knows_boots(&self) -> bool {
-        self.limits.names_boots || self.boot_ids().is_some()
+    /// Whether enough is known of boot sessions to ask for one. While a request may be under way, no more is to be
+    /// learned of what there was before it.
+    pub(super) fn knows_boots(&self, now: Time) -> bool {
+        let may_be_asked = self.head.boot.as_ref().is_some_and(|boot| self.may_be_asked(boot));
+        self.limits.names_boots || may_be_asked || self.boot_ids(now).is_some()
     }
 
     pub(super) fn reboot_request(&self, boot: &Boot, nodes: &[usize]) -> RebootRequest {

@@ -112,6 +112,8 @@ pub struct Known {
     pub may_ask: bool,
     /// What [`Boot::unanswered`](super::Boot::unanswered) was before that intent.
     pub unanswered_before: Option<Time>,
+    /// When the latest request for a reboot ended that may have been carried out.
+    pub reboot_asked: Time,
     /// Why BOS left nodes out of its session, as far as HSM's facts tell.
     pub left_out: BTreeMap<Xname, String>,
     /// Nodes that HSM would not put into a group.
@@ -124,8 +126,21 @@ pub struct Known {
     pub asked: BTreeMap<CallKind, Time>,
     /// The kinds of calls that fail.
     pub troubles: BTreeMap<CallKind, Trouble>,
-    /// What was said in this stage to be missing: a kind of call that fails, or a condition in words.
-    pub told: BTreeSet<Result<String, CallKind>>,
+    /// What was said in this stage to be in the way.
+    pub told: BTreeSet<Said>,
+}
+
+/// Something that is in the way, and is said once a stage, whatever its words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Said {
+    /// A condition is not met, in words.
+    Condition(String),
+    /// Calls of this kind fail.
+    Call(CallKind),
+    /// The next step may not start yet.
+    HeldBack,
+    /// Nodes drain for longer than they may.
+    Late,
 }
 
 /// One of the three groups of a session.

@@ -130,7 +130,7 @@ impl Runner {
             return Left::ForGood;
         }
         let shared = Arc::clone(&self.shared);
-        let driver = match shared.ports.store.own(self.id).await {
+        let driver = match shared.store.own(self.id).await {
             Ok(true) => self.load().await,
             Ok(false) => self.not_ours().await,
             Err(error) => Err(error),
@@ -139,7 +139,7 @@ impl Runner {
             Ok(Ok(driver)) => {
                 tokio::select! {
                     biased;
-                    () = shared.ports.store.disowned(self.id) => {
+                    () = shared.store.disowned(self.id) => {
                         // Whatever call was under way is dropped: it is found out as after a crash.
                         Left::ToReload(StoreError::NotOwner(self.id))
                     }
@@ -152,7 +152,7 @@ impl Runner {
         shared.watch.left(self.id);
         shared.ports.checks.forget(self.id);
         if matches!(left, Left::ForGood | Left::Done)
-            && let Err(error) = shared.ports.store.disown(self.id).await
+            && let Err(error) = shared.store.disown(self.id).await
         {
             warn!(
                 "failed to give the session up, so that another replica waits for our lease to end: {error}"
@@ -163,8 +163,7 @@ impl Runner {
 
     async fn drive(&mut self, driver: Driver) -> Left {
         let courier = self.shared.webhook.clone().map(|webhook| {
-            let ports = &self.shared.ports;
-            let (store, clock) = (Arc::clone(&ports.store), Arc::clone(&ports.clock));
+            let (store, clock) = (Arc::clone(&self.shared.store), Arc::clone(&self.shared.ports.clock));
             let metrics = Arc::clone(self.shared.watch.metrics());
             let latest = driver.session().head.entries;
             Courier::start(Start { id: self.id, webhook, store, clock, metrics, latest })
@@ -256,7 +255,8 @@ impl Runner {
     /// Tells the driver that deletion is ordered, and by whom.
     async fn hand_over_deletion(&self, driver: &mut Driver) -> Result<(), StoreError> {
         if self.shared.board.deletion_ordered(self.id) && !driver.deletion_ordered() {
-            driver.order_deletion(self.shared.ports.store.deletion_ordered_by(self.id).await?);
+            let order = self.shared.store.deletion(self.id).await?;
+            driver.order_deletion(order.and_then(|order| order.by));
         }
         Ok(())
     }
@@ -264,12 +264,12 @@ impl Runner {
     /// Gives the driver what is noted for the session.
     async fn hand_over_commands(&self, driver: &mut Driver) -> Result<(), StoreError> {
         let Some(latest) = self.shared.board.commanded(self.id) else { return Ok(()) };
-        let commands = self.shared.ports.store.commands(self.id).await?;
+        let commands = self.shared.store.commands(self.id).await?;
         if commands.is_empty() {
             self.shared.board.none_is_noted(self.id, latest);
         }
-        for (number, ordered) in commands {
-            driver.command(number, ordered);
+        for command in commands {
+            driver.command(command);
         }
         Ok(())
     }
@@ -282,14 +282,14 @@ impl Runner {
 
     /// The session as it is stored; why it was left when it is not there.
     async fn load(&mut self) -> Result<Result<Driver, Left>, StoreError> {
-        let store = Arc::clone(&self.shared.ports.store);
+        let store = Arc::clone(&self.shared.store);
         let Some((mut session, revision)) = store.load(self.id).await? else { return Ok(Err(self.gone())) };
         // It may have been ordered of another replica a moment ago.
-        if store.deletion_ordered(self.id).await? {
+        if store.deletion(self.id).await?.is_some() {
             self.shared.board.order_deletion(self.id);
         }
-        if let Some((latest, _)) = store.commands(self.id).await?.last() {
-            self.shared.board.command(self.id, *latest);
+        if let Some(latest) = store.commands(self.id).await?.last() {
+            self.shared.board.command(self.id, latest.number);
         }
         session.limits = self.shared.limits.clone();
         self.shared.board.update(&session);
@@ -304,7 +304,7 @@ impl Runner {
 
     /// Another replica owns the session, or it is gone.
     async fn not_ours(&self) -> Result<Result<Driver, Left>, StoreError> {
-        let there = self.shared.ports.store.summary(self.id).await?.is_some();
+        let there = self.shared.store.summary(self.id).await?.is_some();
         Ok(Err(if there { Left::ToAnother } else { self.gone() }))
     }
 

@@ -5,7 +5,7 @@ use crus_core::UpgradeId;
 use crus_core::commands::NotNow;
 use crus_core::history::Happening;
 use crus_core::model::{Command, Counts, NodeState, Phase};
-use crus_core::ports::{SessionStore as _, StoreError};
+use crus_core::ports::{DriverStore as _, SessionStore as _, StoreError};
 use crus_sim::config::BootBehaviour;
 use uuid::Uuid;
 
