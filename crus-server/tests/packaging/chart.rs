@@ -26,8 +26,7 @@ const OF_SLURM: [&str; 2] = ["SLURM_CONF", "LD_LIBRARY_PATH"];
 
 /// What Helm makes of each of these values. `None` where real peers are not wanted.
 fn helm(values: &[Value]) -> Option<Vec<Value>> {
-    if std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1") {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs Helm");
+    if crus_sim::left_out("Helm") {
         return None;
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
