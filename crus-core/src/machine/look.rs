@@ -329,7 +329,9 @@ impl Session {
             let (kind, trouble) = self.known.troubles.first_key_value()?;
             Some((Err(*kind), trouble.error.clone()))
         };
-        self.unmet_condition().map(|why| (Ok(why.clone()), why)).or_else(trouble)
+        // Its words change with every node that shows up.
+        let doubt = || self.boot_in_doubt().map(|why| (Ok("boot in doubt".to_owned()), why));
+        self.unmet_condition().map(|why| (Ok(why.clone()), why)).or_else(doubt).or_else(trouble)
     }
 
     /// How many nodes the starting group holds, when that is more than a session may have.
