@@ -231,6 +231,23 @@ async fn an_etcd_that_is_away_at_the_start_is_said_with_a_remedy() {
 }
 
 /// A save whose answer was lost is made again.
+/// P7: who ordered a deletion is for people; that it was ordered counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_an_order_of_somebody_who_cannot_be_told_stands() {
+    if left_out() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let store = open(&etcd.options(LONG)).await;
+    let session = session();
+    store.create(&session).await.unwrap();
+    let id = session.head.id;
+    let mut client = etcd.client().await;
+    client.put(format!("/crus/live/orders/{id}"), r#""\u0000""#, None).await.unwrap();
+    assert_eq!(store.deletion_ordered(id).await, Ok(true));
+    assert_eq!(store.deletion_ordered_by(id).await, Ok(None));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_save_that_is_made_again_is_one() {
     if left_out() {
