@@ -66,19 +66,31 @@ impl Claim {
     }
 }
 
+/// Whether a session's turn has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// It has: its nodes and groups are its own until it is done.
+    Granted,
+    /// It has not: what the session waits for, in words.
+    WaitsFor(String),
+}
+
+impl Turn {
+    /// What the session waits for, in words; `None` when its turn has come.
+    pub fn waits_for(self) -> Option<String> {
+        match self {
+            Turn::Granted => None,
+            Turn::WaitsFor(why) => Some(why),
+        }
+    }
+}
+
 /// Grants a session its nodes, unless another one that works, or was created earlier, shares any of them or a
 /// group with it. Whatever comes of it is noted in the session's claim; `true` beside the answer when that changed
 /// it, and it must be stored.
-///
-/// # Errors
-/// In the answer: what the session waits for, in words.
-pub fn claim(
-    id: UpgradeId,
-    nodes: &[Xname],
-    claims: &mut BTreeMap<UpgradeId, Claim>,
-) -> (Result<(), String>, bool) {
+pub fn claim(id: UpgradeId, nodes: &[Xname], claims: &mut BTreeMap<UpgradeId, Claim>) -> (Turn, bool) {
     let Some(stored) = claims.get(&id) else {
-        return (Err(messages::has_no_claim(id)), false);
+        return (Turn::WaitsFor(messages::has_no_claim(id)), false);
     };
     let mut own = Claim { nodes: nodes.iter().copied().collect(), ..stored.clone() };
     let ahead = claims.iter().filter(|(other, claim)| {
@@ -89,8 +101,8 @@ pub fn claim(
     let changed = own != *stored;
     claims.insert(id, own);
     match first {
-        Some((_, other, shared)) => (Err(messages::waits_for_session(other, &shared)), changed),
-        None => (Ok(()), changed),
+        Some((_, other, shared)) => (Turn::WaitsFor(messages::waits_for_session(other, &shared)), changed),
+        None => (Turn::Granted, changed),
     }
 }
 
@@ -199,17 +211,17 @@ mod tests {
         let mut claims = BTreeMap::from([(first, one), (second, two), (apart, three), (overlapping, four)]);
         let ab = nodes(&["x1c0s0b0n0", "x1c0s1b0n0"]);
         let c = nodes(&["x1c0s2b0n0"]);
-        let why = claim(second, &ab, &mut claims).0.unwrap_err();
+        let why = claim(second, &ab, &mut claims).0.waits_for().unwrap();
         assert_eq!(why, format!("Waiting for session {first}, which uses the group 'up'"));
-        assert_eq!(claim(first, &ab, &mut claims), (Ok(()), true));
-        assert_eq!(claim(first, &ab, &mut claims), (Ok(()), false), "asking again changes nothing");
-        assert_eq!(claim(apart, &c, &mut claims), (Ok(()), true));
-        let why = claim(overlapping, &c, &mut claims).0.unwrap_err();
+        assert_eq!(claim(first, &ab, &mut claims), (Turn::Granted, true));
+        assert_eq!(claim(first, &ab, &mut claims), (Turn::Granted, false), "asking again changes nothing");
+        assert_eq!(claim(apart, &c, &mut claims), (Turn::Granted, true));
+        let why = claim(overlapping, &c, &mut claims).0.waits_for().unwrap();
         assert_eq!(why, format!("Waiting for session {apart}, which uses the node x1c0s2b0n0"));
         claims.remove(&first);
         claims.remove(&apart);
-        assert_eq!(claim(second, &ab, &mut claims).0, Ok(()));
-        assert_eq!(claim(overlapping, &c, &mut claims).0, Ok(()));
+        assert_eq!(claim(second, &ab, &mut claims).0, Turn::Granted);
+        assert_eq!(claim(overlapping, &c, &mut claims).0, Turn::Granted);
     }
 
     #[test]
@@ -219,9 +231,9 @@ mod tests {
         let (third, three) = entry(3, 3, ["c", "up-c", "failed-c"]);
         let mut claims = BTreeMap::from([(first, one), (second, two), (third, three)]);
         let b = nodes(&["x1c0s1b0n0"]);
-        claim(first, &nodes(&["x1c0s0b0n0"]), &mut claims).0.unwrap();
-        claim(second, &b, &mut claims).0.unwrap_err();
-        let why = claim(third, &b, &mut claims).0.unwrap_err();
+        assert_eq!(claim(first, &nodes(&["x1c0s0b0n0"]), &mut claims).0, Turn::Granted);
+        assert_ne!(claim(second, &b, &mut claims).0, Turn::Granted);
+        let why = claim(third, &b, &mut claims).0.waits_for().unwrap();
         assert_eq!(why, format!("Waiting for session {second}, which uses the node x1c0s1b0n0"));
     }
 
@@ -230,7 +242,7 @@ mod tests {
         let (first, one) = entry(1, 1, ["a", "up", "failed"]);
         let (rerun, two) = entry(2, 2, ["failed", "up-b", "failed-b"]);
         let mut claims = BTreeMap::from([(first, one), (rerun, two)]);
-        assert!(claim(rerun, &[], &mut claims).0.unwrap_err().contains("the group 'failed'"));
+        assert!(claim(rerun, &[], &mut claims).0.waits_for().unwrap().contains("the group 'failed'"));
     }
 
     #[test]
@@ -242,9 +254,9 @@ mod tests {
         let one = Claim { partitions: batch(), ..one };
         let two = Claim { partitions: batch(), ..two };
         let mut claims = BTreeMap::from([(first, one), (second, two), (third, three)]);
-        assert_eq!(claim(first, &[], &mut claims).0, Ok(()));
-        assert!(claim(second, &[], &mut claims).0.unwrap_err().contains("the partition 'batch'"));
-        assert_eq!(claim(third, &[], &mut claims).0, Ok(()), "it keeps none in service");
+        assert_eq!(claim(first, &[], &mut claims).0, Turn::Granted);
+        assert!(claim(second, &[], &mut claims).0.waits_for().unwrap().contains("the partition 'batch'"));
+        assert_eq!(claim(third, &[], &mut claims).0, Turn::Granted, "it keeps none in service");
     }
 
     #[test]

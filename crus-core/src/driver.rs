@@ -24,11 +24,12 @@ use tracing::{debug, info, warn};
 use crate::actor::Actor;
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
-use crate::model::{Ordered, SeenGroup, Session};
-use crate::names::{NodeName, Xname};
-use crate::ports::{Bos, Checks, Clock, Hsm, PortError, Rejected, Revision, SessionStore, StoreError, Wlm};
+use crate::model::{DeletionOrder, NumberedCommand, SeenGroup, Session};
+use crate::names::{BootHandle, NodeName, Xname};
+use crate::ports::{Bos, Checks, Clock, DriverStore, Hsm, PortError, Rejected, Revision, StoreError, Wlm};
 use crate::promises::{self, Violation};
 use crate::time::Time;
+use crate::wlm::WlmNode;
 
 /// Everything that a session needs of the outside.
 #[derive(Clone)]
@@ -40,7 +41,7 @@ pub struct Ports {
     /// The workload manager.
     pub wlm: Arc<dyn Wlm>,
     /// Where sessions are stored.
-    pub store: Arc<dyn SessionStore>,
+    pub store: Arc<dyn DriverStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The programs that judge nodes.
@@ -82,27 +83,17 @@ pub struct Driver {
     session: Session,
     revision: Revision,
     ports: Ports,
-    deletion_ordered: bool,
-    /// By whom.
-    deleted_by: Option<Actor>,
-    /// Commands that are not taken in yet, with their numbers.
-    commands: BTreeMap<u64, Ordered>,
+    deletion: Option<DeletionOrder>,
+    /// Commands that are not taken in yet, by their numbers.
+    commands: BTreeMap<u64, NumberedCommand>,
     /// Changes that are not stored yet.
     unsaved: Vec<Event>,
 }
 
 impl Driver {
-    /// A driver for a session as it is stored, which this process [owns](SessionStore::own).
+    /// A driver for a session as it is stored, which this process [owns](DriverStore::owns).
     pub fn new(session: Session, revision: Revision, ports: Ports) -> Self {
-        Driver {
-            session,
-            revision,
-            ports,
-            deletion_ordered: false,
-            deleted_by: None,
-            commands: BTreeMap::new(),
-            unsaved: Vec::new(),
-        }
+        Driver { session, revision, ports, deletion: None, commands: BTreeMap::new(), unsaved: Vec::new() }
     }
 
     /// The session as it is now.
@@ -112,20 +103,28 @@ impl Driver {
 
     /// Deletion was asked for: it takes effect with the next round. Asking again changes nothing.
     pub fn order_deletion(&mut self, by: Option<Actor>) {
-        if !std::mem::replace(&mut self.deletion_ordered, true) {
-            self.deleted_by = by;
-        }
+        self.deletion.get_or_insert(DeletionOrder { by });
     }
 
     /// Whether it was told that deletion was asked for.
     pub fn deletion_ordered(&self) -> bool {
-        self.deletion_ordered
+        self.deletion.is_some()
     }
 
-    /// An operator's command, with the number that the store gave it: it takes effect with the next round. Giving it again
-    /// changes nothing.
-    pub fn command(&mut self, number: u64, ordered: Ordered) {
-        self.commands.insert(number, ordered);
+    /// An operator's command, as the store noted it: it takes effect with the next round. Giving it again changes nothing.
+    pub fn command(&mut self, command: NumberedCommand) {
+        self.commands.insert(command.number, command);
+    }
+
+    /// Takes in a look at nodes that [`machine::next_look`] announced and the host made: it began at `begun`, when
+    /// [`advance`](Self::advance) had told to wait, and nothing was done for the session since. It is stored with the next
+    /// round.
+    pub fn looked(&mut self, begun: Time, asked: Vec<NodeName>, nodes: Result<Vec<WlmNode>, PortError>) {
+        let input = match nodes {
+            Ok(nodes) => Input::Nodes { at: begun, asked, nodes },
+            Err(error) => self.look_failed(Effect::ReadNodes(asked), error),
+        };
+        self.take(self.ports.clock.now(), input);
     }
 
     /// Does one round: at most one call to a peer.
@@ -139,22 +138,22 @@ impl Driver {
     /// call again after a pause.
     pub async fn advance(&mut self) -> Result<Next, StoreError> {
         self.save().await?;
-        let deleting = self.deletion_ordered || self.session.head.deletion.is_some();
+        let deleting = self.deletion.is_some() || self.session.head.deletion.is_some();
         if deleting && self.session.is_done() {
             self.ports.store.remove(self.session.head.id).await?;
             return Ok(Next::Removed);
         }
         let now = self.ports.clock.now();
-        if let Some((number, Ordered { command, by })) = self.commands.pop_first() {
-            self.take(now, Input::Command { number, command, by });
+        if let Some((_, command)) = self.commands.pop_first() {
+            self.take(now, Input::Command(command));
             self.save().await?;
             return Ok(Next::Now);
         }
         if self.session.is_done() {
             return Ok(Next::Finished);
         }
-        let delete = self.deletion_ordered && self.session.head.deletion.is_none();
-        if self.take(now, if delete { Input::Delete { by: self.deleted_by.clone() } } else { Input::Tick }) {
+        let order = self.deletion.as_ref().filter(|_| self.session.head.deletion.is_none());
+        if self.take(now, order.map_or(Input::Tick, |order| Input::Delete { by: order.by.clone() })) {
             self.save().await?;
             return Ok(Next::Now);
         }
@@ -209,99 +208,87 @@ impl Driver {
 
     /// Makes a call, and tells what came of it.
     async fn perform(&self, effect: Effect) -> Result<Input, StoreError> {
-        let at = self.ports.clock.now();
-        debug!(step = self.session.head.step, kind = ?effect.kind(), "asking");
+        let Ports { hsm, bos, wlm, store, clock, checks, .. } = &self.ports;
+        let (session, head) = (&self.session, &self.session.head);
+        let at = clock.now();
+        debug!(step = head.step, kind = ?effect.kind(), "asking");
+        let done = |result: Result<(), PortError>| self.asked(&effect, Vec::new(), result.map(|()| None));
         let seen = match &effect {
-            Effect::ReadGroup(group) => self
-                .ports
-                .hsm
-                .group(self.session.label(*group))
-                .await
-                .map(|members| Input::Group(*group, SeenGroup { at, members })),
+            Effect::ReadGroup(group) => {
+                let members = hsm.group(session.label(*group)).await;
+                members.map(|members| Input::Group(*group, SeenGroup { at, members }))
+            }
             Effect::ReadFacts(nodes) => {
-                let facts = self.ports.hsm.facts(nodes).await;
+                let facts = hsm.facts(nodes).await;
                 facts.map(|facts| Input::Facts { at, asked: nodes.clone(), facts })
             }
             Effect::ReadTemplate(key) => {
-                self.ports.bos.has_template(key).await.map(|exists| Input::Template { at, exists })
+                bos.has_template(key).await.map(|exists| Input::Template { at, exists })
             }
             Effect::Claim => {
-                let nodes: Vec<Xname> = self.session.members().collect();
-                let result = self.ports.store.claim(self.session.head.id, &nodes).await?;
-                Ok(Input::Claim { at, result })
+                let nodes: Vec<Xname> = session.members().collect();
+                Ok(Input::Claim { at, turn: store.claim(head.id, &nodes).await? })
             }
             Effect::ReadNodes(names) => {
-                let nodes = self.ports.wlm.nodes(names).await;
+                let nodes = wlm.nodes(names).await;
                 nodes.map(|nodes| Input::Nodes { at, asked: names.clone(), nodes })
             }
             Effect::ReadJobs(names) => {
-                let jobs = self.ports.wlm.jobs(names).await;
-                jobs.map(|jobs| Input::Jobs { at, asked: names.clone(), jobs })
+                wlm.jobs(names).await.map(|jobs| Input::Jobs { at, asked: names.clone(), jobs })
             }
             Effect::ReadPendingJobs => {
-                let names: Vec<NodeName> =
-                    self.session.pending().filter_map(|node| node.name.clone()).collect();
-                self.ports.wlm.jobs(&names).await.map(Input::PendingJobs)
+                let names: Vec<NodeName> = session.pending().filter_map(|node| node.name.clone()).collect();
+                wlm.jobs(&names).await.map(Input::PendingJobs)
             }
-            Effect::ReadBootIds => self.ports.bos.boot_ids().await.map(|ids| Input::BootIds { at, ids }),
+            Effect::ReadBootIds => bos.boot_ids().await.map(|ids| Input::BootIds { at, ids }),
             Effect::ReadBoot(key) => {
-                let session = self.ports.bos.session(key).await;
+                let session = bos.session(key).await;
                 session.map(|session| Input::Boot { at, name: key.request.name.clone(), session })
             }
             Effect::ReadPartitions(names) => {
-                let partitions = self.ports.wlm.partitions(names).await;
-                partitions.map(|partitions| Input::Partitions { at, partitions })
+                wlm.partitions(names).await.map(|partitions| Input::Partitions { at, partitions })
             }
-            Effect::ReadZone(name) => Ok(Input::Zone { at, offset: self.ports.clock.zone(name, at) }),
+            Effect::ReadZone(name) => Ok(Input::Zone { at, offset: clock.zone(name, at) }),
             Effect::Check(request) => {
-                let verdicts = self.ports.checks.judge(request).await;
+                let verdicts = checks.judge(request).await;
                 verdicts.map(|verdicts| Input::Checked { step: request.step, verdicts })
             }
-            _ => return Ok(self.request(effect).await),
+            Effect::Drain(names) => Ok(done(wlm.drain(names, &messages::drain_reason(head.id)).await)),
+            Effect::Resume(names) => Ok(done(wlm.resume(names).await)),
+            Effect::MarkDown(names, reason) => Ok(done(wlm.down(names, reason).await)),
+            Effect::MarkReason(names, reason) => Ok(done(wlm.set_reason(names, reason).await)),
+            Effect::Requeue(jobs) => Ok(done(wlm.requeue(jobs).await)),
+            Effect::Cancel(jobs) => Ok(done(wlm.cancel(jobs).await)),
+            Effect::RemoveMembers(group, nodes) => {
+                Ok(done(hsm.remove_members(session.label(*group), nodes).await))
+            }
+            Effect::AddMembers(group, nodes) => {
+                Ok(match hsm.add_members(session.label(*group), nodes).await {
+                    Ok(rejected) => self.asked(&effect, rejected, Ok(None)),
+                    Err(error) => self.asked(&effect, Vec::new(), Err(error)),
+                })
+            }
+            Effect::Reboot(request) => Ok(self.asked(&effect, Vec::new(), bos.reboot(request).await)),
         };
-        Ok(seen.unwrap_or_else(|error| {
-            warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
-            Input::Failed { effect, error }
-        }))
+        Ok(seen.unwrap_or_else(|error| self.look_failed(effect, error)))
     }
 
-    /// Makes a call that changes the world.
-    async fn request(&self, effect: Effect) -> Input {
-        let Ports { hsm, bos, wlm, .. } = &self.ports;
-        let mut rejected: Vec<Rejected> = Vec::new();
-        let mut handle = None;
-        let result: Result<(), PortError> = match &effect {
-            Effect::Drain(names) => wlm.drain(names, &messages::drain_reason(self.session.head.id)).await,
-            Effect::Resume(names) => wlm.resume(names).await,
-            Effect::MarkDown(names, reason) => wlm.down(names, reason).await,
-            Effect::MarkReason(names, reason) => wlm.set_reason(names, reason).await,
-            Effect::AddMembers(group, nodes) => {
-                let added = hsm.add_members(self.session.label(*group), nodes).await;
-                added.map(|refused| rejected = refused)
-            }
-            Effect::RemoveMembers(group, nodes) => {
-                hsm.remove_members(self.session.label(*group), nodes).await
-            }
-            Effect::Reboot(request) => bos.reboot(request).await.map(|called| handle = called),
-            Effect::Requeue(jobs) => wlm.requeue(jobs).await,
-            Effect::Cancel(jobs) => wlm.cancel(jobs).await,
-            Effect::ReadGroup(_)
-            | Effect::ReadFacts(_)
-            | Effect::ReadTemplate(_)
-            | Effect::Claim
-            | Effect::ReadNodes(_)
-            | Effect::ReadJobs(_)
-            | Effect::ReadPendingJobs
-            | Effect::ReadBootIds
-            | Effect::ReadBoot(_)
-            | Effect::ReadPartitions(_)
-            | Effect::ReadZone(_)
-            | Effect::Check(_) => Ok(()),
-        };
+    fn look_failed(&self, effect: Effect, error: PortError) -> Input {
+        warn!(step = self.session.head.step, kind = ?effect.kind(), "a look failed: {error}");
+        Input::Failed { effect, error }
+    }
+
+    /// What came of a call that changes the world.
+    fn asked(
+        &self,
+        effect: &Effect,
+        rejected: Vec<Rejected>,
+        result: Result<Option<BootHandle>, PortError>,
+    ) -> Input {
         if let Err(error) = &result {
             warn!(step = self.session.head.step, kind = ?effect.kind(), "a request failed: {error}");
         }
-        Input::Asked { effect, rejected, result: result.map(|()| handle) }
+        Input::Asked { effect: effect.clone(), rejected, result }
     }
 }
 
@@ -310,16 +297,12 @@ mod tests {
     use std::future::Future;
     use std::num::NonZeroU32;
     use std::pin::pin;
-    use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
 
-    use async_trait::async_trait;
-
     use super::*;
-    use crate::history::Entry;
-    use crate::model::{Limits, Node, Spec, Summary, UpgradeId};
-    use crate::names::Xname;
-    use crate::ports::{MockBos, MockHsm, MockWlm, NodeFacts, Peer, StoreChanges};
+    use crate::claims::Turn;
+    use crate::model::{Limits, Spec, UpgradeId};
+    use crate::ports::{MockBos, MockDriverStore, MockHsm, MockWlm, NodeFacts, Peer};
     use crate::strategy::Strategy;
     use crate::window::ZoneOffset;
 
@@ -332,81 +315,16 @@ mod tests {
     }
 
     /// A store that takes so many saves, and fails from then on.
-    struct Failing {
-        saves: Mutex<u32>,
-        owned: Mutex<bool>,
-    }
-
-    #[async_trait]
-    impl SessionStore for Failing {
-        async fn create(&self, _: &Session) -> Result<Revision, StoreError> {
-            Ok(Revision(0))
-        }
-        async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn load(&self, _: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-            Ok(None)
-        }
-        async fn save(&self, _: &Session, _: &[Event], revision: Revision) -> Result<Revision, StoreError> {
-            let mut left = self.saves.lock().unwrap();
-            *left = left.checked_sub(1).ok_or_else(|| StoreError::Failed("no space left".into()))?;
+    fn store(saves: u32, owns: bool) -> MockDriverStore {
+        let mut store = MockDriverStore::new();
+        let mut left = saves;
+        store.expect_save().returning(move |_, _, revision| {
+            left = left.checked_sub(1).ok_or_else(|| StoreError::Failed("no space left".into()))?;
             Ok(Revision(revision.0 + 1))
-        }
-        async fn remove(&self, _: UpgradeId) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn order_deletion(&self, _: UpgradeId, _: Option<&Actor>) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn deletion_ordered(&self, _: UpgradeId) -> Result<bool, StoreError> {
-            Ok(false)
-        }
-        async fn deletion_ordered_by(&self, _: UpgradeId) -> Result<Option<Actor>, StoreError> {
-            Ok(None)
-        }
-        async fn summary(&self, _: UpgradeId) -> Result<Option<Summary>, StoreError> {
-            Ok(None)
-        }
-        async fn command(
-            &self,
-            _: UpgradeId,
-            _: crate::model::Command,
-            _: Option<&Actor>,
-        ) -> Result<Option<u64>, StoreError> {
-            Ok(None)
-        }
-        async fn commands(&self, _: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn nodes(&self, _: UpgradeId, _: usize, _: usize) -> Result<Vec<Node>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn history(&self, _: UpgradeId, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
-            Ok(Vec::new())
-        }
-        async fn delivered(&self, _: UpgradeId) -> Result<Option<u64>, StoreError> {
-            Ok(None)
-        }
-        async fn set_delivered(&self, _: UpgradeId, _: u64) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn claim(&self, _: UpgradeId, _: &[Xname]) -> Result<Result<(), String>, StoreError> {
-            Ok(Ok(()))
-        }
-        async fn own(&self, _: UpgradeId) -> Result<bool, StoreError> {
-            Ok(true)
-        }
-        fn owns(&self, _: UpgradeId) -> bool {
-            *self.owned.lock().unwrap()
-        }
-        async fn disowned(&self, _: UpgradeId) {}
-        async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {
-            Ok(())
-        }
-        async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
-            Err(StoreError::Failed("nothing to follow".into()))
-        }
+        });
+        store.expect_claim().returning(|_, _| Ok(Turn::Granted));
+        store.expect_owns().return_const(owns);
+        store
     }
 
     struct Noon;
@@ -420,12 +338,7 @@ mod tests {
         }
     }
 
-    fn driver(hsm: MockHsm, bos: MockBos, wlm: MockWlm, saves: u32) -> Driver {
-        let store = Arc::new(Failing { saves: Mutex::new(saves), owned: Mutex::new(true) });
-        driver_on(&store, hsm, bos, wlm)
-    }
-
-    fn driver_on(store: &Arc<Failing>, hsm: MockHsm, bos: MockBos, wlm: MockWlm) -> Driver {
+    fn driver(hsm: MockHsm, store: MockDriverStore) -> Driver {
         let spec = Spec {
             starting: "all".parse().unwrap(),
             upgrading: "up".parse().unwrap(),
@@ -439,9 +352,9 @@ mod tests {
         let session = Session::new(id, spec, "1", Limits::default(), Noon.now());
         let ports = Ports {
             hsm: Arc::new(hsm),
-            bos: Arc::new(bos),
-            wlm: Arc::new(wlm),
-            store: store.clone(),
+            bos: Arc::new(MockBos::new()),
+            wlm: Arc::new(MockWlm::new()),
+            store: Arc::new(store),
             clock: Arc::new(Noon),
             checks: Arc::new(()),
             observer: Arc::new(()),
@@ -460,7 +373,7 @@ mod tests {
             let arch = "X86".to_owned();
             Ok(vec![NodeFacts { xname, nid: Some(1), role, enabled: true, locked: false, arch }])
         });
-        let mut driver = driver(hsm, MockBos::new(), MockWlm::new(), 0);
+        let mut driver = driver(hsm, store(0, true));
         let end = loop {
             match at_once(driver.advance()) {
                 Ok(Next::Now) => {}
@@ -479,7 +392,7 @@ mod tests {
         let mut hsm = MockHsm::new();
         let away = || Err(PortError::Unreachable { peer: Peer::Hsm, detail: "no route".into() });
         hsm.expect_group().once().returning(move |_| away());
-        let mut driver = driver(hsm, MockBos::new(), MockWlm::new(), 10);
+        let mut driver = driver(hsm, store(10, true));
         let pause = loop {
             match at_once(driver.advance()).unwrap() {
                 Next::Now => {}
@@ -498,9 +411,7 @@ mod tests {
     /// P3: a replica that was stopped past its lease notices before it acts. Mocks panic at any call.
     #[test]
     fn p3_nothing_is_asked_of_a_peer_for_a_session_that_is_not_ours_any_more() {
-        let store = Arc::new(Failing { saves: Mutex::new(10), owned: Mutex::new(true) });
-        let mut driver = driver_on(&store, MockHsm::new(), MockBos::new(), MockWlm::new());
-        *store.owned.lock().unwrap() = false;
+        let mut driver = driver(MockHsm::new(), store(10, false));
         let end = at_once(driver.advance());
         assert_eq!(end, Err(StoreError::NotOwner(driver.session().head.id)));
     }

@@ -19,6 +19,77 @@
 //! - [`driver`]: runs one session against the ports, storing it before anything whose loss would matter.
 //! - [`promises`]: P1–P9 and those of a strategy P1–P9, checked.
 //!
+//! # Embedding
+//!
+//! A tool with ways of its own to HSM, BOS and the workload manager asks them what [`machine::outstanding`] says, and tells
+//! [`machine::step`] what came of it. Between the two it stores what changed: a reboot is asked for only once the
+//! intent to is stored. This one can read a group, and nothing else yet:
+//!
+//! ```
+//! use crus_core::machine::{self, Effect, Event, Input};
+//! use crus_core::model::SeenGroup;
+//! use crus_core::ports::{Peer, PortError, StoreError};
+//! use crus_core::stored::Parts;
+//! use crus_core::uuid::Uuid;
+//! use crus_core::{Limits, Session, Spec, Strategy, Time, UpgradeId};
+//!
+//! /// Asks the world.
+//! fn answer(effect: Effect, at: Time) -> Input {
+//!     match effect {
+//!         Effect::ReadGroup(group) => {
+//!             let members = ["x1000c0s0b0n0", "x1000c0s1b0n0"].iter().filter_map(|xname| xname.parse().ok());
+//!             Input::Group(group, SeenGroup { at, members: Some(members.collect()) })
+//!         }
+//!         effect => {
+//!             let detail = format!("{:?} is not written yet", effect.kind());
+//!             Input::Failed { effect, error: PortError::Unreachable { peer: Peer::Hsm, detail } }
+//!         }
+//!     }
+//! }
+//!
+//! /// Makes what changed durable.
+//! fn store(session: &Session, events: &[Event]) -> Result<(), StoreError> {
+//!     let changed = Parts::of(session, events)?;
+//!     // Written by the tool, in one transaction.
+//!     # drop(changed);
+//!     Ok(())
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let spec = Spec {
+//!     starting: "compute".parse()?,
+//!     upgrading: "upgrading".parse()?,
+//!     failed: "failed".parse()?,
+//!     step_size: 8.try_into()?,
+//!     template: "new-image".parse()?,
+//!     tenant: None,
+//!     strategy: Strategy::default(),
+//! };
+//! let mut now = Time(1_767_225_600_000);
+//! // What created it is for people, and stays with it: most often a version.
+//! let mut session = Session::new(UpgradeId(Uuid::nil()), spec, "my-tool 1.0", Limits::default(), now);
+//! // Parts::all(&session) is what to store of a new one.
+//! while !session.is_done() {
+//!     let events = machine::step(&mut session, now, Input::Tick);
+//!     store(&session, &events)?;
+//!     let Some(effect) = machine::outstanding(&session, now).into_iter().next() else {
+//!         // To be slept until.
+//!         now = machine::next_wake(&session, now).unwrap_or(now);
+//!         # if session.head.condition.is_some() { break }
+//!         continue;
+//!     };
+//!     let events = machine::step(&mut session, now, answer(effect, now));
+//!     store(&session, &events)?;
+//! }
+//! # let condition = session.head.condition.unwrap_or_default();
+//! # assert!(condition.ends_with("ReadFacts is not written yet"), "{condition}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With the [ports] implemented, a [`driver::Driver`] does all of this. In `async` code of one's own that is
+//! [`macro@async_trait`], as these ports are.
+//!
 //! # The promises
 //!
 //! | | |
@@ -59,9 +130,13 @@ pub mod window;
 pub mod wlm;
 
 pub use actor::Actor;
+/// What the [ports] are declared with, and so implemented.
+pub use async_trait::async_trait;
 pub use model::{Limits, Message, Session, Spec, UpgradeId};
 pub use names::{
     CheckName, Domain, GroupLabel, NodeName, NodeNameFormat, PartitionName, TemplateName, TenantName, Xname,
 };
 pub use strategy::Strategy;
 pub use time::Time;
+/// What an [`UpgradeId`] is made of.
+pub use uuid;

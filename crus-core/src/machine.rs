@@ -56,11 +56,12 @@ use std::num::NonZeroU64;
 
 use crate::actor::Actor;
 use crate::boots::BootIds;
+use crate::claims::Turn;
 use crate::history::{Entry, Happening};
 use crate::messages;
 use crate::model::{
-    Boot, CallKind, Command, Failure, Group, Holder, Known, Limits, Node, NodeState, Phase, SeenGroup,
-    Session, Stage,
+    Boot, CallKind, Failure, Group, Holder, Known, Limits, Node, NodeState, NumberedCommand, Phase, Said,
+    SeenGroup, Session, Stage,
 };
 use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
 use crate::ports::{
@@ -70,7 +71,7 @@ use crate::time::Time;
 use crate::window::ZoneOffset;
 use crate::wlm::{Job, Partition, WlmNode};
 
-pub use agenda::{next_wake, outstanding};
+pub use agenda::{next_look, next_wake, outstanding};
 pub(crate) use begin::candidates;
 pub(crate) use late::holding;
 use look::{LastLook, Mark, Way};
@@ -231,15 +232,9 @@ pub enum Input {
         /// Who does.
         by: Option<Actor>,
     },
-    /// An operator orders something else.
-    Command {
-        /// The command's number: one that is not greater than that of an earlier one was taken in before.
-        number: u64,
-        /// What.
-        command: Command,
-        /// Who does.
-        by: Option<Actor>,
-    },
+    /// An operator orders something else. A command whose number is not greater than that of an earlier one was taken in
+    /// before.
+    Command(NumberedCommand),
     /// A group as it is.
     Group(Group, SeenGroup),
     /// HSM's facts about nodes that were asked for; unknown ones are left out.
@@ -258,12 +253,12 @@ pub enum Input {
         /// Whether it is.
         exists: bool,
     },
-    /// Whether the session's turn has come; if not, why, in words.
+    /// Whether the session's turn has come.
     Claim {
         /// When it was asked.
         at: Time,
         /// The answer.
-        result: Result<(), String>,
+        turn: Turn,
     },
     /// Nodes as the workload manager reports them.
     Nodes {
@@ -863,7 +858,7 @@ impl Machine<'_> {
         }
         // That it is paused was said when it was.
         if let Some(why) = held_back.filter(|_| self.s.head.pause.is_none())
-            && self.s.known.told.insert(Ok("held back".to_owned()))
+            && self.s.known.told.insert(Said::HeldBack)
         {
             self.say(why);
         }

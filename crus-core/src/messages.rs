@@ -305,6 +305,11 @@ pub fn is_slurm_reason(reason: &str) -> bool {
     ["Not responding", "Node unexpectedly rebooted"].contains(&reason)
 }
 
+/// Whether a person gave this reason: neither an upgrade session nor Slurm.
+pub fn is_theirs(reason: &str) -> bool {
+    !is_crus_reason(reason) && !is_slurm_reason(reason)
+}
+
 impl Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -27,7 +27,7 @@ use crate::ports::TemplateKey;
 use crate::strategy::Strategy;
 use crate::time::Time;
 
-pub use known::{CallKind, Group, Known, SeenBoot, SeenGroup, SeenJobs, Trouble};
+pub use known::{CallKind, Group, Known, Said, SeenBoot, SeenGroup, SeenJobs, Trouble};
 pub use message::Message;
 pub use node::{Counts, Failure, Holder, HoldingJob, Node, NodeState, Owed};
 
@@ -341,10 +341,19 @@ pub struct Pace {
 impl Pace {
     /// Takes note of a step that took so long.
     pub(crate) fn note(&mut self, ms: u64) {
-        self.least_ms = if self.boots == 0 { ms } else { self.least_ms.min(ms) };
-        self.most_ms = self.most_ms.max(ms);
-        self.total_ms = self.total_ms.saturating_add(ms);
-        self.boots = self.boots.saturating_add(1);
+        self.merge(Pace { boots: 1, total_ms: ms, least_ms: ms, most_ms: ms });
+    }
+
+    /// Takes note of the steps of another session.
+    pub(crate) fn merge(&mut self, other: Pace) {
+        self.least_ms = match (self.boots, other.boots) {
+            (_, 0) => self.least_ms,
+            (0, _) => other.least_ms,
+            _ => self.least_ms.min(other.least_ms),
+        };
+        self.most_ms = self.most_ms.max(other.most_ms);
+        self.total_ms = self.total_ms.saturating_add(other.total_ms);
+        self.boots = self.boots.saturating_add(other.boots);
     }
 }
 
@@ -360,13 +369,38 @@ pub enum Command {
     Retry,
 }
 
-/// A command, and who gave it.
+/// A command, and who gave it: what a store keeps of it under its number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoredOrdered", into = "StoredOrdered")]
 pub struct Ordered {
     /// What.
     pub command: Command,
     /// Who; `None` where nobody is asked who they are.
+    pub by: Option<Actor>,
+}
+
+impl Ordered {
+    /// The command of this number.
+    pub fn numbered(self, number: u64) -> NumberedCommand {
+        NumberedCommand { number, command: self.command, by: self.by }
+    }
+}
+
+/// A command as it reaches a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberedCommand {
+    /// Its number: greater than that of any command that was noted for the session before.
+    pub number: u64,
+    /// What.
+    pub command: Command,
+    /// Who gave it; `None` where nobody is asked who they are.
+    pub by: Option<Actor>,
+}
+
+/// That a session's deletion was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletionOrder {
+    /// Who ordered it first; `None` where nobody is asked who they are.
     pub by: Option<Actor>,
 }
 

@@ -59,14 +59,7 @@ pub struct Experience {
 impl Experience {
     /// Takes note of one more session.
     pub fn add(&mut self, head: &crate::model::Head) {
-        let Pace { boots, total_ms, least_ms, most_ms } = head.pace;
-        if boots > 0 {
-            let known = self.pace.boots > 0;
-            self.pace.least_ms = if known { self.pace.least_ms.min(least_ms) } else { least_ms };
-            self.pace.most_ms = self.pace.most_ms.max(most_ms);
-            self.pace.total_ms = self.pace.total_ms.saturating_add(total_ms);
-            self.pace.boots = self.pace.boots.saturating_add(boots);
-        }
+        self.pace.merge(head.pace);
         let outlook = head.outlook.unwrap_or_default();
         self.passed_ms = self.passed_ms.saturating_add(outlook.passed_ms);
         self.took_ms = self.took_ms.saturating_add(outlook.took_ms);

@@ -7,6 +7,20 @@
 //! - A call that asks for many nodes is one observation: it costs about the same for one node as for a
 //!   thousand.
 //!
+//! # Mocks
+//!
+//! With the feature `mock` there is a generated mock of each port, for the tests of who calls them:
+//!
+//! ```
+//! # #[cfg(feature = "mock")]
+//! # {
+//! use crus_core::ports::MockBos;
+//!
+//! let mut bos = MockBos::new();
+//! bos.expect_has_template().once().returning(|_| Ok(true));
+//! # }
+//! ```
+//!
 //! # Errors
 //!
 //! A [`PortError`] says whether the peer refused, was unreachable, or may have acted: only the last leaves
@@ -19,9 +33,10 @@ use async_trait::async_trait;
 
 use crate::actor::Actor;
 use crate::boots::BootIds;
+use crate::claims::Turn;
 use crate::history::Entry;
 use crate::machine::Event;
-use crate::model::{Command, Node, Ordered, Session, Summary, UpgradeId};
+use crate::model::{Command, DeletionOrder, Node, NumberedCommand, Session, Summary, UpgradeId};
 use crate::names::{
     BootHandle, BootSessionName, CheckName, GroupLabel, InvalidName, NodeName, PartitionName, TemplateName,
     TenantName, Xname,
@@ -370,9 +385,7 @@ pub trait Checks: Send + Sync + 'static {
 
     /// Nothing more is asked for this session here, or not before it is taken up anew: what runs for it may be ended, and
     /// what is known of it forgotten.
-    fn forget(&self, session: UpgradeId) {
-        _ = session;
-    }
+    fn forget(&self, session: UpgradeId);
 }
 
 /// Knows no command.
@@ -382,6 +395,8 @@ impl Checks for () {
         let detail = format!("there is no check command '{}' in the configuration", request.name);
         Err(PortError::Refused { peer: Peer::Check, detail })
     }
+
+    fn forget(&self, _: UpgradeId) {}
 }
 
 /// The version of a stored session: it changes with every save.
@@ -405,13 +420,49 @@ pub enum StoreError {
     Unreadable(String),
 }
 
+/// What a [`Driver`](crate::driver::Driver) needs of the store that its session lives in: the part of a [`SessionStore`] to
+/// be had where one process runs a session of its own. Every write is complete and durable when the call returns, or has
+/// not happened.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+#[async_trait]
+pub trait DriverStore: Send + Sync + 'static {
+    /// Stores what `events` say has changed since `revision`. With the end of a session its [claim] is dropped; one that
+    /// begins anew after its end gets another, last in the order of creation.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when what is stored is not of this revision; [`StoreError::NotOwner`] when
+    /// another replica may own the session.
+    ///
+    /// [claim]: DriverStore::claim
+    async fn save(
+        &self,
+        session: &Session,
+        events: &[Event],
+        revision: Revision,
+    ) -> Result<Revision, StoreError>;
+
+    /// Removes a session with everything that belongs to it. One that is not there is fine.
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError>;
+
+    /// Asks for a session's turn to work on these nodes, as [`claims::claim`](crate::claims::claim) decides it among
+    /// all sessions that are not done. Whatever comes of it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::NotOwner`] when another replica may own the session.
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError>;
+
+    /// Whether this process may act for the session at this moment. Asks nobody: by what is known here and by the
+    /// clock.
+    fn owns(&self, id: UpgradeId) -> bool;
+}
+
 /// Where sessions live. Every write is complete and durable when the call returns, or has not happened.
 ///
 /// Several processes, *replicas*, may share a store. A session is run by the one that owns it, and ownership is
 /// bound to a lease: who does not renew it in time loses all sessions, and knows so by its own clock before
 /// another can own them. A store of one process gives it every session.
 #[async_trait]
-pub trait SessionStore: Send + Sync + 'static {
+pub trait SessionStore: DriverStore {
     /// Adds a session that is not there yet, last in the order of creation.
     ///
     /// # Errors
@@ -427,33 +478,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// One session; `None` when there is none of this id.
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError>;
 
-    /// Stores what `events` say has changed since `revision`. With the end of a session its [claim] is dropped; one that
-    /// begins anew after its end gets another, last in the order of creation.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] when what is stored is not of this revision; [`StoreError::NotOwner`] when
-    /// another replica may own the session.
-    ///
-    /// [claim]: SessionStore::claim
-    async fn save(
-        &self,
-        session: &Session,
-        events: &[Event],
-        revision: Revision,
-    ) -> Result<Revision, StoreError>;
-
-    /// Removes a session with everything that belongs to it. One that is not there is fine.
-    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError>;
-
     /// Notes that a session's deletion was asked for. It holds whoever runs the session meanwhile, and does
     /// not change the session's revision. Of several who ask for it the first is kept.
     async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError>;
 
-    /// Whether the session's deletion was asked for.
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError>;
-
-    /// Who asked for the session's deletion first, when somebody did and is known.
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError>;
+    /// The order to delete the session, once there is one.
+    async fn deletion(&self, id: UpgradeId) -> Result<Option<DeletionOrder>, StoreError>;
 
     /// Notes a command for a session, after those that are noted already; one that equals the latest of them, whoever
     /// gave it, changes nothing. It holds whoever runs the session meanwhile, and does not change the session's revision. `None` when there
@@ -469,7 +499,7 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// The commands that are noted for a session and not [taken in](crate::model::Head::commands) yet, in order. A save
     /// drops those that the session has taken in.
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError>;
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<NumberedCommand>, StoreError>;
 
     /// So many nodes of a session from this position on; fewer at their end.
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError>;
@@ -487,21 +517,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`StoreError::NotOwner`] when another replica may own the session, or it is gone.
     async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError>;
 
-    /// Asks for a session's turn to work on these nodes, as [`claims::claim`](crate::claims::claim) decides it among
-    /// all sessions that are not done. Whatever comes of it is stored.
-    ///
-    /// # Errors
-    /// [`StoreError::NotOwner`] when another replica may own the session. In the answer: what the session waits for,
-    /// in words.
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError>;
-
     /// Takes a session to run it, unless another replica owns it; tells whether it is ours now. One that is not
     /// there is nobody's.
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError>;
-
-    /// Whether this process may act for the session at this moment. Asks nobody: by what is known here and by the
-    /// clock.
-    fn owns(&self, id: UpgradeId) -> bool;
 
     /// Ready once this process does not own the session any more.
     async fn disowned(&self, id: UpgradeId);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use crus_core::boots::{self, BootIds, Candidate};
+use crus_core::claims::Turn;
 use crus_core::history::Happening;
 use crus_core::machine::{self, Effect, Event, Input};
 use crus_core::model::{Failure, Group, NodeState, SeenGroup, Stage};
@@ -117,7 +118,7 @@ impl Paper {
                 return Input::Facts { at, asked: nodes.clone(), facts: facts.collect() };
             }
             Effect::ReadTemplate(_) => return Input::Template { at, exists: true },
-            Effect::Claim => return Input::Claim { at, result: Ok(()) },
+            Effect::Claim => return Input::Claim { at, turn: Turn::Granted },
             Effect::ReadNodes(names) => {
                 let nodes = names.iter().filter_map(|name| self.nodes.get(name).cloned()).collect();
                 self.resumed_since_look.retain(|name| !names.contains(name));

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use chance::{draw, seed};
 use conformance::{conforms, freeze, load, replicas_conform, session};
 use crus_core::Time;
+use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
-use crus_core::ports::{Change, SessionStore as _, StoreError};
+use crus_core::model::{Command as Order, Counts, DeletionOrder, NodeState, UpgradeId};
+use crus_core::ports::{Change, DriverStore as _, SessionStore as _, StoreError};
 use crus_server::settings::{Config, EtcdOptions};
 use crus_server::store::inspect::{self, InspectError, Report};
 use crus_server::store::{EtcdError, EtcdStore};
@@ -178,7 +179,7 @@ async fn what_is_stored_is_dumped_and_checked_and_stays_as_it_is() {
     let what = Happening::Started { nodes: 700 };
     events.push(Event::Entry(Entry { number: 1, at: Time(1), step: 0, what }));
     let names: Vec<_> = rolling.nodes.iter().map(|node| node.xname).collect();
-    assert_eq!(store.claim(id, &names).await, Ok(Ok(())));
+    assert_eq!(store.claim(id, &names).await, Ok(Turn::Granted));
     store.save(&rolling, &events, created).await.unwrap();
     store.command(id, Order::Pause, None).await.unwrap().unwrap();
     store.order_deletion(waiting.head.id, None).await.unwrap();
@@ -244,8 +245,7 @@ async fn p7_an_order_of_somebody_who_cannot_be_told_stands() {
     let id = session.head.id;
     let mut client = etcd.client().await;
     client.put(format!("/crus/live/orders/{id}"), r#""\u0000""#, None).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true));
-    assert_eq!(store.deletion_ordered_by(id).await, Ok(None));
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,7 +288,7 @@ async fn a_hundred_thousand_nodes_are_stored_at_once_and_one_by_one() {
     session.head.entries = 1;
     events.push(Event::Entry(Entry { number: 1, at: Time(1), step: 0, what }));
     let begun = Instant::now();
-    assert_eq!(store.claim(id, &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(id, &nodes).await, Ok(Turn::Granted));
     println!("100,000 nodes claimed in {:?}", begun.elapsed());
     let begun = Instant::now();
     let mut revision = store.save(&session, &events, created).await.unwrap();

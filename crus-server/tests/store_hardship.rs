@@ -23,7 +23,7 @@ use chance::{draw, seed};
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command as Order, Limits, Message, Node, NodeState, Phase, Session, Spec, UpgradeId};
-use crus_core::ports::{SessionStore, StoreError};
+use crus_core::ports::{DriverStore as _, SessionStore, StoreError};
 use crus_core::{Time, Xname};
 use crus_server::store::RedbStore;
 use libtest_mimic::{Arguments, Trial};
@@ -138,7 +138,7 @@ async fn act(store: &RedbStore, writes: Writes, n: u64) -> Result<(), StoreError
     match kind {
         5 => session.head.phase = Phase::Done,
         15 => {
-            session.head.commands = store.commands(id).await?.last().map_or(0, |(number, _)| *number);
+            session.head.commands = store.commands(id).await?.last().map_or(0, |noted| noted.number);
             session.head.phase = Phase::Created;
             events.push(Event::Phase(Phase::Created));
             for _ in 0..draw(random) % 50 {
@@ -173,7 +173,7 @@ async fn read_all(store: &RedbStore) -> Result<(), StoreError> {
         let found = store.load(id).await?;
         assert!(found.is_some(), "{id} is listed, and is not there");
         store.summary(id).await?;
-        store.deletion_ordered(id).await?;
+        store.deletion(id).await?;
         store.history(id, 0, usize::MAX).await?;
     }
     Ok(())

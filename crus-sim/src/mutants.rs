@@ -8,22 +8,22 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use crus_core::Actor;
 use crus_core::boots::BootIds;
+use crus_core::claims::Turn;
 use crus_core::driver::Ports;
-use crus_core::history::{Entry, Happening};
+use crus_core::history::Happening;
 use crus_core::machine::Event;
 use crus_core::messages;
-use crus_core::model::{Command, Node, Ordered, Summary};
 use crus_core::names::{BootHandle, BootSessionName};
 use crus_core::ports::{
-    BootKey, BootSession, Bos, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected, Revision,
-    SessionStore, StoreChanges, StoreError, TemplateKey, Wlm,
+    BootKey, BootSession, Bos, DriverStore, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
+    Revision, StoreError, TemplateKey, Wlm,
 };
 use crus_core::wlm::{BaseState, Flag, Job, Partition, WlmNode};
 use crus_core::{GroupLabel, NodeName, PartitionName, Session, Strategy, UpgradeId, Xname};
 
 use crate::crash::Points;
+use crate::world::World;
 
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,15 +69,17 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    /// Puts the mutant between the service and its ports. `points` knows how often the service died.
-    pub fn decorate(self, ports: Ports, points: &Points) -> Ports {
-        let bent = Arc::new(Bent {
-            mutant: self,
-            inner: ports.clone(),
-            points: points.clone(),
-            memory: Mutex::default(),
+    /// Breaks the service of a world. `points` knows how often it died.
+    pub fn bend(self, world: &mut World, points: &Points) {
+        if matches!(self, Mutant::ForgetsDeletions | Mutant::LosesOrders) {
+            return world.store().lose_orders();
+        }
+        world.decorate(|ports| {
+            let points = points.clone();
+            let bent =
+                Arc::new(Bent { mutant: self, inner: ports.clone(), points, memory: Mutex::default() });
+            Ports { hsm: bent.clone(), bos: bent.clone(), wlm: bent.clone(), store: bent, ..ports }
         });
-        Ports { hsm: bent.clone(), bos: bent.clone(), wlm: bent.clone(), store: bent, ..ports }
     }
 }
 
@@ -128,8 +130,7 @@ impl Bent {
     fn bent_node(&self, mut node: WlmNode) -> WlmNode {
         let memory = self.memory();
         let reason = node.reason.clone().unwrap_or_default();
-        let is_theirs =
-            !reason.is_empty() && !messages::is_crus_reason(&reason) && !messages::is_slurm_reason(&reason);
+        let is_theirs = !reason.is_empty() && messages::is_theirs(&reason);
         match self.mutant {
             Mutant::SeesNoJobs => {
                 if matches!(node.base, BaseState::Allocated | BaseState::Mixed) {
@@ -305,23 +306,7 @@ impl Wlm for Bent {
 }
 
 #[async_trait]
-impl SessionStore for Bent {
-    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        self.inner.store.create(session).await
-    }
-
-    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-        self.inner.store.ids().await
-    }
-
-    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
-        self.inner.store.summary(id).await
-    }
-
-    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-        self.inner.store.load(id).await
-    }
-
+impl DriverStore for Bent {
     async fn save(
         &self,
         session: &Session,
@@ -346,76 +331,12 @@ impl SessionStore for Bent {
         self.inner.store.remove(id).await
     }
 
-    async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
-        if self.is(Mutant::ForgetsDeletions) {
-            return Ok(());
-        }
-        self.inner.store.order_deletion(id, by).await
-    }
-
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        self.inner.store.deletion_ordered(id).await
-    }
-
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        self.inner.store.deletion_ordered_by(id).await
-    }
-
-    async fn command(
-        &self,
-        id: UpgradeId,
-        command: Command,
-        by: Option<&Actor>,
-    ) -> Result<Option<u64>, StoreError> {
-        if self.is(Mutant::LosesOrders) {
-            let summary = self.inner.store.summary(id).await?;
-            return Ok(summary.map(|summary| summary.head.commands + 1));
-        }
-        self.inner.store.command(id, command, by).await
-    }
-
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
-        self.inner.store.commands(id).await
-    }
-
-    async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
-        self.inner.store.nodes(id, from, count).await
-    }
-
-    async fn history(&self, id: UpgradeId, after: u64, count: usize) -> Result<Vec<Entry>, StoreError> {
-        self.inner.store.history(id, after, count).await
-    }
-
-    async fn delivered(&self, id: UpgradeId) -> Result<Option<u64>, StoreError> {
-        self.inner.store.delivered(id).await
-    }
-
-    async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
-        self.inner.store.set_delivered(id, number).await
-    }
-
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        let answer = self.inner.store.claim(id, nodes).await?;
-        Ok(if self.is(Mutant::GrantsAlways) { Ok(()) } else { answer })
-    }
-
-    async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        self.inner.store.own(id).await
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        let turn = self.inner.store.claim(id, nodes).await?;
+        Ok(if self.is(Mutant::GrantsAlways) { Turn::Granted } else { turn })
     }
 
     fn owns(&self, id: UpgradeId) -> bool {
         self.is(Mutant::OwnsForEver) || self.inner.store.owns(id)
-    }
-
-    async fn disowned(&self, id: UpgradeId) {
-        self.inner.store.disowned(id).await;
-    }
-
-    async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
-        self.inner.store.disown(id).await
-    }
-
-    async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
-        self.inner.store.changes().await
     }
 }

@@ -11,11 +11,13 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use crus_core::Actor;
 use crus_core::Xname;
-use crus_core::claims::{self, Claim};
+use crus_core::claims::{self, Claim, Turn};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
-use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
+use crus_core::model::{
+    Command, DeletionOrder, Node, NumberedCommand, Ordered, Phase, Session, Summary, UpgradeId,
+};
+use crus_core::ports::{Change, DriverStore, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::stored::{self, Parts};
 
 /// One replica's handle on a store that lives as long as the process.
@@ -40,6 +42,8 @@ struct Inner {
     followers: Vec<Arc<Mutex<Follower>>>,
     /// Who waits for a session not to be theirs any more.
     disowned: Vec<Waker>,
+    /// Whether orders are lost that were answered for.
+    loses_orders: bool,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +53,7 @@ struct Stored {
     nodes: Vec<Vec<u8>>,
     messages: Vec<Vec<u8>>,
     history: BTreeMap<u32, Vec<u8>>,
-    deletion_ordered: bool,
-    deleted_by: Option<Actor>,
+    deletion: Option<DeletionOrder>,
     commands: BTreeMap<u64, Ordered>,
     delivered: Option<u64>,
 }
@@ -107,6 +110,11 @@ impl MemoryStore {
     /// Makes every call fail with these words, until called again with `None`. Nothing is written meanwhile.
     pub fn fail(&self, words: Option<&str>) {
         self.lock().failing = words.map(str::to_owned);
+    }
+
+    /// From now on orders are answered for, and lost.
+    pub fn lose_orders(&self) {
+        self.lock().loses_orders = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -183,49 +191,7 @@ fn put(stored: &mut Vec<Vec<u8>>, parts: Vec<(u32, Vec<u8>)>) {
 }
 
 #[async_trait]
-impl SessionStore for MemoryStore {
-    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        let parts = Parts::all(session)?;
-        let mut inner = self.open()?;
-        let id = session.head.id;
-        if inner.sessions.contains_key(&id) {
-            return Err(StoreError::Conflict(id));
-        }
-        let mut stored = Stored { revision: 1, ..Stored::default() };
-        stored.write(parts, &mut inner.written)?;
-        inner.created += 1;
-        if !session.is_done() {
-            let claim = Claim::of(session, inner.created);
-            inner.claims.insert(id, claim);
-        }
-        inner.sessions.insert(id, stored);
-        inner.tell(Change::Session(id));
-        Ok(Revision(1))
-    }
-
-    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-        Ok(self.open()?.sessions.keys().copied().collect())
-    }
-
-    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
-        let inner = self.open()?;
-        let Some(stored) = inner.sessions.get(&id) else { return Ok(None) };
-        Ok(Some(Summary {
-            head: stored::head(id, &stored.head)?,
-            messages: stored::messages(id, (0..).zip(&stored.messages))?,
-            deletion_ordered: stored.deletion_ordered,
-            commands: stored.commands.iter().map(|(number, ordered)| (*number, ordered.command)).collect(),
-        }))
-    }
-
-    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-        let inner = self.open()?;
-        let Some(stored) = inner.sessions.get(&id) else { return Ok(None) };
-        let (nodes, messages) = ((0..).zip(&stored.nodes), (0..).zip(&stored.messages));
-        let session = stored::session(id, &stored.head, nodes, messages)?;
-        Ok(Some((session, Revision(stored.revision))))
-    }
-
+impl DriverStore for MemoryStore {
     async fn save(
         &self,
         session: &Session,
@@ -272,25 +238,79 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        let mut inner = self.open()?;
+        let (turn, changed) = claims::claim(id, nodes, &mut inner.claims);
+        inner.written.writes += u64::from(changed);
+        inner.written.claims += 1;
+        Ok(turn)
+    }
+
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.lock().owners.get(&id) == Some(&self.replica)
+    }
+}
+
+#[async_trait]
+impl SessionStore for MemoryStore {
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
+        let parts = Parts::all(session)?;
+        let mut inner = self.open()?;
+        let id = session.head.id;
+        if inner.sessions.contains_key(&id) {
+            return Err(StoreError::Conflict(id));
+        }
+        let mut stored = Stored { revision: 1, ..Stored::default() };
+        stored.write(parts, &mut inner.written)?;
+        inner.created += 1;
+        if !session.is_done() {
+            let claim = Claim::of(session, inner.created);
+            inner.claims.insert(id, claim);
+        }
+        inner.sessions.insert(id, stored);
+        inner.tell(Change::Session(id));
+        Ok(Revision(1))
+    }
+
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+        Ok(self.open()?.sessions.keys().copied().collect())
+    }
+
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        let inner = self.open()?;
+        let Some(stored) = inner.sessions.get(&id) else { return Ok(None) };
+        Ok(Some(Summary {
+            head: stored::head(id, &stored.head)?,
+            messages: stored::messages(id, (0..).zip(&stored.messages))?,
+            deletion_ordered: stored.deletion.is_some(),
+            commands: stored.commands.iter().map(|(number, ordered)| (*number, ordered.command)).collect(),
+        }))
+    }
+
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+        let inner = self.open()?;
+        let Some(stored) = inner.sessions.get(&id) else { return Ok(None) };
+        let (nodes, messages) = ((0..).zip(&stored.nodes), (0..).zip(&stored.messages));
+        let session = stored::session(id, &stored.head, nodes, messages)?;
+        Ok(Some((session, Revision(stored.revision))))
+    }
+
     async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         let mut inner = self.open()?;
         inner.written.writes += 1;
+        if inner.loses_orders {
+            return Ok(());
+        }
         // An order for a session that is gone would stay for ever.
         if let Some(stored) = inner.sessions.get_mut(&id) {
-            if !std::mem::replace(&mut stored.deletion_ordered, true) {
-                stored.deleted_by = by.cloned();
-            }
+            stored.deletion.get_or_insert_with(|| DeletionOrder { by: by.cloned() });
             inner.tell(Change::DeletionOrdered(id));
         }
         Ok(())
     }
 
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        Ok(self.open()?.sessions.get(&id).is_some_and(|stored| stored.deletion_ordered))
-    }
-
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        Ok(self.open()?.sessions.get(&id).and_then(|stored| stored.deleted_by.clone()))
+    async fn deletion(&self, id: UpgradeId) -> Result<Option<DeletionOrder>, StoreError> {
+        Ok(self.open()?.sessions.get(&id).and_then(|stored| stored.deletion.clone()))
     }
 
     async fn command(
@@ -301,7 +321,7 @@ impl SessionStore for MemoryStore {
     ) -> Result<Option<u64>, StoreError> {
         let mut inner = self.open()?;
         inner.written.writes += 1;
-        let Inner { sessions, commanded, .. } = &mut *inner;
+        let Inner { sessions, commanded, loses_orders, .. } = &mut *inner;
         let Some(stored) = sessions.get_mut(&id) else { return Ok(None) };
         if let Some((number, _)) =
             stored.commands.last_key_value().filter(|(_, last)| last.command == command)
@@ -310,15 +330,18 @@ impl SessionStore for MemoryStore {
         }
         *commanded += 1;
         let number = *commanded;
+        if *loses_orders {
+            return Ok(Some(number));
+        }
         stored.commands.insert(number, Ordered { command, by: by.cloned() });
         inner.tell(Change::Commanded(id));
         Ok(Some(number))
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<NumberedCommand>, StoreError> {
         let inner = self.open()?;
         let commands = inner.sessions.get(&id).into_iter().flat_map(|stored| &stored.commands);
-        Ok(commands.map(|(number, ordered)| (*number, ordered.clone())).collect())
+        Ok(commands.map(|(number, ordered)| ordered.clone().numbered(*number)).collect())
     }
 
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
@@ -347,14 +370,6 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        let mut inner = self.open()?;
-        let (answer, changed) = claims::claim(id, nodes, &mut inner.claims);
-        inner.written.writes += u64::from(changed);
-        inner.written.claims += 1;
-        Ok(answer)
-    }
-
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         let mut inner = self.open()?;
         if inner.cut_off.contains(&self.replica) {
@@ -364,10 +379,6 @@ impl SessionStore for MemoryStore {
             return Ok(false);
         }
         Ok(*inner.owners.entry(id).or_insert(self.replica) == self.replica)
-    }
-
-    fn owns(&self, id: UpgradeId) -> bool {
-        self.lock().owners.get(&id) == Some(&self.replica)
     }
 
     async fn disowned(&self, id: UpgradeId) {

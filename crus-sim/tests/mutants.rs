@@ -29,7 +29,7 @@ fn caught(
     let run = |mutated: bool| {
         let mut world = World::new(config(), SEED, Limits::default());
         if mutated {
-            world.decorate(|ports| mutant.decorate(ports, &Points::default()));
+            mutant.bend(&mut world, &Points::default());
         }
         run(&mut world)
     };
@@ -51,7 +51,7 @@ fn caught_by_crashes(mutant: Mutant, promise: &str, scenario: impl Fn() -> Scena
         Effort { away_every: 1, away_ms: vec![17_000], near: 1, near_tried: 0, drawn: 0, seed: SEED };
     let sound = scenario().examine(&effort).unwrap();
     assert_eq!(sound.failed, 0, "without the mutant: {sound}");
-    let mutated = scenario().decorated(move |ports, points| mutant.decorate(ports, points));
+    let mutated = scenario().prepared(move |world, points| mutant.bend(world, points));
     let report = mutated.examine(&effort).unwrap();
     println!("{mutant:?}: {:?} of {report}", report.broken);
     assert!(report.broken.contains_key(promise), "not caught: {:?} of {report}", report.broken);
@@ -289,7 +289,7 @@ fn p3_a_replica_that_acts_though_it_lost_its_session() {
     let run = |mutated: bool| {
         let mut world = World::new(cluster(4), SEED, Limits::default());
         if mutated {
-            world.decorate(|ports| Mutant::OwnsForEver.decorate(ports, &Points::default()));
+            Mutant::OwnsForEver.bend(&mut world, &Points::default());
         }
         let id = world.create(spec(2))?;
         until_said(&mut world, id, "Began the boot session");

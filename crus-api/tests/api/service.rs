@@ -21,8 +21,8 @@ use crus_core::commands;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::{self, Input};
 use crus_core::model::{
-    Command, Counts, Failure, Head, HoldingJob, Node, NodeState, Pace, Pause, PauseReason, Phase, Stage,
-    Summary,
+    Command, Counts, Failure, Head, HoldingJob, Node, NodeState, NumberedCommand, Pace, Pause, PauseReason,
+    Phase, Stage, Summary,
 };
 use crus_core::plan::{Condition, Finding, Plan, PlannedStep};
 use crus_core::time::WlmTime;
@@ -240,7 +240,7 @@ impl Sessions for Memory {
                 return Some(Err(ServiceError::NotNow { reason }));
             }
             let number = session.head.commands + 1;
-            machine::step(session, Time(2), Input::Command { number, command, by });
+            machine::step(session, Time(2), Input::Command(NumberedCommand { number, command, by }));
             Some(Ok(status(session)))
         });
         taken?.transpose()

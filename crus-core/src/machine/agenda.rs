@@ -32,6 +32,16 @@ pub fn next_wake(session: &Session, now: Time) -> Option<Time> {
     Some(next.unwrap_or(now + session.limits.poll_ms))
 }
 
+/// The nodes that will be looked at in the workload manager, and when, if nothing happens before: a host that runs many
+/// sessions may make such looks in one call ([`Driver::looked`](crate::driver::Driver::looked)). `None` when there is no such
+/// look, or it is outstanding now.
+pub fn next_look(session: &Session, now: Time) -> Option<(Time, Vec<NodeName>)> {
+    agenda(session, now).into_iter().find_map(|(due, effect)| match effect {
+        Effect::ReadNodes(names) if due > now => Some((due, names)),
+        _ => None,
+    })
+}
+
 /// The kinds of calls that the session needs now or later.
 pub(super) fn needed_kinds(session: &Session, now: Time) -> BTreeSet<CallKind> {
     let mut kinds: BTreeSet<_> = agenda(session, now).into_iter().map(|(_, effect)| effect.kind()).collect();

@@ -4,7 +4,7 @@ use super::{Event, Machine};
 use crate::actor::Actor;
 use crate::history::Happening;
 use crate::messages;
-use crate::model::{Command, Pause, PauseReason, Phase, Session, Stage};
+use crate::model::{Command, NumberedCommand, Pause, PauseReason, Phase, Session, Stage};
 use crate::time::Time;
 use crate::window::{self, Opening, ZoneOffset};
 
@@ -33,7 +33,7 @@ impl Machine<'_> {
     }
 
     /// Takes in what an operator ordered. What makes no sense any more by now changes nothing.
-    pub(super) fn command(&mut self, number: u64, command: Command, by: Option<Actor>) {
+    pub(super) fn command(&mut self, NumberedCommand { number, command, by }: NumberedCommand) {
         if number <= self.s.head.commands {
             return;
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Effect, Event, Input, Machine, late, messages, release, retry_pause};
 use crate::actor::Actor;
+use crate::claims::Turn;
 use crate::history::Happening;
 use crate::model::{Boot, CallKind, Group, NodeState, Phase, SeenGroup, SeenJobs, Stage, Trouble};
 use crate::names::{BootHandle, NodeName, Xname};
@@ -13,15 +14,15 @@ use crate::wlm::WlmNode;
 
 impl Machine<'_> {
     pub(super) fn take_in(&mut self, input: Input) {
-        if let Input::Command { number, command, by } = input {
-            return self.command(number, command, by);
+        if let Input::Command(command) = input {
+            return self.command(command);
         }
         if self.s.is_done() {
             return;
         }
         let known = &mut self.s.known;
         match input {
-            Input::Tick | Input::Command { .. } => {}
+            Input::Tick | Input::Command(_) => {}
             Input::Delete { by } => self.delete(by),
             Input::Group(group, seen) => {
                 known.troubles.remove(&CallKind::ReadGroup(group));
@@ -46,10 +47,10 @@ impl Machine<'_> {
                 known.troubles.remove(&CallKind::ReadTemplate);
                 known.template = Some((at, exists));
             }
-            Input::Claim { at, result } => {
+            Input::Claim { at, turn } => {
                 if self.s.head.phase == Phase::Created {
-                    known.claimed = result.is_ok();
-                    known.blocked = result.err().map(|why| (at, why));
+                    known.claimed = turn == Turn::Granted;
+                    known.blocked = turn.waits_for().map(|why| (at, why));
                 }
             }
             Input::Nodes { at, asked, nodes } => {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Machine, messages};
-use crate::model::{Failure, Holder, HoldingJob, NodeState, Session};
+use crate::model::{Failure, Holder, HoldingJob, NodeState, Said, Session};
 use crate::names::NodeName;
 use crate::strategy::OnDrainTimeout;
 use crate::time::Time;
@@ -26,7 +26,7 @@ impl Machine<'_> {
         let step = self.s.head.step;
         match self.s.on_drain_timeout() {
             OnDrainTimeout::Wait => {
-                if self.s.known.told.insert(Ok("late".to_owned())) {
+                if self.s.known.told.insert(Said::Late) {
                     let names: Vec<_> = late.iter().map(|&i| self.s.nodes[i].xname).collect();
                     self.say(messages::drain_is_late(step, &names));
                 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::messages;
-use crate::model::{CallKind, Failure, Group, Holder, Node, NodeState, Phase, SeenGroup, Session, Stage};
+use crate::model::{Failure, Group, Holder, Node, NodeState, Phase, Said, SeenGroup, Session, Stage};
 use crate::names::{NodeName, PartitionName, Xname};
 use crate::time::Time;
 use crate::wlm::{BaseState, Flag, WlmNode};
@@ -324,14 +324,14 @@ impl Session {
 
     /// What keeps the session from going on, in words (P9): a condition that is not met, or a call that it
     /// needs and that fails; with what it is, whatever its words.
-    pub(super) fn unmet(&self) -> Option<(Result<String, CallKind>, String)> {
+    pub(super) fn unmet(&self) -> Option<(Said, String)> {
         let trouble = || {
             let (kind, trouble) = self.known.troubles.first_key_value()?;
-            Some((Err(*kind), trouble.error.clone()))
+            Some((Said::Call(*kind), trouble.error.clone()))
         };
-        // Its words change with every node that shows up.
-        let doubt = || self.boot_in_doubt().map(|why| (Ok("boot in doubt".to_owned()), why));
-        self.unmet_condition().map(|why| (Ok(why.clone()), why)).or_else(doubt).or_else(trouble)
+        let doubt = || self.boot_in_doubt().map(|why| (Said::InDoubt, why));
+        let unmet = self.unmet_condition().map(|why| (Said::Condition(why.clone()), why));
+        unmet.or_else(doubt).or_else(trouble)
     }
 
     /// How many nodes the starting group holds, when that is more than a session may have.

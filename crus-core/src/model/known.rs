@@ -126,8 +126,23 @@ pub struct Known {
     pub asked: BTreeMap<CallKind, Time>,
     /// The kinds of calls that fail.
     pub troubles: BTreeMap<CallKind, Trouble>,
-    /// What was said in this stage to be missing: a kind of call that fails, or a condition in words.
-    pub told: BTreeSet<Result<String, CallKind>>,
+    /// What was said in this stage to be in the way.
+    pub told: BTreeSet<Said>,
+}
+
+/// Something that is in the way, and is said once a stage, whatever its words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Said {
+    /// A condition is not met, in words.
+    Condition(String),
+    /// Calls of this kind fail.
+    Call(CallKind),
+    /// The next step may not start yet.
+    HeldBack,
+    /// Nodes drain for longer than they may.
+    Late,
+    /// It is not known what came of the request for a reboot.
+    InDoubt,
 }
 
 /// One of the three groups of a session.

@@ -36,8 +36,8 @@ pub(super) async fn start(
     asked: mpsc::UnboundedReceiver<UpgradeId>,
 ) -> Result<(), RecoveryError> {
     // Followed first, so that no change falls between.
-    let changes = shared.ports.store.changes().await?;
-    for id in shared.ports.store.ids().await? {
+    let changes = shared.store.changes().await?;
+    for id in shared.store.ids().await? {
         look_at(shared, id).await.map_err(|error| RecoveryError::Session { id, error })?;
     }
     take_up_idle(shared, Why::Started);
@@ -113,7 +113,7 @@ async fn follow(
     let mut changes = match changes {
         Some(changes) => changes,
         None => {
-            let changes = shared.ports.store.changes().await?;
+            let changes = shared.store.changes().await?;
             look_at_everything(shared).await?;
             info!("following the store again");
             changes
@@ -154,11 +154,11 @@ async fn take_in(shared: &Arc<Shared>, change: Change) -> Result<(), StoreError>
 /// Takes in what the store tells of a session, unless it runs here.
 async fn look_at(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> {
     let Some(turn) = shared.board.turn(id) else { return Ok(()) };
-    match shared.ports.store.summary(id).await? {
+    match shared.store.summary(id).await? {
         Some(summary) => {
             shared.board.take_in(&summary, turn);
             if shared.webhook.is_some() && summary.head.is_done() {
-                let delivered = shared.ports.store.delivered(id).await?;
+                let delivered = shared.store.delivered(id).await?;
                 // Of one that nobody was ever told of nobody wants to be told now.
                 let undelivered = delivered.is_some_and(|number| number < summary.head.entries);
                 shared.board.undelivered(id, undelivered);
@@ -171,9 +171,9 @@ async fn look_at(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> 
 
 /// Takes in which commands are noted for a session, whoever runs it.
 async fn look_at_commands(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), StoreError> {
-    let commands = shared.ports.store.commands(id).await?;
-    let Some((latest, _)) = commands.last() else { return Ok(()) };
-    if !shared.board.command(id, *latest) {
+    let commands = shared.store.commands(id).await?;
+    let Some(latest) = commands.last() else { return Ok(()) };
+    if !shared.board.command(id, latest.number) {
         look_at(shared, id).await?;
     }
     Ok(())
@@ -181,10 +181,10 @@ async fn look_at_commands(shared: &Arc<Shared>, id: UpgradeId) -> Result<(), Sto
 
 /// Likewise of all sessions: what could have been missed. Whoever waits for the store need not any longer.
 async fn look_at_everything(shared: &Arc<Shared>) -> Result<(), StoreError> {
-    let stored: BTreeSet<UpgradeId> = shared.ports.store.ids().await?.into_iter().collect();
+    let stored: BTreeSet<UpgradeId> = shared.store.ids().await?.into_iter().collect();
     for id in &stored {
         // Orders for one that runs here may have been missed, too.
-        if shared.ports.store.deletion_ordered(*id).await? {
+        if shared.store.deletion(*id).await?.is_some() {
             shared.board.order_deletion(*id);
         }
         if shared.board.turn(*id).is_none() {
@@ -232,7 +232,7 @@ async fn remove_outdated(shared: &Arc<Shared>) {
     for id in shared.board.outdated(&shared.retention, shared.ports.clock.now()) {
         shared.follower.beat();
         let span = shared.span(id);
-        match shared.ports.store.remove(id).await {
+        match shared.store.remove(id).await {
             Ok(()) => {
                 shared.board.remove(id);
                 span.in_scope(|| info!("finished session removed, as it is not to be kept longer"));

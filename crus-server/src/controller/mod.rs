@@ -14,6 +14,7 @@
 
 mod board;
 mod follower;
+mod looks;
 mod plan;
 mod runner;
 mod views;
@@ -40,6 +41,7 @@ use crate::metrics::{Census, Metrics, SessionWatch};
 use crate::otlp::Tracer;
 use crate::webhook::Webhook;
 use board::Board;
+use looks::Looks;
 use runner::Why;
 use views::Following;
 
@@ -98,6 +100,7 @@ pub struct Controller {
 
 struct Shared {
     ports: Ports,
+    store: Arc<dyn SessionStore>,
     limits: Limits,
     retention: Retention,
     board: Arc<Board>,
@@ -112,6 +115,8 @@ struct Shared {
     watch: Arc<SessionWatch>,
     /// What follows the store.
     follower: follower::Pulse,
+    /// Who makes the looks at nodes that sessions wait for.
+    looks: Looks,
 }
 
 /// Who is told what happens in sessions, besides those who ask.
@@ -170,10 +175,13 @@ impl Controller {
         let board = Arc::<Board>::default();
         let Outside { hsm, bos, wlm, store, clock, checks } = outside;
         let observer = Arc::new(Observers { board: Arc::clone(&board), watch: Arc::clone(&watch) });
-        let ports = Ports { hsm, bos, wlm, store, clock, checks, observer };
+        let ports = Ports { hsm, bos, wlm, store: Arc::clone(&store) as _, clock, checks, observer };
+        let metrics = Arc::clone(watch.metrics());
+        let looks = Looks::start(Arc::clone(&ports.wlm), Arc::clone(&ports.clock), limits.poll_ms, metrics);
         let (to_follower, asked) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             ports,
+            store,
             limits,
             retention,
             board,
@@ -183,6 +191,7 @@ impl Controller {
             webhook,
             watch,
             follower: follower::Pulse::default(),
+            looks,
         });
         follower::start(&shared, asked).await?;
         Ok(Controller { shared })
@@ -247,9 +256,9 @@ impl Shared {
         let now = self.ports.clock.now();
         let mut session = Session::new(id, spec, crus_api::API_VERSION, self.limits.clone(), now);
         session.head.created_by = by;
-        if let Err(error) = self.ports.store.create(&session).await {
+        if let Err(error) = self.store.create(&session).await {
             // Its answer may have been lost alone: then the caller must not be told to try again.
-            match self.ports.store.summary(id).await {
+            match self.store.summary(id).await {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(error.into()),
                 Err(_) => return Err(ServiceError::MayBeCreated { id, error }),
@@ -275,7 +284,7 @@ impl Shared {
             return Ok(self.board.get(id));
         }
         // It may be one that nobody here has heard of yet: the store knows.
-        self.ports.store.order_deletion(id, by.as_ref()).await?;
+        self.store.order_deletion(id, by.as_ref()).await?;
         let Some(status) = self.board.order_deletion(id) else { return self.stored(id).await };
         self.span(id).in_scope(|| info!("deletion ordered"));
         self.watch.metrics().deletion_ordered();
@@ -292,11 +301,11 @@ impl Shared {
         command: Command,
         by: Option<Actor>,
     ) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
-        let Some(summary) = self.ports.store.summary(id).await? else { return Ok(None) };
+        let Some(summary) = self.store.summary(id).await? else { return Ok(None) };
         if let Some(reason) = commands::why_not(&summary, command) {
             return Err(ServiceError::NotNow { reason });
         }
-        let Some(number) = self.ports.store.command(id, command, by.as_ref()).await? else { return Ok(None) };
+        let Some(number) = self.store.command(id, command, by.as_ref()).await? else { return Ok(None) };
         self.span(id).in_scope(|| info!(?command, number, "command noted"));
         self.watch.metrics().commanded(command);
         if !self.board.command(id, number) {
@@ -310,7 +319,7 @@ impl Shared {
     /// A session that is not on the board, as the store has it: another replica created it a moment ago, or it is not
     /// there.
     async fn stored(&self, id: UpgradeId) -> Result<Option<Arc<SessionStatus>>, ServiceError> {
-        Ok(self.ports.store.summary(id).await?.as_ref().map(board::status_of))
+        Ok(self.store.summary(id).await?.as_ref().map(board::status_of))
     }
 }
 
@@ -353,7 +362,7 @@ impl Sessions for Controller {
     }
 
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, ServiceError> {
-        Ok(self.shared.ports.store.nodes(id, from, count).await?)
+        Ok(self.shared.store.nodes(id, from, count).await?)
     }
 
     async fn step_nodes(&self, id: UpgradeId) -> Result<Arc<[Node]>, ServiceError> {

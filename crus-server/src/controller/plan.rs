@@ -61,7 +61,7 @@ impl Shared {
             return Err(ServiceError::Busy { limit: PLANS_MAX });
         };
         let time = Duration::from_millis(self.planning.time_ms.load(Ordering::Relaxed));
-        let ids = self.ports.store.ids().await?;
+        let ids = self.store.ids().await?;
         let mut heads: Vec<Arc<Head>> = ids.iter().filter_map(|id| self.board.head(*id)).collect();
         heads.sort_by_key(|head| std::cmp::Reverse((head.created, head.id)));
         let mut experience = Experience::default();
@@ -103,7 +103,7 @@ impl Shared {
             let mut shared = claims::shares(spec, nodes, &head.spec, &none);
             let mut from = 0;
             while shared.is_none() && !nodes.is_empty() {
-                let read = self.ports.store.nodes(head.id, from, NODES_READ).await?;
+                let read = self.store.nodes(head.id, from, NODES_READ).await?;
                 let theirs = read.iter().map(|node| node.xname).collect();
                 shared = claims::shares(spec, nodes, &head.spec, &theirs);
                 from += read.len();

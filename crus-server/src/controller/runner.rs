@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crus_core::Time;
 use crus_core::driver::{Driver, Next};
+use crus_core::machine;
 #[cfg(feature = "otlp")]
 use crus_core::model::Phase;
 use crus_core::model::{Session, UpgradeId};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, error, error_span, info, warn};
 
 use super::Shared;
+use super::looks::Look;
 #[cfg(feature = "otlp")]
 use crate::otlp;
 use crate::otlp::{PLACE, Place};
@@ -128,7 +130,7 @@ impl Runner {
             return Left::ForGood;
         }
         let shared = Arc::clone(&self.shared);
-        let driver = match shared.ports.store.own(self.id).await {
+        let driver = match shared.store.own(self.id).await {
             Ok(true) => self.load().await,
             Ok(false) => self.not_ours().await,
             Err(error) => Err(error),
@@ -137,7 +139,7 @@ impl Runner {
             Ok(Ok(driver)) => {
                 tokio::select! {
                     biased;
-                    () = shared.ports.store.disowned(self.id) => {
+                    () = shared.store.disowned(self.id) => {
                         // Whatever call was under way is dropped: it is found out as after a crash.
                         Left::ToReload(StoreError::NotOwner(self.id))
                     }
@@ -150,7 +152,7 @@ impl Runner {
         shared.watch.left(self.id);
         shared.ports.checks.forget(self.id);
         if matches!(left, Left::ForGood | Left::Done)
-            && let Err(error) = shared.ports.store.disown(self.id).await
+            && let Err(error) = shared.store.disown(self.id).await
         {
             warn!(
                 "failed to give the session up, so that another replica waits for our lease to end: {error}"
@@ -161,8 +163,7 @@ impl Runner {
 
     async fn drive(&mut self, driver: Driver) -> Left {
         let courier = self.shared.webhook.clone().map(|webhook| {
-            let ports = &self.shared.ports;
-            let (store, clock) = (Arc::clone(&ports.store), Arc::clone(&ports.clock));
+            let (store, clock) = (Arc::clone(&self.shared.store), Arc::clone(&self.shared.ports.clock));
             let metrics = Arc::clone(self.shared.watch.metrics());
             let latest = driver.session().head.entries;
             Courier::start(Start { id: self.id, webhook, store, clock, metrics, latest })
@@ -209,7 +210,10 @@ impl Runner {
                     // It got as far as it can for now: what failed before is overcome.
                     self.pause = FIRST_PAUSE;
                     self.tell_wait(driver.session());
-                    self.sleep_until(time).await;
+                    if let Some(Look { begun, asked, nodes }) = self.sleep_until(time, driver.session()).await
+                    {
+                        driver.looked(begun, asked, nodes);
+                    }
                 }
                 Next::Finished if self.is_ordered() => {}
                 Next::Finished => match courier.filter(|courier| !courier.is_idle()) {
@@ -251,7 +255,8 @@ impl Runner {
     /// Tells the driver that deletion is ordered, and by whom.
     async fn hand_over_deletion(&self, driver: &mut Driver) -> Result<(), StoreError> {
         if self.shared.board.deletion_ordered(self.id) && !driver.deletion_ordered() {
-            driver.order_deletion(self.shared.ports.store.deletion_ordered_by(self.id).await?);
+            let order = self.shared.store.deletion(self.id).await?;
+            driver.order_deletion(order.and_then(|order| order.by));
         }
         Ok(())
     }
@@ -259,12 +264,12 @@ impl Runner {
     /// Gives the driver what is noted for the session.
     async fn hand_over_commands(&self, driver: &mut Driver) -> Result<(), StoreError> {
         let Some(latest) = self.shared.board.commanded(self.id) else { return Ok(()) };
-        let commands = self.shared.ports.store.commands(self.id).await?;
+        let commands = self.shared.store.commands(self.id).await?;
         if commands.is_empty() {
             self.shared.board.none_is_noted(self.id, latest);
         }
-        for (number, ordered) in commands {
-            driver.command(number, ordered);
+        for command in commands {
+            driver.command(command);
         }
         Ok(())
     }
@@ -277,14 +282,14 @@ impl Runner {
 
     /// The session as it is stored; why it was left when it is not there.
     async fn load(&mut self) -> Result<Result<Driver, Left>, StoreError> {
-        let store = Arc::clone(&self.shared.ports.store);
+        let store = Arc::clone(&self.shared.store);
         let Some((mut session, revision)) = store.load(self.id).await? else { return Ok(Err(self.gone())) };
         // It may have been ordered of another replica a moment ago.
-        if store.deletion_ordered(self.id).await? {
+        if store.deletion(self.id).await?.is_some() {
             self.shared.board.order_deletion(self.id);
         }
-        if let Some((latest, _)) = store.commands(self.id).await?.last() {
-            self.shared.board.command(self.id, *latest);
+        if let Some(latest) = store.commands(self.id).await?.last() {
+            self.shared.board.command(self.id, latest.number);
         }
         session.limits = self.shared.limits.clone();
         self.shared.board.update(&session);
@@ -299,7 +304,7 @@ impl Runner {
 
     /// Another replica owns the session, or it is gone.
     async fn not_ours(&self) -> Result<Result<Driver, Left>, StoreError> {
-        let there = self.shared.ports.store.summary(self.id).await?.is_some();
+        let there = self.shared.store.summary(self.id).await?.is_some();
         Ok(Err(if there { Left::ToAnother } else { self.gone() }))
     }
 
@@ -327,15 +332,34 @@ impl Runner {
         *self.stop.borrow()
     }
 
-    async fn sleep_until(&mut self, time: Time) {
-        let pause = Duration::from_millis(time.since(self.shared.ports.clock.now()));
-        let due = Instant::now() + pause;
-        let Runner { wake, stop, shared, .. } = self;
+    /// Sleeps until there is something to do. When that is a look at nodes, it is made together with those of other sessions.
+    async fn sleep_until(&mut self, time: Time, session: &Session) -> Option<Look> {
+        let now = self.shared.ports.clock.now();
+        let due = Instant::now() + Duration::from_millis(time.since(now));
+        let Runner { wake, stop, shared, span, .. } = self;
+        let planned = machine::next_look(session, now)
+            .map(|(due, names)| (due, shared.looks.plan(due, names, place(session), span.clone())));
+        let is_for_a_look = planned.as_ref().is_some_and(|(due, _)| *due <= time);
+        let look = async {
+            let Some((_, look)) = planned else { return std::future::pending().await };
+            match look.await {
+                Ok(look) => Some(look),
+                // It is made by the session itself, at its time.
+                Err(_) => {
+                    tokio::time::sleep_until(due).await;
+                    None
+                }
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(due) => shared.watch.metrics().polled_late(due.elapsed()),
-            () = wake.notified() => {}
+            look = look => look,
+            () = tokio::time::sleep_until(due), if !is_for_a_look => {
+                shared.watch.metrics().polled_late(due.elapsed());
+                None
+            }
+            () = wake.notified() => None,
             // An error would mean that nobody can say so any more: the sender lives in `shared`.
-            _ = stop.wait_for(|stop| *stop) => {}
+            _ = stop.wait_for(|stop| *stop) => None,
         }
     }
 

@@ -32,7 +32,7 @@ impl Shared {
     pub(super) async fn head(&self, id: UpgradeId) -> Result<Option<Arc<Head>>, ServiceError> {
         match self.board.head(id) {
             Some(head) => Ok(Some(head)),
-            None => Ok(self.ports.store.summary(id).await?.map(|summary| Arc::new(summary.head))),
+            None => Ok(self.store.summary(id).await?.map(|summary| Arc::new(summary.head))),
         }
     }
 
@@ -40,7 +40,7 @@ impl Shared {
     pub(super) async fn progress(&self, id: UpgradeId) -> Result<Option<Progress>, ServiceError> {
         let (head, deletion_ordered, step) = match self.board.outlook(id) {
             Some(outlook) => (outlook.head, outlook.deletion_ordered, outlook.step),
-            None => match self.ports.store.summary(id).await? {
+            None => match self.store.summary(id).await? {
                 Some(summary) => (Arc::new(summary.head), summary.deletion_ordered, None),
                 None => return Ok(None),
             },
@@ -81,7 +81,7 @@ impl Shared {
         let mut positions = head.batch.clone();
         positions.sort_unstable();
         let read = stream::iter(ranges(&positions)).map(async |range: Range<usize>| {
-            let nodes = self.ports.store.nodes(head.id, range.start, range.len()).await?;
+            let nodes = self.store.nodes(head.id, range.start, range.len()).await?;
             Ok::<_, StoreError>((range.start, nodes))
         });
         let read: Vec<(usize, Vec<Node>)> = read.buffered(READS).try_collect().await?;
@@ -100,7 +100,7 @@ impl Shared {
         if self.head(id).await?.is_none() {
             return Ok(None);
         }
-        Ok(Some(self.ports.store.history(id, after, count).await?))
+        Ok(Some(self.store.history(id, after, count).await?))
     }
 }
 
@@ -156,7 +156,7 @@ impl Following {
         if head.entries <= self.told {
             return Ok(None);
         }
-        let entries = shared.ports.store.history(self.id, self.told, ENTRIES).await?;
+        let entries = shared.store.history(self.id, self.told, ENTRIES).await?;
         // It may have been removed since.
         Ok(Some(News::Entries(entries)).filter(|news| *news != News::Entries(Vec::new())))
     }

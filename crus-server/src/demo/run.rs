@@ -145,9 +145,8 @@ async fn unfinished(store: &dyn SessionStore) -> anyhow::Result<Option<UpgradeId
 /// What is not as it should be.
 fn judge(session: &Session, cluster: &DemoCluster, witnessed: bool) -> Vec<String> {
     let live = cluster.live();
-    let mut audit = Audit::new(session, session.nodes.iter().map(|node| node.xname).collect());
-    let facts = live.with(|cluster| cluster.facts().to_vec());
-    let mut wrong: Vec<Violation> = facts.iter().flat_map(|fact| audit.witness(fact)).collect();
+    let own = session.nodes.iter().map(|node| node.xname).collect();
+    let (audit, mut wrong) = live.with(|cluster| Audit::of(session, own, cluster.facts()));
     let views = views(session, cluster);
     let spec = &session.head.spec;
     let outcome = Outcome {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use crus_core::claims::Turn;
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, Session, Summary};
-use crus_core::ports::{Revision, SessionStore, StoreChanges, StoreError};
+use crus_core::model::{Command, DeletionOrder, Node, NumberedCommand, Session, Summary};
+use crus_core::ports::{DriverStore, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::{Actor, UpgradeId, Xname};
 
 use super::labels::{Operation, StoreCall};
@@ -67,6 +68,30 @@ pub struct WatchedStore {
 }
 
 #[async_trait]
+impl DriverStore for WatchedStore {
+    async fn save(
+        &self,
+        session: &Session,
+        events: &[Event],
+        revision: Revision,
+    ) -> Result<Revision, StoreError> {
+        self.calls.watch(Access::Write, "save", self.inner.save(session, events, revision)).await
+    }
+
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
+        self.calls.watch(Access::Write, "remove", self.inner.remove(id)).await
+    }
+
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        self.calls.watch(Access::Write, "claim", self.inner.claim(id, nodes)).await
+    }
+
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.inner.owns(id)
+    }
+}
+
+#[async_trait]
 impl SessionStore for WatchedStore {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
         self.calls.watch(Access::Write, "create", self.inner.create(session)).await
@@ -84,30 +109,12 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Read, "load", self.inner.load(id)).await
     }
 
-    async fn save(
-        &self,
-        session: &Session,
-        events: &[Event],
-        revision: Revision,
-    ) -> Result<Revision, StoreError> {
-        self.calls.watch(Access::Write, "save", self.inner.save(session, events, revision)).await
-    }
-
-    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
-        self.calls.watch(Access::Write, "remove", self.inner.remove(id)).await
-    }
-
     async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         self.calls.watch(Access::Write, "order_deletion", self.inner.order_deletion(id, by)).await
     }
 
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        self.calls.watch(Access::Read, "deletion_ordered", self.inner.deletion_ordered(id)).await
-    }
-
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        let by = self.inner.deletion_ordered_by(id);
-        self.calls.watch(Access::Read, "deletion_ordered_by", by).await
+    async fn deletion(&self, id: UpgradeId) -> Result<Option<DeletionOrder>, StoreError> {
+        self.calls.watch(Access::Read, "deletion", self.inner.deletion(id)).await
     }
 
     async fn command(
@@ -119,7 +126,7 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Write, "command", self.inner.command(id, command, by)).await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<NumberedCommand>, StoreError> {
         self.calls.watch(Access::Read, "commands", self.inner.commands(id)).await
     }
 
@@ -139,10 +146,6 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Write, "set_delivered", self.inner.set_delivered(id, number)).await
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        self.calls.watch(Access::Write, "claim", self.inner.claim(id, nodes)).await
-    }
-
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.calls.watch(Access::Write, "own", self.inner.own(id)).await
     }
@@ -153,10 +156,6 @@ impl SessionStore for WatchedStore {
 
     async fn changes(&self) -> Result<Box<dyn StoreChanges>, StoreError> {
         self.calls.watch(Access::Read, "changes", self.inner.changes()).await
-    }
-
-    fn owns(&self, id: UpgradeId) -> bool {
-        self.inner.owns(id)
     }
 
     async fn disowned(&self, id: UpgradeId) {

@@ -1,4 +1,4 @@
-//! The controller in this process: among peers that misbehave, as one of several replicas, and with a webhook.
+//! The controller in this process: among peers that misbehave, as one of several replicas, with many sessions, and with a webhook.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 #[path = "../support/replicas.rs"]
@@ -6,4 +6,5 @@ mod replicas;
 
 mod commands;
 mod peers;
+mod together;
 mod webhook;

@@ -11,13 +11,14 @@ use crus_api::service::{Follow, News};
 use crus_api::{ServiceError, SessionState, Sessions};
 use crus_core::Actor;
 use crus_core::boots::BootIds;
+use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, PauseReason, Phase, Session, Summary};
+use crus_core::model::{Command, DeletionOrder, Node, NumberedCommand, PauseReason, Phase, Session, Summary};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
-    BootKey, BootSession, Bos, Clock as _, Hsm, NodeFacts, Peer, PortError, RebootRequest, Rejected,
-    Revision, SessionStore, StoreChanges, StoreError, TemplateKey, Wlm,
+    BootKey, BootSession, Bos, Clock as _, DriverStore, Hsm, NodeFacts, Peer, PortError, RebootRequest,
+    Rejected, Revision, SessionStore, StoreChanges, StoreError, TemplateKey, Wlm,
 };
 use crus_core::wlm::{Job, Partition, WlmNode};
 use crus_core::{GroupLabel, Limits, NodeName, PartitionName, Spec, Time, UpgradeId, Xname};
@@ -156,6 +157,25 @@ impl Moody {
 }
 
 #[async_trait]
+impl DriverStore for Moody {
+    async fn save(&self, s: &Session, events: &[Event], r: Revision) -> Result<Revision, StoreError> {
+        self.mood()?;
+        self.inner.save(s, events, r).await
+    }
+    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "this panic is part of the test");
+        self.mood()?;
+        self.inner.remove(id).await
+    }
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        self.inner.claim(id, nodes).await
+    }
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.inner.owns(id)
+    }
+}
+
+#[async_trait]
 impl SessionStore for Moody {
     async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
         self.mood()?;
@@ -168,24 +188,12 @@ impl SessionStore for Moody {
     async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
         self.inner.load(id).await
     }
-    async fn save(&self, s: &Session, events: &[Event], r: Revision) -> Result<Revision, StoreError> {
-        self.mood()?;
-        self.inner.save(s, events, r).await
-    }
-    async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
-        assert!(!self.panics.load(Ordering::SeqCst), "this panic is part of the test");
-        self.mood()?;
-        self.inner.remove(id).await
-    }
     async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         self.mood()?;
         self.inner.order_deletion(id, by).await
     }
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        self.inner.deletion_ordered_by(id).await
-    }
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
-        self.inner.deletion_ordered(id).await
+    async fn deletion(&self, id: UpgradeId) -> Result<Option<DeletionOrder>, StoreError> {
+        self.inner.deletion(id).await
     }
     async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
         self.inner.summary(id).await
@@ -199,7 +207,7 @@ impl SessionStore for Moody {
         self.mood()?;
         self.inner.command(id, command, by).await
     }
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<NumberedCommand>, StoreError> {
         self.inner.commands(id).await
     }
     async fn nodes(&self, id: UpgradeId, from: usize, count: usize) -> Result<Vec<Node>, StoreError> {
@@ -214,14 +222,8 @@ impl SessionStore for Moody {
     async fn set_delivered(&self, id: UpgradeId, number: u64) -> Result<(), StoreError> {
         self.inner.set_delivered(id, number).await
     }
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        self.inner.claim(id, nodes).await
-    }
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.inner.own(id).await
-    }
-    fn owns(&self, id: UpgradeId) -> bool {
-        self.inner.owns(id)
     }
     async fn disowned(&self, id: UpgradeId) {
         self.inner.disowned(id).await;
@@ -356,7 +358,7 @@ async fn p7_no_answer_waits_for_a_peer_that_hangs() {
         assert_eq!(deleting.state, SessionState::Deleting, "as often as asked");
     }
     assert_eq!(service.controller.get(id).await.unwrap().unwrap().state, SessionState::Deleting);
-    assert!(service.store.deletion_ordered(id).await.unwrap(), "the order is stored before it is answered");
+    assert!(service.store.deletion(id).await.unwrap().is_some(), "the order is stored before it is answered");
 }
 
 #[tokio::test]

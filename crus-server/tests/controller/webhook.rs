@@ -16,7 +16,7 @@ use crus_api::Sessions as _;
 use crus_core::UpgradeId;
 use crus_core::history::Happening;
 use crus_core::model::{Command, Phase};
-use crus_core::ports::SessionStore as _;
+use crus_core::ports::{DriverStore as _, SessionStore as _};
 use crus_server::webhook::{Class, Webhook, WebhookOptions};
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt as _;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use crus_core::model::DeletionOrder;
 use crus_core::ports::{SessionStore as _, StoreError};
 use crus_server::store::{OpenError, RedbStore};
 use crus_sim::store::MemoryStore;
@@ -37,7 +38,7 @@ async fn a_reopened_store_holds_what_was_stored() {
     }
     let store = RedbStore::open(&path).unwrap();
     assert_eq!(load(&store, session.head.id).await.0, session);
-    assert_eq!(store.deletion_ordered(session.head.id).await, Ok(true));
+    assert_eq!(store.deletion(session.head.id).await, Ok(Some(DeletionOrder { by: None })));
 }
 
 #[tokio::test]

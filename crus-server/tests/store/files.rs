@@ -5,11 +5,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use crus_core::claims::Turn;
 use crus_core::machine::Event;
 use crus_core::model::{
-    Command as Order, Counts, Failure, Message, NodeState, Ordered, Phase, Session, Stage, UpgradeId,
+    Command as Order, Counts, Failure, Message, NodeState, NumberedCommand, Phase, Session, Stage, UpgradeId,
 };
-use crus_core::ports::SessionStore;
+use crus_core::ports::{DriverStore as _, SessionStore};
 use crus_core::{Time, Xname};
 use crus_server::store::{OpenError, RedbStore};
 use redb::{ReadableDatabase, ReadableTableMetadata};
@@ -38,7 +39,7 @@ async fn all_of(store: &RedbStore) -> Vec<(Session, bool)> {
     ids.sort();
     let mut all = Vec::new();
     for id in ids {
-        all.push((load(store, id).await, store.deletion_ordered(id).await.unwrap()));
+        all.push((load(store, id).await, store.deletion(id).await.unwrap().is_some()));
     }
     all
 }
@@ -90,12 +91,12 @@ async fn sessions_of_the_first_format_take_their_turns_in_the_order_of_their_cre
     let own = nodes(&rolling);
     let other: Xname = "x9000c0s0b0n0".parse().unwrap();
 
-    let waits = store.claim(WAITING, &[other]).await.unwrap().unwrap_err();
+    let waits = store.claim(WAITING, &[other]).await.unwrap().waits_for().unwrap();
     assert!(
         waits.contains(&ROLLING.to_string()) && waits.contains("'up'"),
         "created first, but not at work: {waits}"
     );
-    assert!(store.claim(DONE, &own).await.unwrap().is_err(), "what is done claims nothing");
+    assert_ne!(store.claim(DONE, &own).await.unwrap(), Turn::Granted, "what is done claims nothing");
 
     // One that comes after the migration stands behind both.
     let id = UpgradeId(Uuid::from_u128(4));
@@ -105,11 +106,11 @@ async fn sessions_of_the_first_format_take_their_turns_in_the_order_of_their_cre
     store.create(&late).await.unwrap();
     rolling.head.phase = Phase::Done;
     store.save(&rolling, &[Event::Phase(Phase::Done)], revision).await.unwrap();
-    let waits = store.claim(id, &[other]).await.unwrap().unwrap_err();
+    let waits = store.claim(id, &[other]).await.unwrap().waits_for().unwrap();
     assert!(waits.contains(&WAITING.to_string()), "whatever its clock said: {waits}");
-    assert_eq!(store.claim(WAITING, &[other]).await, Ok(Ok(())));
+    assert_eq!(store.claim(WAITING, &[other]).await, Ok(Turn::Granted));
     store.remove(WAITING).await.unwrap();
-    assert_eq!(store.claim(id, &[other]).await, Ok(Ok(())));
+    assert_eq!(store.claim(id, &[other]).await, Ok(Turn::Granted));
 }
 
 /// Written by the version before: one session that waits and is to be deleted, one at work, created before it, one that
@@ -145,10 +146,13 @@ async fn a_store_of_the_second_format_is_taken_over_as_it_was() {
     let number = store.command(DONE, Order::Retry, None).await.unwrap().unwrap();
     drop(store);
     let store = RedbStore::open(&path).unwrap();
-    assert_eq!(store.commands(DONE).await, Ok(vec![(number, Ordered { command: Order::Retry, by: None })]));
+    assert_eq!(
+        store.commands(DONE).await,
+        Ok(vec![NumberedCommand { number, command: Order::Retry, by: None }])
+    );
     assert_eq!(all_of(&store).await, all, "a second start changes nothing");
     let other: Xname = "x9000c0s0b0n0".parse().unwrap();
-    let waits = store.claim(WAITING, &[other]).await.unwrap().unwrap_err();
+    let waits = store.claim(WAITING, &[other]).await.unwrap().waits_for().unwrap();
     assert!(
         waits.contains(&ROLLING.to_string()) && waits.contains("'up'"),
         "turns are as they were: {waits}"

@@ -7,7 +7,7 @@ use crus_core::Time;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command, Counts, NodeState, Session, UpgradeId};
-use crus_core::ports::SessionStore as _;
+use crus_core::ports::{DriverStore as _, SessionStore as _};
 use crus_server::settings::Config;
 use crus_server::store::RedbStore;
 use crus_server::store::inspect::{self, InspectError, Report};

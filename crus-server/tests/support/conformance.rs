@@ -6,8 +6,11 @@ mod orders;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crus_core::claims::Turn;
 use crus_core::machine::Event;
-use crus_core::model::{Counts, Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId};
+use crus_core::model::{
+    Counts, DeletionOrder, Limits, Node, NodeState, Phase, Session, Spec, Stage, Summary, UpgradeId,
+};
 use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::{Message, Time, Xname};
 use uuid::Uuid;
@@ -152,13 +155,13 @@ async fn keeps_orders_beside_the_session(store: &dyn SessionStore) {
     let id = session.head.id;
     let revision = store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
+    assert_eq!(store.deletion(id).await, Ok(None));
     store.order_deletion(id, None).await.unwrap();
     store.order_deletion(id, None).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true));
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
     assert_eq!(load(store, id).await.1, revision, "an order does not disturb who runs the session");
     store.save(&session, &[Event::Head], revision).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true), "a save does not undo it");
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })), "a save does not undo it");
 }
 
 async fn removes_everything(store: &dyn SessionStore) {
@@ -176,7 +179,7 @@ async fn removes_everything(store: &dyn SessionStore) {
     store.remove(id).await.unwrap();
     assert_eq!(store.load(id).await, Ok(None));
     assert!(!store.ids().await.unwrap().contains(&id));
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
+    assert_eq!(store.deletion(id).await, Ok(None));
     assert_eq!(load(store, neighbour.head.id).await, (neighbour.clone(), kept));
 
     let bare = Session { nodes: Vec::new(), messages: Vec::new(), ..removed };
@@ -290,16 +293,16 @@ async fn gives_turns_in_order_of_creation(store: &dyn SessionStore) {
     }
     let [one, two, three] = [&first, &second, &apart].map(|session| session.head.id);
     let shared = xnames(&["x9c0s0b0n0", "x9c0s1b0n0"]);
-    let why = store.claim(two, &shared).await.unwrap().unwrap_err();
+    let why = store.claim(two, &shared).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&one.to_string()) && why.contains("order-a-failed"), "{why}");
-    assert_eq!(store.claim(one, &shared).await, Ok(Ok(())));
-    assert_eq!(store.claim(one, &shared).await, Ok(Ok(())), "asking again changes nothing");
-    let why = store.claim(three, &shared[1..]).await.unwrap().unwrap_err();
+    assert_eq!(store.claim(one, &shared).await, Ok(Turn::Granted));
+    assert_eq!(store.claim(one, &shared).await, Ok(Turn::Granted), "asking again changes nothing");
+    let why = store.claim(three, &shared[1..]).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&one.to_string()) && why.contains("x9c0s1b0n0"), "{why}");
-    assert_eq!(store.claim(three, &xnames(&["x9c0s2b0n0"])).await, Ok(Ok(())));
+    assert_eq!(store.claim(three, &xnames(&["x9c0s2b0n0"])).await, Ok(Turn::Granted));
 
     store.remove(one).await.unwrap();
-    assert_eq!(store.claim(two, &shared).await, Ok(Ok(())), "whoever is gone is not waited for");
+    assert_eq!(store.claim(two, &shared).await, Ok(Turn::Granted), "whoever is gone is not waited for");
     for id in [two, three] {
         store.remove(id).await.unwrap();
     }
@@ -312,10 +315,10 @@ async fn drops_the_claim_with_the_end(store: &dyn SessionStore) {
         assert!(store.own(session.head.id).await.unwrap());
     }
     let nodes = xnames(&["x9c1s0b0n0"]);
-    assert_eq!(store.claim(first.head.id, &nodes).await, Ok(Ok(())));
-    assert!(store.claim(second.head.id, &nodes).await.unwrap().is_err());
+    assert_eq!(store.claim(first.head.id, &nodes).await, Ok(Turn::Granted));
+    assert_ne!(store.claim(second.head.id, &nodes).await.unwrap(), Turn::Granted);
     end(store, first.clone()).await;
-    assert_eq!(store.claim(second.head.id, &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(second.head.id, &nodes).await, Ok(Turn::Granted));
     for session in [first, second] {
         store.remove(session.head.id).await.unwrap();
     }
@@ -430,13 +433,17 @@ async fn gives_one_of_two_sessions_its_turn(one: &dyn SessionStore, two: &dyn Se
         let (one_got, two_got) =
             tokio::join!(one.claim(mine.head.id, &nodes), two.claim(theirs.head.id, &nodes));
         let granted = [one_got.unwrap(), two_got.unwrap()];
-        assert_eq!(granted.iter().filter(|got| got.is_ok()).count(), 1, "round {round}: {granted:?}");
-        if granted[0].is_ok() {
+        assert_eq!(
+            granted.iter().filter(|turn| **turn == Turn::Granted).count(),
+            1,
+            "round {round}: {granted:?}"
+        );
+        if granted[0] == Turn::Granted {
             end(one, mine.clone()).await;
-            assert_eq!(two.claim(theirs.head.id, &nodes).await, Ok(Ok(())), "round {round}");
+            assert_eq!(two.claim(theirs.head.id, &nodes).await, Ok(Turn::Granted), "round {round}");
         } else {
             end(two, theirs.clone()).await;
-            assert_eq!(one.claim(mine.head.id, &nodes).await, Ok(Ok(())), "round {round}");
+            assert_eq!(one.claim(mine.head.id, &nodes).await, Ok(Turn::Granted), "round {round}");
         }
         one.remove(mine.head.id).await.unwrap();
         two.remove(theirs.head.id).await.unwrap();

@@ -1,8 +1,9 @@
 //! Commands, histories, nodes in pages, and a session that begins anew: what every session store must do with them.
 
+use crus_core::claims::Turn;
 use crus_core::history::{ENTRIES_MAX, Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, Ordered, Phase, Session, Stage, UpgradeId};
+use crus_core::model::{Command, DeletionOrder, NumberedCommand, Phase, Session, Stage, UpgradeId};
 use crus_core::ports::{Change, Revision, SessionStore, StoreError};
 use crus_core::{Actor, Time, Xname};
 
@@ -22,9 +23,9 @@ pub(crate) async fn conforms(store: &dyn SessionStore) {
 
 async fn noted(store: &dyn SessionStore, id: UpgradeId) -> Vec<Command> {
     let commands = store.commands(id).await.unwrap();
-    assert!(commands.is_sorted_by(|(one, _), (next, _)| one < next), "numbers rise: {commands:?}");
+    assert!(commands.is_sorted_by(|one, next| one.number < next.number), "numbers rise: {commands:?}");
     let summary = store.summary(id).await.unwrap();
-    let commands: Vec<_> = commands.into_iter().map(|(number, ordered)| (number, ordered.command)).collect();
+    let commands: Vec<_> = commands.into_iter().map(|noted| (noted.number, noted.command)).collect();
     assert_eq!(
         summary.map(|summary| summary.commands).unwrap_or_default(),
         commands,
@@ -38,25 +39,26 @@ async fn keeps_who_ordered_what(store: &dyn SessionStore) {
     let id = session.head.id;
     let (ada, grace) = ("ada".parse::<Actor>().unwrap(), "Grace \u{2615} Hopper".parse::<Actor>().unwrap());
     store.create(&session).await.unwrap();
-    assert_eq!(store.deletion_ordered_by(id).await, Ok(None));
+    assert_eq!(store.deletion(id).await, Ok(None));
     let number = store.command(id, Command::Pause, Some(&ada)).await.unwrap();
     assert_eq!(store.command(id, Command::Pause, Some(&grace)).await, Ok(number), "the first is kept");
     store.command(id, Command::Resume, Some(&grace)).await.unwrap();
     store.command(id, Command::Pause, None).await.unwrap();
-    let orders = store.commands(id).await.unwrap().into_iter().map(|(_, ordered)| ordered.by);
+    let orders = store.commands(id).await.unwrap().into_iter().map(|noted| noted.by);
     assert_eq!(orders.collect::<Vec<_>>(), [Some(ada.clone()), Some(grace.clone()), None]);
 
     store.order_deletion(id, Some(&grace)).await.unwrap();
     store.order_deletion(id, Some(&ada)).await.unwrap();
-    assert_eq!(store.deletion_ordered_by(id).await, Ok(Some(grace)), "the first is kept");
+    let order = DeletionOrder { by: Some(grace) };
+    assert_eq!(store.deletion(id).await, Ok(Some(order)), "the first is kept");
     store.remove(id).await.unwrap();
-    assert_eq!(store.deletion_ordered_by(id).await, Ok(None));
+    assert_eq!(store.deletion(id).await, Ok(None));
 
     // Where nobody was asked the first time, nobody it is.
     store.create(&session).await.unwrap();
     store.order_deletion(id, None).await.unwrap();
     store.order_deletion(id, Some(&ada)).await.unwrap();
-    assert_eq!((store.deletion_ordered(id).await, store.deletion_ordered_by(id).await), (Ok(true), Ok(None)));
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
     store.remove(id).await.unwrap();
 }
 
@@ -106,7 +108,7 @@ async fn drops_commands_that_were_taken_in(store: &dyn SessionStore) {
             latest = number;
         }
         let commands = store.commands(id).await.unwrap();
-        revision = take_in(store, &mut session, commands[1].0, revision).await;
+        revision = take_in(store, &mut session, commands[1].number, revision).await;
         assert_eq!(noted(store, id).await, [Command::Retry], "round {round}");
         session.messages.push(said("something else"));
         let last = session.messages.len() - 1;
@@ -231,7 +233,7 @@ async fn gives_a_session_that_begins_anew_the_last_place(store: &dyn SessionStor
         store.create(session).await.unwrap();
         assert!(store.own(session.head.id).await.unwrap());
     }
-    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Turn::Granted));
     end(store, first.clone()).await;
 
     // It begins anew, and one that was created later is before it now; one that comes still later is not.
@@ -241,21 +243,21 @@ async fn gives_a_session_that_begins_anew_the_last_place(store: &dyn SessionStor
     let revision = store.save(&first, &events, revision).await.unwrap();
     store.create(&third).await.unwrap();
     assert!(store.own(ids[2]).await.unwrap());
-    assert_eq!(store.claim(ids[1], &nodes).await, Ok(Ok(())));
-    let why = store.claim(ids[0], &nodes).await.unwrap().unwrap_err();
+    assert_eq!(store.claim(ids[1], &nodes).await, Ok(Turn::Granted));
+    let why = store.claim(ids[0], &nodes).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&ids[1].to_string()), "{why}");
-    let why = store.claim(ids[2], &nodes).await.unwrap().unwrap_err();
+    let why = store.claim(ids[2], &nodes).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&ids[1].to_string()), "{why}");
     end(store, second).await;
-    let why = store.claim(ids[2], &nodes).await.unwrap().unwrap_err();
+    let why = store.claim(ids[2], &nodes).await.unwrap().waits_for().unwrap();
     assert!(why.contains(&ids[0].to_string()), "{why}");
-    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Ok(())));
+    assert_eq!(store.claim(ids[0], &nodes).await, Ok(Turn::Granted));
 
     // Its claim goes with its second end.
     first.head.phase = Phase::Done;
     store.save(&first, &[Event::Phase(Phase::Done)], revision).await.unwrap();
-    assert_eq!(store.claim(ids[2], &nodes).await, Ok(Ok(())));
-    assert!(store.claim(ids[0], &nodes).await.unwrap().is_err(), "what is done claims nothing");
+    assert_eq!(store.claim(ids[2], &nodes).await, Ok(Turn::Granted));
+    assert_ne!(store.claim(ids[0], &nodes).await.unwrap(), Turn::Granted, "what is done claims nothing");
     for id in ids {
         store.remove(id).await.unwrap();
     }
@@ -321,7 +323,10 @@ async fn tells_commands_to_other_replicas(one: &dyn SessionStore, two: &dyn Sess
     let mut changes = one.changes().await.unwrap();
     let number = two.command(id, Command::Pause, None).await.unwrap().unwrap();
     assert_eq!(next(&mut changes, id).await, Change::Commanded(id));
-    assert_eq!(one.commands(id).await, Ok(vec![(number, Ordered { command: Command::Pause, by: None })]));
+    assert_eq!(
+        one.commands(id).await,
+        Ok(vec![NumberedCommand { number, command: Command::Pause, by: None }])
+    );
     assert_eq!(one.command(id, Command::Pause, None).await, Ok(Some(number)), "whoever asks again");
     take_in(one, &mut session, number, revision).await;
     // Neither that nor what changed nothing is told as a command.
@@ -351,15 +356,17 @@ async fn notes_commands_of_several_replicas(one: &dyn SessionStore, two: &dyn Se
         let given = [a, b, c, d].map(|number| number.unwrap().unwrap());
         let commands = one.commands(id).await.unwrap();
         assert_eq!(two.commands(id).await.unwrap(), commands, "round {round}");
-        assert!(commands.iter().all(|(number, _)| *number > latest), "round {round}: {commands:?}");
+        assert!(commands.iter().all(|noted| noted.number > latest), "round {round}: {commands:?}");
         assert!(
-            commands.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 != pair[1].1),
+            commands
+                .windows(2)
+                .all(|pair| pair[0].number < pair[1].number && pair[0].command != pair[1].command),
             "{commands:?}"
         );
         for number in given {
-            assert!(commands.iter().any(|(noted, _)| *noted == number), "round {round}: {number} is lost");
+            assert!(commands.iter().any(|noted| noted.number == number), "round {round}: {number} is lost");
         }
-        latest = commands.last().unwrap().0;
+        latest = commands.last().unwrap().number;
         revision = take_in(one, &mut session, latest, revision).await;
         assert_eq!(noted(two, id).await, [], "round {round}");
     }
@@ -380,7 +387,8 @@ async fn keeps_commands_when_another_takes_over(one: &dyn SessionStore, two: &dy
     assert!(two.own(id).await.unwrap());
     assert_eq!(two.delivered(id).await, Ok(Some(7)));
     assert_eq!(load(two, id).await.0.head.commands, first);
-    assert_eq!(two.commands(id).await, Ok(vec![(second, Ordered { command: Command::Resume, by: None })]));
+    let left = NumberedCommand { number: second, command: Command::Resume, by: None };
+    assert_eq!(two.commands(id).await, Ok(vec![left]));
     take_in(two, &mut session, second, revision).await;
     assert_eq!(noted(one, id).await, []);
     two.remove(id).await.unwrap();

@@ -151,6 +151,12 @@ impl Cluster {
         self.database()?.groups.get(&label).ok_or(HsmError::NoSuchGroup(label))
     }
 
+    /// The members of a group that are nodes, whether HSM answers or not; none if there is no such group.
+    pub fn members(&self, label: &GroupLabel) -> BTreeSet<Xname> {
+        let group = read_label(label.as_str()).ok().and_then(|label| self.hsm.groups.get(&label));
+        group.map(|group| group.members.iter().copied().collect()).unwrap_or_default()
+    }
+
     fn group_mut(&mut self, label: &str) -> Result<&mut Group, HsmError> {
         let label = read_label(label)?;
         self.database()?;

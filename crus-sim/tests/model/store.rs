@@ -1,8 +1,8 @@
 //! The store in memory loses what was not told, and nothing else.
 
 use crus_core::machine::Event;
-use crus_core::model::{Limits, Node, Phase, Session, Spec, UpgradeId};
-use crus_core::ports::{Revision, SessionStore, StoreError};
+use crus_core::model::{DeletionOrder, Limits, Node, Phase, Session, Spec, UpgradeId};
+use crus_core::ports::{DriverStore as _, Revision, SessionStore as _, StoreError};
 use crus_core::{Message, Time};
 use crus_sim::store::MemoryStore;
 
@@ -73,12 +73,12 @@ async fn an_order_to_delete_outlives_a_save_and_goes_with_the_session() {
     let id = session.head.id;
     let first = store.create(&session).await.unwrap();
     assert!(store.own(id).await.unwrap());
-    assert_eq!(store.deletion_ordered(id).await, Ok(false));
+    assert_eq!(store.deletion(id).await, Ok(None));
     store.order_deletion(id, None).await.unwrap();
     store.save(&session, &[Event::Head], first).await.unwrap();
-    assert_eq!(store.deletion_ordered(id).await, Ok(true));
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
     assert_eq!(store.ids().await.unwrap(), [id]);
     store.remove(id).await.unwrap();
     store.remove(id).await.unwrap();
-    assert_eq!((store.load(id).await.unwrap(), store.deletion_ordered(id).await), (None, Ok(false)));
+    assert_eq!((store.load(id).await.unwrap(), store.deletion(id).await), (None, Ok(None)));
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crus_core::driver::Ports;
 use crus_core::model::{Command, Failure, NodeState, PauseReason};
 use crus_core::ports::{CheckRequest, Checks, PortError, Verdict};
-use crus_core::{Time, Xname};
+use crus_core::{Time, UpgradeId, Xname};
 use crus_sim::world::World;
 
 use crate::common::*;
@@ -38,6 +38,9 @@ impl Checks for Program {
         };
         Ok(request.nodes.iter().map(judge).collect())
     }
+
+    /// What began is what the tests look at.
+    fn forget(&self, _: UpgradeId) {}
 }
 
 fn checked(world: &mut World, takes_ms: u64, bad: &[u32]) -> Arc<Mutex<Option<Arc<Program>>>> {

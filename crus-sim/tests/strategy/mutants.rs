@@ -21,7 +21,7 @@ fn caught(
     let run = |mutated: bool| {
         let mut world = world(config());
         if mutated {
-            world.decorate(|ports| mutant.decorate(ports, &Points::default()));
+            mutant.bend(&mut world, &Points::default());
         }
         run(&mut world)
     };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crus_core::model::{Ordered, UpgradeId};
+use crus_core::model::{NumberedCommand, Ordered, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::stored;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
@@ -94,12 +94,12 @@ pub(super) async fn noted(
     table: Table<'_>,
     id: UpgradeId,
     seen: Option<&Seen>,
-) -> Result<Vec<(u64, Ordered)>, StoreError> {
+) -> Result<Vec<NumberedCommand>, StoreError> {
     let Some(look) = table.look(id).await? else { return Ok(Vec::new()) };
     let (_, noted, taken_in) = look.commands(id)?;
     if let Some(seen) = seen {
         // A save that took them in may not have known them.
         taken_in.iter().chain(&noted).for_each(|noted| seen.see(id, noted));
     }
-    Ok(noted.into_iter().map(|noted| (noted.number, noted.ordered)).collect())
+    Ok(noted.into_iter().map(|noted| noted.ordered.numbered(noted.number)).collect())
 }

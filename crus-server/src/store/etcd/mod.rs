@@ -56,14 +56,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crus_core::claims::{self, Claim};
+use crus_core::claims::{self, Claim, Turn};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
-use crus_core::ports::{Revision, SessionStore, StoreChanges, StoreError};
+use crus_core::model::{
+    Command, DeletionOrder, Node, NumberedCommand, Ordered, Phase, Session, Summary, UpgradeId,
+};
+use crus_core::ports::{DriverStore, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::stored::{self, Parts};
 use crus_core::{Actor, Xname};
-use etcd_client::{Compare, CompareOp, DeleteOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
@@ -228,37 +230,7 @@ macro_rules! while_compacted {
 const ORDERED: &[u8] = b"ordered";
 
 #[async_trait]
-impl SessionStore for EtcdStore {
-    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        let id = session.head.id;
-        let parts = Parts::all(session)?;
-        let mut besides = Vec::new();
-        if !session.is_done() {
-            let claim = stored::encode(&Claim::of(session, 0))?;
-            besides.push(TxnOp::put(self.keys().claim(id), claim, None));
-        }
-        let token = Uuid::new_v4().to_string();
-        let write = Write { id, parts: &parts, token: &token, guard: None, besides };
-        match self.table().write(&write).await? {
-            Written::Done(revision) => Ok(to_revision(revision)),
-            Written::Conflict | Written::NotOwner => Err(StoreError::Conflict(id)),
-            Written::Pending(_) | Written::Gap => Err(would_leave_a_gap(id)),
-        }
-    }
-
-    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-        Ok(self.table().ids().await?)
-    }
-
-    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
-        while_compacted!(self.table().summary(id))
-    }
-
-    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-        let loaded = while_compacted!(self.table().load(id))?;
-        Ok(loaded.map(|(session, revision)| (session, to_revision(revision))))
-    }
-
+impl DriverStore for EtcdStore {
     async fn save(
         &self,
         session: &Session,
@@ -317,6 +289,73 @@ impl SessionStore for EtcdStore {
         Ok(())
     }
 
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
+        let keys = self.keys();
+        for n in 0..CLAIM_TRIES {
+            let Claims { turn: key, owner, own, mut all } = while_compacted!(self.table().claims(id))?;
+            if owner != lease {
+                return Err(self.lost(id));
+            }
+            let (turn, changed) = claims::claim(id, nodes, &mut all);
+            let Some(claim) = all.get(&id).filter(|_| changed) else { return Ok(turn) };
+            let when = [
+                Compare::mod_revision(keys.turn(), CompareOp::Equal, key),
+                Compare::mod_revision(keys.claim(id), CompareOp::Equal, own),
+                Compare::lease(keys.owner(id), CompareOp::Equal, lease),
+            ];
+            let then = [
+                TxnOp::put(keys.turn(), id.to_string(), None),
+                TxnOp::put(keys.claim(id), stored::encode(claim)?, None),
+            ];
+            if self.table().txn("claim", Txn::new().when(when).and_then(then)).await?.succeeded() {
+                return Ok(turn);
+            }
+            // Another claim came first. Those that wait here do not all come back at once.
+            let spread = u32::try_from(id.0.as_u128() % 97).unwrap_or_default() + 1;
+            let pause = spread * (n + 1) % CLAIM_PAUSE_MS;
+            tokio::time::sleep(Duration::from_millis(pause.into())).await;
+        }
+        Err(StoreError::Failed("too many sessions ask for their turn at once".to_owned()))
+    }
+
+    fn owns(&self, id: UpgradeId) -> bool {
+        self.shared.ownership.owns(id)
+    }
+}
+
+#[async_trait]
+impl SessionStore for EtcdStore {
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
+        let id = session.head.id;
+        let parts = Parts::all(session)?;
+        let mut besides = Vec::new();
+        if !session.is_done() {
+            let claim = stored::encode(&Claim::of(session, 0))?;
+            besides.push(TxnOp::put(self.keys().claim(id), claim, None));
+        }
+        let token = Uuid::new_v4().to_string();
+        let write = Write { id, parts: &parts, token: &token, guard: None, besides };
+        match self.table().write(&write).await? {
+            Written::Done(revision) => Ok(to_revision(revision)),
+            Written::Conflict | Written::NotOwner => Err(StoreError::Conflict(id)),
+            Written::Pending(_) | Written::Gap => Err(would_leave_a_gap(id)),
+        }
+    }
+
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+        Ok(self.table().ids().await?)
+    }
+
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        while_compacted!(self.table().summary(id))
+    }
+
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+        let loaded = while_compacted!(self.table().load(id))?;
+        Ok(loaded.map(|(session, revision)| (session, to_revision(revision))))
+    }
+
     async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         let (head, order) = (self.keys().head(id), self.keys().order(id));
         // An order for a session that is gone would stay for ever.
@@ -330,21 +369,16 @@ impl SessionStore for EtcdStore {
         Ok(())
     }
 
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
+    async fn deletion(&self, id: UpgradeId) -> Result<Option<DeletionOrder>, StoreError> {
         let read = Txn::new().and_then([TxnOp::get(self.keys().order(id), None)]);
         let answer = self.table().txn("read an order", read).await?;
-        Ok(found(&answer).into_iter().flatten().next().is_some())
-    }
-
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        let read = Txn::new().and_then([TxnOp::get(self.keys().order(id), None)]);
-        let answer = self.table().txn("read an order", read).await?;
-        let order = found(&answer).into_iter().flatten().next();
-        match order.as_ref().map(KeyValue::value) {
-            None | Some(ORDERED) => Ok(None),
+        let Some(order) = found(&answer).into_iter().flatten().next() else { return Ok(None) };
+        let by = match order.value() {
+            ORDERED => None,
             // Whoever it was: the order stands.
-            Some(by) => Ok(stored::decode("who ordered a deletion", id, by).ok()),
-        }
+            by => stored::decode("who ordered a deletion", id, by).ok(),
+        };
+        Ok(Some(DeletionOrder { by }))
     }
 
     async fn command(
@@ -356,7 +390,7 @@ impl SessionStore for EtcdStore {
         commands::note(self.table(), id, Ordered { command, by: by.cloned() }).await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<NumberedCommand>, StoreError> {
         let seen = self.owns(id).then_some(&self.shared.seen);
         commands::noted(self.table(), id, seen).await
     }
@@ -389,36 +423,6 @@ impl SessionStore for EtcdStore {
             true => Ok(()),
             false => Err(StoreError::NotOwner(id)),
         }
-    }
-
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        let Some(lease) = self.shared.ownership.lease_of(id) else { return Err(self.not_ours(id).await?) };
-        let keys = self.keys();
-        for n in 0..CLAIM_TRIES {
-            let Claims { turn, owner, own, mut all } = while_compacted!(self.table().claims(id))?;
-            if owner != lease {
-                return Err(self.lost(id));
-            }
-            let (answer, changed) = claims::claim(id, nodes, &mut all);
-            let Some(claim) = all.get(&id).filter(|_| changed) else { return Ok(answer) };
-            let when = [
-                Compare::mod_revision(keys.turn(), CompareOp::Equal, turn),
-                Compare::mod_revision(keys.claim(id), CompareOp::Equal, own),
-                Compare::lease(keys.owner(id), CompareOp::Equal, lease),
-            ];
-            let then = [
-                TxnOp::put(keys.turn(), id.to_string(), None),
-                TxnOp::put(keys.claim(id), stored::encode(claim)?, None),
-            ];
-            if self.table().txn("claim", Txn::new().when(when).and_then(then)).await?.succeeded() {
-                return Ok(answer);
-            }
-            // Another claim came first. Those that wait here do not all come back at once.
-            let spread = u32::try_from(id.0.as_u128() % 97).unwrap_or_default() + 1;
-            let pause = spread * (n + 1) % CLAIM_PAUSE_MS;
-            tokio::time::sleep(Duration::from_millis(pause.into())).await;
-        }
-        Err(StoreError::Failed("too many sessions ask for their turn at once".to_owned()))
     }
 
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
@@ -462,10 +466,6 @@ impl SessionStore for EtcdStore {
             return Err(StoreError::Failed("our lease in etcd has ended meanwhile".to_owned()));
         }
         Ok(true)
-    }
-
-    fn owns(&self, id: UpgradeId) -> bool {
-        self.shared.ownership.owns(id)
     }
 
     async fn disowned(&self, id: UpgradeId) {

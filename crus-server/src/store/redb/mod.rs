@@ -15,11 +15,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use crus_core::claims;
+use crus_core::claims::{self, Turn};
 use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, Phase, Session, Summary, UpgradeId};
-use crus_core::ports::{Change, Revision, SessionStore, StoreChanges, StoreError};
+use crus_core::model::{
+    Command, DeletionOrder, Node, NumberedCommand, Ordered, Phase, Session, Summary, UpgradeId,
+};
+use crus_core::ports::{Change, DriverStore, Revision, SessionStore, StoreChanges, StoreError};
 use crus_core::stored::{self, Parts};
 use crus_core::{Actor, Xname};
 use redb::{Database, ReadableDatabase, ReadableTable, TableError};
@@ -69,81 +71,7 @@ impl RedbStore {
 }
 
 #[async_trait]
-impl SessionStore for RedbStore {
-    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
-        let id = session.head.id;
-        let parts = Parts::all(session)?;
-        let session = session.clone();
-        self.run(move |database| {
-            let key = id.0.as_u128();
-            let writing = database.begin_write()?;
-            {
-                let mut revisions = writing.open_table(REVISIONS)?;
-                if revisions.get(key)?.is_some() {
-                    return Err(Trouble::Told(StoreError::Conflict(id)));
-                }
-                revisions.insert(key, 1)?;
-                write(&parts, &writing, key)?;
-                if !session.is_done() {
-                    enter_claim(&writing, &session)?;
-                }
-            }
-            writing.commit()?;
-            Ok(Revision(1))
-        })
-        .await
-    }
-
-    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
-        self.run(|database| {
-            let revisions = database.begin_read()?.open_table(REVISIONS)?;
-            let mut ids = Vec::new();
-            for row in revisions.iter()? {
-                ids.push(UpgradeId(Uuid::from_u128(row?.0.value())));
-            }
-            Ok(ids)
-        })
-        .await
-    }
-
-    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
-        self.run(move |database| {
-            let key = id.0.as_u128();
-            let reading = database.begin_read()?;
-            if reading.open_table(REVISIONS)?.get(key)?.is_none() {
-                return Ok(None);
-            }
-            let head = head_of(&reading.open_table(HEADS)?, id)?;
-            let messages = rows(&reading.open_table(MESSAGES)?, key)?;
-            let deletion_ordered = reading.open_table(ORDERS)?.get(key)?.is_some();
-            let commands = commands_of(&reading.open_table(COMMANDS)?, id)?;
-            let told = (|| {
-                let (head, messages) = (stored::head(id, &head)?, stored::messages(id, messages)?);
-                let commands =
-                    commands.into_iter().map(|(number, ordered)| (number, ordered.command)).collect();
-                Ok(Some(Summary { head, messages, deletion_ordered, commands }))
-            })();
-            told.map_err(Trouble::Told)
-        })
-        .await
-    }
-
-    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
-        self.run(move |database| {
-            let key = id.0.as_u128();
-            let reading = database.begin_read()?;
-            let Some(revision) = reading.open_table(REVISIONS)?.get(key)?.map(|found| found.value()) else {
-                return Ok(None);
-            };
-            let head = head_of(&reading.open_table(HEADS)?, id)?;
-            let nodes = rows(&reading.open_table(NODES)?, key)?;
-            let messages = rows(&reading.open_table(MESSAGES)?, key)?;
-            let session = stored::session(id, &head, nodes, messages).map_err(Trouble::Told)?;
-            Ok(Some((session, Revision(revision))))
-        })
-        .await
-    }
-
+impl DriverStore for RedbStore {
     async fn save(
         &self,
         session: &Session,
@@ -202,6 +130,113 @@ impl SessionStore for RedbStore {
         .await
     }
 
+    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Turn, StoreError> {
+        let nodes = nodes.to_vec();
+        self.run(move |database| {
+            // Who waits asks again and again: as long as that changes nothing, others save meanwhile.
+            let mut claims = claims_in(&database.begin_read()?.open_table(CLAIMS)?)?;
+            let (turn, changed) = claims::claim(id, &nodes, &mut claims);
+            if !changed {
+                return Ok(turn);
+            }
+            let writing = database.begin_write()?;
+            let turn = {
+                let mut table = writing.open_table(CLAIMS)?;
+                let mut claims = claims_in(&table)?;
+                let (turn, _) = claims::claim(id, &nodes, &mut claims);
+                if let Some(claim) = claims.get(&id) {
+                    let claim = stored::encode(claim).map_err(Trouble::Told)?;
+                    table.insert(id.0.as_u128(), claim.as_slice())?;
+                }
+                turn
+            };
+            writing.commit()?;
+            Ok(turn)
+        })
+        .await
+    }
+
+    /// The file is locked: nobody else can run anything.
+    fn owns(&self, _: UpgradeId) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl SessionStore for RedbStore {
+    async fn create(&self, session: &Session) -> Result<Revision, StoreError> {
+        let id = session.head.id;
+        let parts = Parts::all(session)?;
+        let session = session.clone();
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let writing = database.begin_write()?;
+            {
+                let mut revisions = writing.open_table(REVISIONS)?;
+                if revisions.get(key)?.is_some() {
+                    return Err(Trouble::Told(StoreError::Conflict(id)));
+                }
+                revisions.insert(key, 1)?;
+                write(&parts, &writing, key)?;
+                if !session.is_done() {
+                    enter_claim(&writing, &session)?;
+                }
+            }
+            writing.commit()?;
+            Ok(Revision(1))
+        })
+        .await
+    }
+
+    async fn ids(&self) -> Result<Vec<UpgradeId>, StoreError> {
+        self.run(|database| {
+            let revisions = database.begin_read()?.open_table(REVISIONS)?;
+            let mut ids = Vec::new();
+            for row in revisions.iter()? {
+                ids.push(UpgradeId(Uuid::from_u128(row?.0.value())));
+            }
+            Ok(ids)
+        })
+        .await
+    }
+
+    async fn summary(&self, id: UpgradeId) -> Result<Option<Summary>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let reading = database.begin_read()?;
+            if reading.open_table(REVISIONS)?.get(key)?.is_none() {
+                return Ok(None);
+            }
+            let head = head_of(&reading.open_table(HEADS)?, id)?;
+            let messages = rows(&reading.open_table(MESSAGES)?, key)?;
+            let deletion_ordered = reading.open_table(ORDERS)?.get(key)?.is_some();
+            let commands = commands_of(&reading.open_table(COMMANDS)?, id)?;
+            let told = (|| {
+                let (head, messages) = (stored::head(id, &head)?, stored::messages(id, messages)?);
+                let commands = commands.into_iter().map(|noted| (noted.number, noted.command)).collect();
+                Ok(Some(Summary { head, messages, deletion_ordered, commands }))
+            })();
+            told.map_err(Trouble::Told)
+        })
+        .await
+    }
+
+    async fn load(&self, id: UpgradeId) -> Result<Option<(Session, Revision)>, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let reading = database.begin_read()?;
+            let Some(revision) = reading.open_table(REVISIONS)?.get(key)?.map(|found| found.value()) else {
+                return Ok(None);
+            };
+            let head = head_of(&reading.open_table(HEADS)?, id)?;
+            let nodes = rows(&reading.open_table(NODES)?, key)?;
+            let messages = rows(&reading.open_table(MESSAGES)?, key)?;
+            let session = stored::session(id, &head, nodes, messages).map_err(Trouble::Told)?;
+            Ok(Some((session, Revision(revision))))
+        })
+        .await
+    }
+
     async fn order_deletion(&self, id: UpgradeId, by: Option<&Actor>) -> Result<(), StoreError> {
         let by = by.cloned();
         self.run(move |database| {
@@ -220,19 +255,19 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn deletion_ordered(&self, id: UpgradeId) -> Result<bool, StoreError> {
+    async fn deletion(&self, id: UpgradeId) -> Result<Option<DeletionOrder>, StoreError> {
         self.run(move |database| {
-            let orders = database.begin_read()?.open_table(ORDERS)?;
-            Ok(orders.get(id.0.as_u128())?.is_some())
-        })
-        .await
-    }
-
-    async fn deletion_ordered_by(&self, id: UpgradeId) -> Result<Option<Actor>, StoreError> {
-        self.run(move |database| match database.begin_read()?.open_table(ORDERED_BY) {
-            Ok(table) => Ok(table.get(id.0.as_u128())?.and_then(|by| by.value().parse().ok())),
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
+            let key = id.0.as_u128();
+            let reading = database.begin_read()?;
+            if reading.open_table(ORDERS)?.get(key)?.is_none() {
+                return Ok(None);
+            }
+            let by = match reading.open_table(ORDERED_BY) {
+                Ok(table) => table.get(key)?.and_then(|by| by.value().parse().ok()),
+                Err(TableError::TableDoesNotExist(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+            Ok(Some(DeletionOrder { by }))
         })
         .await
     }
@@ -277,7 +312,7 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn commands(&self, id: UpgradeId) -> Result<Vec<(u64, Ordered)>, StoreError> {
+    async fn commands(&self, id: UpgradeId) -> Result<Vec<NumberedCommand>, StoreError> {
         self.run(move |database| commands_of(&database.begin_read()?.open_table(COMMANDS)?, id)).await
     }
 
@@ -335,42 +370,11 @@ impl SessionStore for RedbStore {
         .await
     }
 
-    async fn claim(&self, id: UpgradeId, nodes: &[Xname]) -> Result<Result<(), String>, StoreError> {
-        let nodes = nodes.to_vec();
-        self.run(move |database| {
-            // Who waits asks again and again: as long as that changes nothing, others save meanwhile.
-            let mut claims = claims_in(&database.begin_read()?.open_table(CLAIMS)?)?;
-            let (answer, changed) = claims::claim(id, &nodes, &mut claims);
-            if !changed {
-                return Ok(answer);
-            }
-            let writing = database.begin_write()?;
-            let answer = {
-                let mut table = writing.open_table(CLAIMS)?;
-                let mut claims = claims_in(&table)?;
-                let (answer, _) = claims::claim(id, &nodes, &mut claims);
-                if let Some(claim) = claims.get(&id) {
-                    let claim = stored::encode(claim).map_err(Trouble::Told)?;
-                    table.insert(id.0.as_u128(), claim.as_slice())?;
-                }
-                answer
-            };
-            writing.commit()?;
-            Ok(answer)
-        })
-        .await
-    }
-
     async fn own(&self, id: UpgradeId) -> Result<bool, StoreError> {
         self.run(move |database| {
             Ok(database.begin_read()?.open_table(REVISIONS)?.get(id.0.as_u128())?.is_some())
         })
         .await
-    }
-
-    /// The file is locked: nobody else can run anything.
-    fn owns(&self, _: UpgradeId) -> bool {
-        true
     }
 
     async fn disowned(&self, _: UpgradeId) {

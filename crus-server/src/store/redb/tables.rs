@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crus_core::claims::Claim;
-use crus_core::model::{Ordered, Session, UpgradeId};
+use crus_core::model::{NumberedCommand, Ordered, Session, UpgradeId};
 use crus_core::ports::StoreError;
 use crus_core::stored::{self, FORMAT, Parts};
 use redb::{Database, ReadableTable, Table, TableDefinition, TableHandle};
@@ -132,13 +132,13 @@ pub(super) fn head_of(
 pub(super) fn commands_of(
     table: &impl ReadableTable<(u128, u64), &'static [u8]>,
     id: UpgradeId,
-) -> Result<Vec<(u64, Ordered)>, Trouble> {
+) -> Result<Vec<NumberedCommand>, Trouble> {
     let key = id.0.as_u128();
     let mut commands = Vec::new();
     for row in table.range((key, 0)..=(key, u64::MAX))? {
         let (number, value) = row?;
-        let command = stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
-        commands.push((number.value().1, command));
+        let ordered: Ordered = stored::decode("a command", id, value.value()).map_err(Trouble::Told)?;
+        commands.push(ordered.numbered(number.value().1));
     }
     Ok(commands)
 }

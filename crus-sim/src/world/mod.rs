@@ -6,6 +6,9 @@
 //! [`World::crash`] kills the service: the cluster and the store stay, everything else is forgotten.
 //! [`World::take_over`] stops it for longer than its lease lasts, so that another replica runs its sessions.
 
+mod checking;
+mod looking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::Bound;
@@ -15,22 +18,21 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crus_core::driver::{Driver, Next, Observer, Ports};
-use crus_core::history::Entry;
 use crus_core::machine::Event;
-use crus_core::model::{Command, Node, Ordered, Phase, Stage};
+use crus_core::model::{Command, NumberedCommand};
 use crus_core::plan::{self, Experience, Sources};
-use crus_core::ports::{Clock, SessionStore, StoreError, Wlm as _};
-use crus_core::promises::{self, Audit, By, Fact, NodeView, Outcome, Violation};
+use crus_core::ports::{Clock, DriverStore, SessionStore as _, StoreError};
+use crus_core::promises::{self, Audit, By, Fact, Violation};
 use crus_core::window::ZoneOffset;
-use crus_core::{GroupLabel, Limits, NodeName, Session, Spec, Time, UpgradeId, Xname};
+use crus_core::{Limits, Session, Spec, Time, UpgradeId};
 
 use crate::checks::SimChecks;
 use crate::cluster::{self, Cluster, SharedCluster};
 use crate::config::ClusterConfig;
 use crate::crash::Points;
 use crate::faults::{Faulty, Plan};
-use crate::journal::{Counts, Kind};
-use crate::ports::{Calls, SimBos, SimHsm, SimPorts, SimWlm};
+use crate::journal::Kind;
+use crate::ports::{SimBos, SimHsm, SimPorts, SimWlm};
 use crate::store::MemoryStore;
 use crate::zones;
 
@@ -163,7 +165,7 @@ impl World {
             hsm: Arc::new(hsm.clone()),
             bos: Arc::new(bos.clone()),
             wlm: Arc::new(wlm.clone()),
-            store: Arc::clone(&store) as Arc<dyn SessionStore>,
+            store: Arc::clone(&store) as Arc<dyn DriverStore>,
             clock: Arc::new(OwnClock { cluster: Arc::clone(&cluster), ahead_ms: Arc::clone(&ahead_ms) }),
             checks: Arc::new(checks.clone()),
             observer: Arc::new(Told(Arc::clone(&cluster))),
@@ -193,7 +195,7 @@ impl World {
         }
     }
 
-    /// Puts something between the service and its ports and store, for the sessions that are created from now on.
+    /// Puts something between drivers and their ports and store, for the sessions that are created from now on.
     pub fn decorate(&mut self, decorate: impl FnOnce(Ports) -> Ports) {
         self.ports = decorate(self.ports.clone());
     }
@@ -209,8 +211,6 @@ impl World {
     pub fn tamper(&mut self, tamper: impl Fn(&Session, Next) -> Next + 'static) {
         self.tamper = Some(Box::new(tamper));
     }
-
-    // ---- the service ------------------------------------------------------------------------------------
 
     /// Creates a session, as `POST /session` does. Its id follows from how many were created before.
     ///
@@ -231,7 +231,7 @@ impl World {
             audit.clock_set();
         }
         self.audits.insert(id, audit);
-        let Some(result) = poll(self.ports.store.create(&session)) else {
+        let Some(result) = self.ask_store("store.create", self.store.create(&session)) else {
             // The client got no answer. It looks whether the session is there, and asks again if not.
             self.die()?;
             if !self.running.contains_key(&id) {
@@ -241,7 +241,7 @@ impl World {
             return Ok(id);
         };
         let revision = result.map_err(failed)?;
-        at_once(self.ports.store.own(id))?.map_err(failed)?;
+        at_once(self.store.own(id))?.map_err(failed)?;
         let driver = Driver::new(session, revision, self.ports.clone());
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(id)
@@ -263,7 +263,7 @@ impl World {
     /// When the store fails.
     pub fn delete(&mut self, id: UpgradeId) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("deletes {id}"));
-        let Some(result) = poll(self.ports.store.order_deletion(id, None)) else {
+        let Some(result) = self.ask_store("store.order_deletion", self.store.order_deletion(id, None)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.delete(id);
@@ -290,7 +290,7 @@ impl World {
     /// When the store fails.
     pub fn command(&mut self, id: UpgradeId, command: Command) -> Result<(), Stuck> {
         self.note(Kind::Operator, || format!("orders {id}: {command:?}"));
-        let Some(result) = poll(self.ports.store.command(id, command, None)) else {
+        let Some(result) = self.ask_store("store.command", self.store.command(id, command, None)) else {
             // The client got no answer, and asks again.
             self.die()?;
             return self.command(id, command);
@@ -303,10 +303,22 @@ impl World {
             return self.load(id);
         }
         if let Some(runner) = self.running.get_mut(&id) {
-            runner.driver.command(number, Ordered { command, by: None });
+            runner.driver.command(NumberedCommand { number, command, by: None });
             runner.next = Next::Now;
         }
         Ok(())
+    }
+
+    /// Has the store do something for a client; `None`: the service died over it.
+    fn ask_store<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<Result<T, StoreError>> {
+        match &self.points {
+            Some(points) => poll(points.write(call, answer)),
+            None => poll(answer),
+        }
     }
 
     /// Kills the service and starts it again: the cluster and the store stay.
@@ -353,7 +365,7 @@ impl World {
         self.checks.inner().die();
         self.store.expire();
         self.store = Arc::new(self.store.another_replica());
-        self.ports.store = Arc::clone(&self.store) as Arc<dyn SessionStore>;
+        self.ports.store = Arc::clone(&self.store) as Arc<dyn DriverStore>;
         self.load_all()
     }
 
@@ -405,30 +417,28 @@ impl World {
     }
 
     fn load_all(&mut self) -> Result<(), Stuck> {
-        for id in at_once(self.ports.store.ids())?.map_err(failed)? {
+        for id in at_once(self.store.ids())?.map_err(failed)? {
             self.load(id)?;
         }
         Ok(())
     }
 
     fn load(&mut self, id: UpgradeId) -> Result<(), Stuck> {
-        let Some((mut session, revision)) = at_once(self.ports.store.load(id))?.map_err(failed)? else {
+        let Some((mut session, revision)) = at_once(self.store.load(id))?.map_err(failed)? else {
             return Ok(());
         };
-        at_once(self.ports.store.own(id))?.map_err(failed)?;
+        at_once(self.store.own(id))?.map_err(failed)?;
         session.limits = self.limits.clone();
         let mut driver = Driver::new(session, revision, self.ports.clone());
-        if at_once(self.ports.store.deletion_ordered(id))?.map_err(failed)? {
-            driver.order_deletion(None);
+        if let Some(order) = at_once(self.store.deletion(id))?.map_err(failed)? {
+            driver.order_deletion(order.by);
         }
-        for (number, ordered) in at_once(self.ports.store.commands(id))?.map_err(failed)? {
-            driver.command(number, ordered);
+        for command in at_once(self.store.commands(id))?.map_err(failed)? {
+            driver.command(command);
         }
         self.running.insert(id, Runner { driver, next: Next::Now });
         Ok(())
     }
-
-    // ---- time -------------------------------------------------------------------------------------------
 
     /// Goes on until the condition holds; it is looked at after every round.
     ///
@@ -594,6 +604,7 @@ impl World {
             Some(Err(StoreError::Conflict(_))) => {
                 drop(cluster);
                 self.running.remove(&id);
+                self.ports.checks.forget(id);
                 return self.load(id);
             }
             Some(result) => result.map_err(failed)?,
@@ -604,6 +615,9 @@ impl World {
             None => next,
         };
         let ended = matches!(runner.next, Next::Finished | Next::Removed);
+        if ended {
+            self.ports.checks.forget(id);
+        }
         if !runner.driver.session().is_done() {
             // It may work again after its end: the next one is checked, too.
             self.ended.remove(&id);
@@ -621,194 +635,6 @@ impl World {
             self.die()?;
         }
         Ok(())
-    }
-
-    // ---- the promises -----------------------------------------------------------------------------------
-
-    /// Checks what happened since the last time.
-    fn check(&mut self) -> Result<(), Stuck> {
-        let facts = {
-            let mut cluster = cluster::lock(&self.cluster);
-            if cluster.facts().is_empty() {
-                return Ok(());
-            }
-            cluster.drain_facts()
-        };
-        for fact in &facts {
-            for audit in self.audits.values_mut() {
-                self.checked += 1;
-                if let Some(violation) = audit.witness(fact).into_iter().next() {
-                    return Err(Stuck::Broken { at: fact.at, violation });
-                }
-            }
-        }
-        if let Some(all) = &mut self.facts {
-            all.extend(facts);
-        }
-        Ok(())
-    }
-
-    /// Checks what a session that may have changed says of itself.
-    fn check_session(&mut self, id: UpgradeId) -> Result<(), Stuck> {
-        let Some(runner) = self.running.get(&id) else { return Ok(()) };
-        let session = runner.driver.session();
-        self.checked += 1;
-        if let Some(violation) = crus_core::promises::session(session).into_iter().next() {
-            return Err(Stuck::Broken { at: self.now(), violation });
-        }
-        // Both were apart when the later one began, or never will be.
-        if session.head.step == 0 && session.head.stage == Stage::Starting {
-            let others = self.running.iter().filter(|(other, _)| **other != id);
-            let mut shared = others.filter_map(|(_, other)| promises::apart(session, other.driver.session()));
-            if let Some(violation) = shared.next() {
-                return Err(Stuck::Broken { at: self.now(), violation });
-            }
-        }
-        let unfounded = self.audits.get_mut(&id).map(|audit| audit.follow(session)).unwrap_or_default();
-        match unfounded.into_iter().next() {
-            Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
-            None => Ok(()),
-        }
-    }
-
-    fn check_end(&self, id: UpgradeId, session: &Session) -> Result<(), Stuck> {
-        let Some(audit) = self.audits.get(&id) else { return Ok(()) };
-        // What another session has begun with is that one's to put right. The end may be seen late, after a crash.
-        let others = self.running.iter().filter(|(other, _)| **other != id);
-        let elsewhere: BTreeSet<Xname> = others
-            .map(|(_, runner)| runner.driver.session())
-            .filter(|other| other.head.phase == Phase::Rolling)
-            .flat_map(|other| other.nodes.iter().filter(|node| node.step.is_some()).map(|node| node.xname))
-            .collect();
-        let nodes = session.nodes.iter().filter(|node| !elsewhere.contains(&node.xname));
-        let outcome = Outcome {
-            nodes: nodes.filter_map(|node| Some((node.xname, self.view(node.name.as_ref()?)?))).collect(),
-            upgrading: self.members(&session.head.spec.upgrading).difference(&elsewhere).copied().collect(),
-            failed: self.members(&session.head.spec.failed),
-        };
-        let mut violations = audit.at_end(session, &outcome);
-        // One that was deleted is gone, and its history with it.
-        let entries = self.history(id)?;
-        if !entries.is_empty() {
-            violations.extend(promises::history(session, &entries));
-        }
-        match violations.into_iter().next() {
-            Some(violation) => Err(Stuck::Broken { at: self.now(), violation }),
-            None => Ok(()),
-        }
-    }
-
-    /// Does something as an operator: it is no deed of a session, nor is what comes of it a broken promise. What is
-    /// done to [`World::cluster`] between two runs is taken likewise.
-    ///
-    /// # Errors
-    /// When a promise was broken before.
-    pub fn by_hand(&mut self, act: impl FnOnce(&mut Cluster)) -> Result<(), Stuck> {
-        self.check()?;
-        act(&mut cluster::lock(&self.cluster));
-        self.check()
-    }
-
-    // ---- looking ----------------------------------------------------------------------------------------
-
-    /// The cluster: to look at it, and to act as an operator.
-    pub fn cluster(&self) -> std::sync::MutexGuard<'_, Cluster> {
-        cluster::lock(&self.cluster)
-    }
-
-    /// The virtual time: the cluster's.
-    pub fn now(&self) -> Time {
-        self.cluster().now()
-    }
-
-    fn note(&self, kind: Kind, what: impl FnOnce() -> String) {
-        self.cluster().note(kind, what);
-    }
-
-    /// How often each kind of thing happened.
-    pub fn counts(&self) -> Counts {
-        let mut counts = *self.cluster().journal().counts();
-        let written = self.store.written();
-        counts.set(Kind::Write, written.writes);
-        counts.set(Kind::Claim, written.claims);
-        counts
-    }
-
-    /// How many rounds the sessions did, and how many times something was checked.
-    pub fn rounds_and_checks(&self) -> (u64, u64) {
-        (self.rounds, self.checked)
-    }
-
-    /// From now on facts are forgotten once they were checked: a long run saves memory.
-    pub fn forget_facts(&mut self) {
-        self.facts = None;
-    }
-
-    /// The store.
-    pub fn store(&self) -> &MemoryStore {
-        &self.store
-    }
-
-    /// The calls that reached the cluster.
-    pub fn calls(&self) -> &Calls {
-        &self.sim.calls
-    }
-
-    /// Everything that happened.
-    pub fn facts(&self) -> &[Fact] {
-        self.facts.as_deref().unwrap_or_default()
-    }
-
-    /// All sessions that were ever created.
-    pub fn sessions(&self) -> impl Iterator<Item = UpgradeId> + '_ {
-        self.audits.keys().copied()
-    }
-
-    /// A session, running or finished; `None` once it is gone.
-    pub fn session(&self, id: UpgradeId) -> Option<&Session> {
-        let runner = self.running.get(&id)?;
-        (runner.next != Next::Removed).then(|| runner.driver.session())
-    }
-
-    /// A node of a session.
-    pub fn node(&self, id: UpgradeId, xname: Xname) -> Option<&Node> {
-        self.session(id)?.nodes.iter().find(|node| node.xname == xname)
-    }
-
-    /// What the stored history of a session has, the oldest first; nothing of one that is gone.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn history(&self, id: UpgradeId) -> Result<Vec<Entry>, Stuck> {
-        at_once(self.store.history(id, 0, usize::MAX))?.map_err(failed)
-    }
-
-    /// How often a session rebooted a node.
-    pub fn reboots(&self, id: UpgradeId, xname: Xname) -> u32 {
-        self.audits.get(&id).map_or(0, |audit| audit.reboots(xname))
-    }
-
-    /// The members of a group, whether HSM answers now or not; none if there is no such group.
-    pub fn members(&self, label: &GroupLabel) -> BTreeSet<Xname> {
-        let mut cluster = self.cluster();
-        let down = !cluster.hsm_ready();
-        cluster.set_hsm_down(false);
-        let members = cluster.group(label.as_str()).map(|group| group.members.iter().copied().collect());
-        cluster.set_hsm_down(down);
-        members.unwrap_or_default()
-    }
-
-    /// A node as Slurm has it; `None` when Slurm does not know it.
-    pub fn view(&self, name: &NodeName) -> Option<NodeView> {
-        let node = self.wlm_node(name)?;
-        Some(NodeView { held: node.is_held(), reason: node.reason })
-    }
-
-    /// A node as the port reports it.
-    pub fn wlm_node(&self, name: &NodeName) -> Option<crus_core::wlm::WlmNode> {
-        let uncounted = SimPorts::new(&self.cluster).wlm;
-        let seen = at_once(uncounted.nodes(std::slice::from_ref(name))).ok()?.ok()?;
-        seen.into_iter().next()
     }
 }
 
