@@ -82,13 +82,12 @@
 //!     store(&session, &events)?;
 //! }
 //! # let condition = session.head.condition.unwrap_or_default();
-//! # assert!(condition.ends_with("ReadFacts is not written yet"), "{condition}");
+//! # assert!(condition.ends_with("Claim is not written yet"), "{condition}");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! With the [ports] implemented, a [`driver::Driver`] does all of this. In `async` code of one's own that is
-//! [`macro@async_trait`], as these ports are.
+//! With the [ports] implemented, by [`macro@async_trait`] as they are declared, a [`driver::Driver`] does all of this.
 //!
 //! # The promises
 //!

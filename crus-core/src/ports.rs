@@ -17,7 +17,7 @@
 //! use crus_core::ports::MockBos;
 //!
 //! let mut bos = MockBos::new();
-//! bos.expect_has_template().once().returning(|_| Ok(true));
+//! bos.expect_has_template().returning(|_| Ok(true));
 //! # }
 //! ```
 //!
