@@ -7,6 +7,8 @@ mod chance;
 mod conformance;
 #[path = "support/etcd.rs"]
 mod etcd;
+#[path = "support/patience.rs"]
+mod patience;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,21 +28,11 @@ use crus_server::store::inspect::{self, InspectError, Report};
 use crus_server::store::{EtcdError, EtcdStore};
 use etcd::{Etcd, Tls, left_out};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType, PutOptions};
-
-/// How long a test waits for what must come, on the slowest of machines.
-const PATIENCE: Duration = Duration::from_secs(60);
+use patience::{PATIENCE, until};
 
 /// Seconds: short where a test waits for its end, long where it must not end.
 const SHORT: u64 = 3;
 const LONG: u64 = 60;
-
-async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !met().await {
-        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     let come = tokio::time::timeout(PATIENCE, future).await;

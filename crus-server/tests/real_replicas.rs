@@ -14,6 +14,7 @@ mod etcd;
 mod simulated;
 #[path = "support/stream.rs"]
 mod stream;
+#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::path::Path;
@@ -34,7 +35,7 @@ use etcd::{Etcd, left_out};
 use serde_json::{Value, json};
 use simulated::Simulated;
 use stream::{Client, Event};
-use support::{Service, path_of, spec, until};
+use support::{Service, id_of, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -237,9 +238,7 @@ impl Site {
     }
 
     async fn post(&self, i: usize) -> String {
-        let (code, created) = self.replica(i).post(&spec(STEP_SIZE)).await;
-        assert_eq!(code, 201, "{created}");
-        path_of(&created)
+        self.replica(i).create(&spec(STEP_SIZE)).await
     }
 
     /// Asks a replica to pause, resume or retry the session.
@@ -249,8 +248,22 @@ impl Site {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
+    /// Waits until a replica tells these values of its lease, of the metrics `crus_lease…`.
+    async fn tells_of_its_lease(&self, i: usize, wanted: &[(&str, f64)]) {
+        let url = format!("{}/metrics", self.replica(i).url);
+        let mut told = String::new();
+        let met = async || {
+            told = reqwest::get(&url).await.unwrap().text().await.unwrap();
+            let has = |(name, value): &(&str, f64)| {
+                told.lines().any(|line| line == format!("crus_lease{name} {value}"))
+            };
+            wanted.iter().all(has)
+        };
+        until(&format!("{}: replica {i} tells {wanted:?} of its lease", self.told), met).await;
+    }
+
     fn id(&self) -> UpgradeId {
-        id_in(&self.path)
+        id_of(&self.path)
     }
 
     /// Waits until every replica answers for the session.
@@ -324,7 +337,7 @@ impl Site {
     /// Waits until all replicas answer that the session is completed.
     async fn completed(&self) {
         for replica in self.running() {
-            let done = async || replica.get(&self.path).await.1["state"] == "READY";
+            let done = async || replica.is_ready(&self.path).await;
             until(&format!("{}: completed as all replicas tell it", self.told), done).await;
         }
     }
@@ -340,11 +353,7 @@ impl Site {
     async fn ends_right(&self) {
         self.completed().await;
         let session = self.stored().await;
-        let mut audit = Audit::new(&session, self.xnames.iter().copied().collect());
-        let mut violations: Vec<_> =
-            self.cluster.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-        violations.extend(audit.at_end(&session, &self.cluster.world()));
-        assert_eq!(violations, [], "{}", self.told);
+        let audit = self.cluster.assert_kept(&session, &self.told);
         assert_eq!(session.nodes.len(), self.xnames.len());
         for node in &session.nodes {
             let reboots = audit.reboots(node.xname);
@@ -360,10 +369,6 @@ impl Site {
             until(&format!("{}: the last message as all replicas tell it", self.told), tells).await;
         }
     }
-}
-
-fn id_in(path: &str) -> UpgradeId {
-    path.rsplit('/').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -402,7 +407,7 @@ async fn p3_an_owner_that_was_stopped_past_its_lease_notices_before_it_acts() {
     // It goes on while there is work to be done, and answers for it.
     let (_, answer) = site.replica(heir).get(&site.path).await;
     assert_eq!(answer["state"], "UPDATING", "{}", site.told);
-    let done = async || site.replica(heir).get(&site.path).await.1["state"] == "READY";
+    let done = async || site.replica(heir).is_ready(&site.path).await;
     until(&format!("{}: completed", site.told), done).await;
     site.ways[stopped].mend();
     site.ends_right().await;
@@ -551,7 +556,11 @@ async fn p3_an_owner_that_is_cut_off_stops_before_another_begins() {
     let begun: Vec<usize> = site.faces.iter().map(Face::calls).collect();
     site.ways[owner].cut();
     let heir = site.taken_over_from(owner, &format!("cut off, lease of {SHORT} s")).await;
-    let done = async || site.replica(heir).get(&site.path).await.1["state"] == "READY";
+    let lost = [("_held", 0.0), ("_sessions", 0.0), ("s_granted_total", 1.0), ("s_lost_total", 1.0)];
+    site.tells_of_its_lease(owner, &lost).await;
+    let kept = [("_held", 1.0), ("_sessions", 1.0), ("s_granted_total", 1.0), ("s_lost_total", 0.0)];
+    site.tells_of_its_lease(heir, &kept).await;
+    let done = async || site.replica(heir).is_ready(&site.path).await;
     until(&format!("{}: completed", site.told), done).await;
     assert_eq!(site.replica(owner).get(&site.path).await.0, 200, "it answers all the same");
     let (last, first) = (site.faces[owner].last_call(), site.faces[heir].call(begun[heir]));
@@ -559,6 +568,7 @@ async fn p3_an_owner_that_is_cut_off_stops_before_another_begins() {
     println!("{}: nobody acted for {:?} in between", site.told, first.unwrap() - last.unwrap());
     site.ways[owner].mend();
     site.ends_right().await;
+    site.tells_of_its_lease(owner, &[("_held", 1.0), ("s_granted_total", 2.0), ("s_lost_total", 1.0)]).await;
     assert_eq!(site.faces[owner].last_call(), last, "{}: it acted for a session of another", site.told);
 }
 
@@ -572,7 +582,7 @@ async fn p3_owners_that_are_stopped_at_any_moment_again_and_again_break_nothing(
     for _ in 0..3 {
         let owner = site.some_owner().await;
         tokio::time::sleep(Duration::from_millis(draw(&mut random) % 500)).await;
-        if site.replica(owner).get(&site.path).await.1["state"] == "READY" {
+        if site.replica(owner).is_ready(&site.path).await {
             break;
         }
         site.replica(owner).signal("STOP");

@@ -43,12 +43,12 @@ fn bos(_: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn each_peer_has_its_ca_and_certificate_and_both_share_a_fetched_token() {
+async fn each_peer_and_the_issuer_has_its_ca_and_certificate_and_both_share_a_fetched_token() {
     let folder = tempfile::tempdir().unwrap();
     let [smd, bos_ca, keycloak, clients] = ["smd", "bos", "keycloak", "clients"].map(Ca::new);
     let hsm = Server::new(smd.issue("localhost").serving(Some(&clients)), hsm).await;
     let bos = Server::new(bos_ca.issue("localhost").serving(None), bos).await;
-    let issuer = Server::new(keycloak.issue("localhost").serving(None), |_| {
+    let issuer = Server::new(keycloak.issue("localhost").serving(Some(&clients)), |_| {
         json("200 OK", object!({"access_token": "t1", "expires_in": 300}))
     })
     .await;
@@ -66,11 +66,13 @@ async fn each_peer_has_its_ca_and_certificate_and_both_share_a_fetched_token() {
         ("--oauth-token-url", issuer.url.clone()),
         ("--oauth-client-id", "admin-client".to_owned()),
         ("--oauth-client-secret-file", path("secret", "s3cret")),
+        ("--oauth-cert-file", path("own.pem", &own.cert)),
+        ("--oauth-key-file", path("own-key.pem", &own.key)),
     ] {
         command.args([option, &value]);
     }
     let service = Service::start(command);
-    assert_eq!(service.post(&spec(8)).await.0, 201);
+    service.create(&spec(8)).await;
     until("HSM and BOS asked", async || hsm.count() > 1 && bos.count() > 0).await;
     for request in hsm.requests().iter().chain(&bos.requests()) {
         assert_eq!(bearer(request), "t1", "{request}");
@@ -98,7 +100,7 @@ async fn a_peers_own_token_goes_before_that_of_both() {
     command.args(["--ca-file", &path("ca.pem", &platform.pem), "--token-file", &path("token", "both\n")]);
     command.args(["--bos-token-file", &path("bos-token", "bos\n")]);
     let service = Service::start(command);
-    service.post(&spec(8)).await;
+    service.create(&spec(8)).await;
     until("HSM and BOS asked", async || hsm.count() > 0 && bos.count() > 0).await;
     assert_eq!((bearer(&hsm.requests()[0]), bearer(&bos.requests()[0])), ("both", "bos"));
 
