@@ -15,7 +15,8 @@
 //!
 //! A failed node may be taken again, and then begins as `Pending`; one that is late with its jobs may be put off
 //! (`Deferred`) until the end. What may keep a step from starting is in `gate`; each further option of a
-//! [strategy](crate::strategy) has a module of its own: `again`, `late`, `soak`, `checked`.
+//! [strategy](crate::strategy) has a module of its own: `again`, `late`, `soak`, `checked`. How a node whose fate is
+//! decided is let go is in `settle`.
 //!
 //! The nodes of a step go that way side by side; the stage of the step tells how far the slowest is:
 //!
@@ -42,298 +43,36 @@ mod agenda;
 mod begin;
 mod boot;
 mod checked;
+mod effect;
+mod event;
 mod gate;
 mod input;
 mod late;
 mod look;
+mod pace;
 mod say;
+mod settle;
 mod soak;
 mod tell;
 
-use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU64;
 
-use crate::actor::Actor;
-use crate::boots::BootIds;
-use crate::claims::Turn;
-use crate::history::{Entry, Happening};
+use crate::history::Happening;
 use crate::messages;
-use crate::model::{
-    Boot, CallKind, Failure, Group, Holder, Known, Limits, Node, NodeState, NumberedCommand, Phase, Said,
-    SeenGroup, Session, Stage,
-};
-use crate::names::{BootHandle, BootSessionName, NodeName, PartitionName, Xname};
-use crate::ports::{
-    BootKey, BootSession, CheckRequest, NodeFacts, PortError, RebootRequest, Rejected, TemplateKey, Verdict,
-};
+use crate::model::{Boot, Failure, Known, Node, NodeState, Phase, Said, Session, Stage};
+use crate::names::{BootSessionName, Xname};
 use crate::time::Time;
-use crate::window::ZoneOffset;
-use crate::wlm::{Job, Partition, WlmNode};
+use crate::wlm::WlmNode;
 
 pub use agenda::{next_look, next_wake, outstanding};
 pub(crate) use begin::candidates;
+pub use effect::{Effect, Input};
+pub use event::{Changes, Event};
 pub(crate) use late::holding;
-use look::{LastLook, Mark, Way};
+use look::{LastLook, Way};
+use pace::{paced, retry_pause};
 pub use say::MESSAGES_MAX;
-
-/// A durable change of a session: what must be stored, and what can be told to people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The head changed.
-    Head,
-    /// The session entered a phase.
-    Phase(Phase),
-    /// The step entered a stage.
-    Stage {
-        /// The step.
-        step: u32,
-        /// The stage it entered.
-        stage: Stage,
-    },
-    /// The nodes were frozen: all of them are new.
-    Frozen,
-    /// The node at this position changed.
-    Node(usize),
-    /// The message at this position, the last one, is new, or was said again.
-    Message(usize),
-    /// Old messages were folded: none is where it was.
-    MessagesFolded,
-    /// The history has a new entry. The head changed with it.
-    Entry(Entry),
-}
-
-/// Which parts of a session must be stored: what some events say has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Changes {
-    /// Whether the head changed.
-    pub head: bool,
-    /// The positions of the nodes that changed.
-    pub nodes: BTreeSet<usize>,
-    /// The positions of the messages that changed or are new.
-    pub messages: BTreeSet<usize>,
-    /// Whether messages that are stored beyond the last one must be removed.
-    pub messages_folded: bool,
-    /// New entries of the history.
-    pub entries: Vec<Entry>,
-}
-
-impl Changes {
-    /// Everything of a session but its history.
-    pub fn all(session: &Session) -> Self {
-        let messages = (0..session.messages.len()).collect();
-        let nodes = (0..session.nodes.len()).collect();
-        Changes { head: true, nodes, messages, ..Changes::default() }
-    }
-
-    /// What these events say.
-    pub fn of(session: &Session, events: &[Event]) -> Self {
-        let mut changes = Changes::default();
-        for event in events {
-            match event {
-                Event::Head | Event::Phase(_) | Event::Stage { .. } => changes.head = true,
-                Event::Frozen => changes.nodes.extend(0..session.nodes.len()),
-                Event::Node(i) => _ = changes.nodes.insert(*i),
-                Event::Message(i) => _ = changes.messages.insert(*i),
-                Event::MessagesFolded => {
-                    changes.messages = (0..session.messages.len()).collect();
-                    changes.messages_folded = true;
-                }
-                Event::Entry(entry) => {
-                    changes.head = true;
-                    changes.entries.push(entry.clone());
-                }
-            }
-        }
-        changes
-    }
-}
-
-/// Something to be asked of the world. Asking again is harmless.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Read a group.
-    ReadGroup(Group),
-    /// Read HSM's facts about nodes.
-    ReadFacts(Vec<Xname>),
-    /// Look whether the session template is there.
-    ReadTemplate(TemplateKey),
-    /// Ask whether the session's turn has come to work on the [members](Session::members) of its starting group.
-    Claim,
-    /// Look at nodes in the workload manager.
-    ReadNodes(Vec<NodeName>),
-    /// Look at the jobs that hold any of these nodes.
-    ReadJobs(Vec<NodeName>),
-    /// Look at the jobs that hold any of the [pending](Session::pending) nodes, to choose those of a step. It does not
-    /// list them: they may be very many.
-    ReadPendingJobs,
-    /// Look which boot sessions there are, where BOS takes no names of ours.
-    ReadBootIds,
-    /// Look at a boot session.
-    ReadBoot(BootKey),
-    /// Drain nodes.
-    Drain(Vec<NodeName>),
-    /// Put nodes back to work.
-    Resume(Vec<NodeName>),
-    /// Take failed nodes, which run nothing, out of service with this reason.
-    MarkDown(Vec<NodeName>, String),
-    /// Give failed nodes, which somebody else holds, this reason.
-    MarkReason(Vec<NodeName>, String),
-    /// Put nodes into a group.
-    AddMembers(Group, Vec<Xname>),
-    /// Take nodes out of a group.
-    RemoveMembers(Group, Vec<Xname>),
-    /// Reboot nodes.
-    Reboot(RebootRequest),
-    /// Look at partitions.
-    ReadPartitions(Vec<PartitionName>),
-    /// Ask for the clocks of a time zone.
-    ReadZone(String),
-    /// Put jobs back into the queue.
-    Requeue(Vec<String>),
-    /// End jobs for good.
-    Cancel(Vec<String>),
-    /// Have nodes checked.
-    Check(CheckRequest),
-}
-
-impl Effect {
-    /// Which kind of call it is.
-    pub fn kind(&self) -> CallKind {
-        match self {
-            Effect::ReadGroup(group) => CallKind::ReadGroup(*group),
-            Effect::ReadFacts(_) => CallKind::ReadFacts,
-            Effect::ReadTemplate(_) => CallKind::ReadTemplate,
-            Effect::Claim => CallKind::Claim,
-            Effect::ReadNodes(_) => CallKind::ReadNodes,
-            Effect::ReadJobs(_) | Effect::ReadPendingJobs => CallKind::ReadJobs,
-            Effect::ReadBootIds => CallKind::ReadBootIds,
-            Effect::ReadBoot(_) => CallKind::ReadBoot,
-            Effect::Drain(_) => CallKind::Drain,
-            Effect::Resume(_) => CallKind::Resume,
-            Effect::MarkDown(..) | Effect::MarkReason(..) => CallKind::Mark,
-            Effect::AddMembers(group, _) | Effect::RemoveMembers(group, _) => CallKind::Change(*group),
-            Effect::Reboot(_) => CallKind::Reboot,
-            Effect::ReadPartitions(_) => CallKind::ReadPartitions,
-            Effect::ReadZone(_) => CallKind::ReadZone,
-            Effect::Requeue(_) | Effect::Cancel(_) => CallKind::EndJobs,
-            Effect::Check(_) => CallKind::Check,
-        }
-    }
-}
-
-/// What was seen. `at` is when the look began: what happened later may not be in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Nothing but time passed.
-    Tick,
-    /// The operator wants the session deleted.
-    Delete {
-        /// Who does.
-        by: Option<Actor>,
-    },
-    /// An operator orders something else. A command whose number is not greater than that of an earlier one was taken in
-    /// before.
-    Command(NumberedCommand),
-    /// A group as it is.
-    Group(Group, SeenGroup),
-    /// HSM's facts about nodes that were asked for; unknown ones are left out.
-    Facts {
-        /// When the look began.
-        at: Time,
-        /// The nodes that were asked for.
-        asked: Vec<Xname>,
-        /// What HSM knows.
-        facts: Vec<NodeFacts>,
-    },
-    /// Whether the session template is there.
-    Template {
-        /// When the look began.
-        at: Time,
-        /// Whether it is.
-        exists: bool,
-    },
-    /// Whether the session's turn has come.
-    Claim {
-        /// When it was asked.
-        at: Time,
-        /// The answer.
-        turn: Turn,
-    },
-    /// Nodes as the workload manager reports them.
-    Nodes {
-        /// When the look began.
-        at: Time,
-        /// The nodes that were asked for.
-        asked: Vec<NodeName>,
-        /// Those it knows.
-        nodes: Vec<WlmNode>,
-    },
-    /// The jobs that hold nodes of this session.
-    Jobs {
-        /// When the look began.
-        at: Time,
-        /// The nodes that were asked about.
-        asked: Vec<NodeName>,
-        /// The jobs that hold any of them.
-        jobs: Vec<Job>,
-    },
-    /// The jobs that hold pending nodes. Those of other nodes do no harm.
-    PendingJobs(Vec<Job>),
-    /// The boot sessions that there are, where BOS takes no names of ours.
-    BootIds {
-        /// When the look began.
-        at: Time,
-        /// Their ids.
-        ids: BootIds,
-    },
-    /// The boot session of this name, if BOS knows one.
-    Boot {
-        /// When the look began.
-        at: Time,
-        /// Its name.
-        name: BootSessionName,
-        /// The session.
-        session: Option<BootSession>,
-    },
-    /// Partitions as the workload manager reports them; unknown ones are left out.
-    Partitions {
-        /// When the look began.
-        at: Time,
-        /// The partitions.
-        partitions: Vec<Partition>,
-    },
-    /// The clocks of the time zone that was asked for; `None`: there is no such zone.
-    Zone {
-        /// When that was so.
-        at: Time,
-        /// The zone's clocks.
-        offset: Option<ZoneOffset>,
-    },
-    /// How nodes are judged.
-    Checked {
-        /// In which step.
-        step: u32,
-        /// The nodes and their verdicts.
-        verdicts: Vec<(Xname, Verdict)>,
-    },
-    /// A request was made. Whether it worked is seen, not told.
-    Asked {
-        /// What was asked for.
-        effect: Effect,
-        /// Nodes that HSM would not put into the group.
-        rejected: Vec<Rejected>,
-        /// What the peer said; of a reboot that it took, what it calls the boot session where it takes no name of ours.
-        result: Result<Option<BootHandle>, PortError>,
-    },
-    /// A look failed.
-    Failed {
-        /// What was looked for.
-        effect: Effect,
-        /// Why.
-        error: PortError,
-    },
-}
+use settle::release;
 
 /// Takes in what was seen and goes as far as that allows. Returns what changed durably.
 pub fn step(session: &mut Session, now: Time, input: Input) -> Vec<Event> {
@@ -345,9 +84,6 @@ pub fn step(session: &mut Session, now: Time, input: Input) -> Vec<Event> {
     m.tell_moved();
     m.events
 }
-
-/// How many reasons for which nodes failed are told at a time.
-const REASONS_MAX: usize = 8;
 
 /// A session on its way through one [`step`].
 struct Machine<'a> {
@@ -672,11 +408,7 @@ impl Machine<'_> {
                 self.change_quietly(i, |node| node.rebooted = true);
             }
             if self.s.nodes[i].rebooted && way == Way::Arrived && self.s.is_checked(i) {
-                self.change(i, |node| {
-                    node.state = NodeState::Upgraded;
-                    node.failure_before = None;
-                    node.was_mended = false;
-                });
+                self.change(i, |node| node.settle(NodeState::Upgraded));
             }
         }
     }
@@ -703,33 +435,6 @@ impl Machine<'_> {
         self.events.push(Event::Phase(Phase::Done));
         let counts = self.s.head.counts;
         self.tell(Happening::Finished { counts });
-    }
-
-    // ---- debts --------------------------------------------------------------------------------------
-
-    /// Strikes off what is seen to be done for the nodes whose fate is decided.
-    fn pay_debts(&mut self) {
-        for position in 0..self.s.head.batch.len() {
-            let i = self.s.head.batch[position];
-            let Some(node) = self.s.nodes.get(i) else { continue };
-            let mut owed = node.owed;
-            if owed.is_nothing() {
-                continue;
-            }
-            if owed.listing && self.s.is_listed_or_cannot_be(node.xname) {
-                owed.listing = false;
-            }
-            let missing = self.s.is_gone(i);
-            if owed.marking && (missing || self.s.mark_due(i, self.now) == Some(Mark::Done)) {
-                owed.marking = false;
-            }
-            if owed.resuming && (missing || self.s.is_given_back(i)) {
-                owed.resuming = false;
-            }
-            if owed != node.owed {
-                self.change_quietly(i, |node| node.owed = owed);
-            }
-        }
     }
 
     // ---- shared by the stages -----------------------------------------------------------------------
@@ -794,51 +499,6 @@ impl Machine<'_> {
         }
     }
 
-    /// Fails nodes of the step, and notes what that obliges us to.
-    fn fail_each(&mut self, failed: Vec<(usize, Failure)>) {
-        for (i, failure) in failed {
-            self.change(i, |node| {
-                node.owed.listing = true;
-                if failure == Failure::DrainTimedOut {
-                    // Its jobs run on: it is given back, not marked.
-                    node.owed.resuming = node.holder == Holder::Us;
-                }
-                node.owed.marking |= failure.is_marked();
-                node.job = None;
-                node.failure_before = None;
-                node.was_mended = false;
-                node.state = NodeState::Failed(failure.bounded());
-            });
-        }
-    }
-
-    fn give_up_gone(&mut self, nodes: &[usize]) {
-        self.fail_each(nodes.iter().map(|&i| (i, Failure::UnknownToWlm)).collect());
-        self.tell_failures(nodes);
-    }
-
-    /// One message for all nodes that failed for the same reason, so that messages grow with what happens
-    /// and not with the number of nodes.
-    fn tell_failures(&mut self, nodes: &[usize]) {
-        let mut reasons: Vec<(Failure, Vec<Xname>)> = Vec::new();
-        let mut others: Vec<Xname> = Vec::new();
-        for &i in nodes {
-            let node = &self.s.nodes[i];
-            let NodeState::Failed(failure) = &node.state else { continue };
-            match reasons.iter().position(|(known, _)| known == failure) {
-                Some(place) => reasons[place].1.push(node.xname),
-                None if reasons.len() < REASONS_MAX => reasons.push((failure.clone(), vec![node.xname])),
-                None => others.push(node.xname),
-            }
-        }
-        for (failure, xnames) in reasons {
-            self.say(messages::failed(self.s.head.step, &xnames, &failure));
-        }
-        if !others.is_empty() {
-            self.say(messages::more_failed(self.s.head.step, &others));
-        }
-    }
-
     /// Says what is missing, once, when something is (P9).
     fn note_condition(&mut self) {
         // A call that failed may turn out to have worked: its trouble is over once everything was looked at
@@ -879,71 +539,6 @@ impl Machine<'_> {
         self.s.head.queued = queued;
         self.events.push(Event::Head);
     }
-}
-
-/// Given back before their reboot was asked for: nodes that nobody else holds are put back to work (P7). One that was
-/// tried again has failed as before.
-fn release(machine: &mut Machine<'_>, nodes: &[usize]) {
-    let begun = machine.s.head.phase == Phase::Rolling;
-    for &i in nodes {
-        let Some(node) = machine.s.nodes.get(i) else { continue };
-        let drained = matches!(node.state, NodeState::Draining | NodeState::Quiesced | NodeState::Rebooting);
-        match node.failure_before.clone() {
-            // It is marked once more: our drain has replaced its mark.
-            Some(failure) if drained && failure.is_marked() && !node.was_mended => {
-                machine.fail_each(vec![(i, failure)]);
-            }
-            // It was at work when it was taken, and goes back.
-            Some(failure) if drained => machine.change(i, |node| {
-                node.owed.listing = true;
-                node.owed.resuming = node.holder == Holder::Us;
-                node.job = None;
-                node.failure_before = None;
-                node.was_mended = false;
-                node.state = NodeState::Failed(failure);
-            }),
-            Some(failure) => machine.change(i, |node| {
-                // Its mark stands, but it may have left its group.
-                node.owed.listing = begun;
-                node.job = None;
-                node.failure_before = None;
-                node.was_mended = false;
-                node.state = NodeState::Failed(failure);
-            }),
-            None => machine.change(i, |node| {
-                // One that was put off may still be on its way back.
-                node.owed.resuming |= drained && node.holder == Holder::Us;
-                node.job = None;
-                node.state = NodeState::Released;
-            }),
-        }
-    }
-    let owed = nodes.iter().copied().filter(|&i| machine.s.nodes[i].owed.listing);
-    machine.s.head.batch.extend(owed);
-    machine.s.head.batch.sort_unstable();
-    machine.s.head.batch.dedup();
-    machine.events.push(Event::Head);
-}
-
-/// When a request of this kind may be made again.
-fn paced(session: &Session, kind: CallKind) -> Time {
-    let asked = session.known.asked.get(&kind).map_or(Time(0), |&at| at + session.limits.poll_ms);
-    let trouble = session.known.troubles.get(&kind).map_or(Time(0), |trouble| trouble.until);
-    asked.max(trouble)
-}
-
-/// The pause before a call that failed so many times in a row is made again. It doubles with each failure, and is up
-/// to a fifth longer than that, by a hash of what it is about: sessions that fail together do not all come back at
-/// the same moment. Never shorter than a poll interval nor longer than the bound.
-fn retry_pause(session: &Session, kind: CallKind, failures: u32) -> u64 {
-    let Limits { poll_ms, retry_max_ms, .. } = session.limits;
-    let doubled = poll_ms.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    // The longest pauses differ as well.
-    let pause = doubled.min(retry_max_ms - retry_max_ms / 6);
-    let mut hash = DefaultHasher::new();
-    (session.head.id, kind, failures).hash(&mut hash);
-    let jitter = (pause / 5).checked_add(1).map_or(0, |range| hash.finish() % range);
-    pause.saturating_add(jitter).max(poll_ms).min(retry_max_ms)
 }
 
 impl Session {

@@ -66,8 +66,7 @@ impl Session {
             _ => {
                 seen.is_held()
                     && !messages::is_drain_reason(reason, self.head.id)
-                    && !messages::is_crus_reason(reason)
-                    && !messages::is_slurm_reason(reason)
+                    && messages::is_theirs(reason)
             }
         };
         // Cut without a mark, so that it stays the beginning of the whole.

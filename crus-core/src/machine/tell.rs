@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Event, Machine, REASONS_MAX};
+use super::settle::REASONS_MAX;
+use super::{Event, Machine};
 use crate::history::{Entry, Happening};
 use crate::model::{Failure, NodeState};
 use crate::names::Xname;

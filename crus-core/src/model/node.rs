@@ -243,6 +243,14 @@ pub struct HoldingJob {
 }
 
 impl Node {
+    /// Its fate is decided: it waits for no job, and what became of it before it was taken again does not matter any more.
+    pub(crate) fn settle(&mut self, state: NodeState) {
+        self.job = None;
+        self.failure_before = None;
+        self.was_mended = false;
+        self.state = state;
+    }
+
     /// A node not touched yet.
     pub fn new(xname: Xname, name: Option<NodeName>, now: Time) -> Self {
         Node {
