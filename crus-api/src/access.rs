@@ -7,7 +7,7 @@
 //! told to an [`Audit`].
 //!
 //! No token is needed for paths that tell nothing of sessions (`/healthz`, `/readyz`, `/metrics`, `/openapi.json` and the like), for `OPTIONS`, and
-//! to learn that there is no such path (404) or method (405).
+//! to learn that there is no such path (404) or method (405). `/readyz` shows more to who has one.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -23,9 +23,11 @@ use crus_core::{Actor, UpgradeId};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
+use tracing::Span;
 
 use crate::problem::Problem;
 use crate::routes::id_of;
+use crate::service::Sessions;
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,7 +143,8 @@ impl Access for Open {
 
 /// Is told what changes something, and what was refused.
 pub trait Audit: Send + Sync + 'static {
-    /// Notes it. Whoever sent the request waits for that, so it must not take long.
+    /// Notes it, within the [span](Sessions::span) of the session that it is about. Whoever sent the request waits for that,
+    /// so it must not take long.
     fn note(&self, deed: &Deed<'_>);
 }
 
@@ -208,11 +211,17 @@ impl Pass {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct About(pub(crate) UpgradeId);
 
+/// What all gates have in common.
+pub(crate) struct Gates {
+    pub(crate) access: Arc<dyn Access>,
+    pub(crate) audit: Option<Arc<dyn Audit>>,
+    pub(crate) sessions: Arc<dyn Sessions>,
+}
+
 /// What stands before the methods of a path.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    pub(crate) access: Arc<dyn Access>,
-    pub(crate) audit: Option<Arc<dyn Audit>>,
+    pub(crate) all: Arc<Gates>,
     pub(crate) path: &'static str,
     pub(crate) needed: Role,
 }
@@ -220,7 +229,7 @@ pub(crate) struct Gate {
 /// Lets a request through when its sender may do that.
 pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let caller = match authorization(request.headers()) {
-        Ok(sent) => gate.access.caller(sent).await,
+        Ok(sent) => gate.all.access.caller(sent).await,
         Err(refused) => Err(refused),
     };
     let caller = match caller {
@@ -247,6 +256,17 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
         note.end(&answer, None);
     }
     answer
+}
+
+/// Whether who sent these headers may do what needs this role: for what some are shown and others are not, without being
+/// refused.
+pub(crate) async fn may(access: &dyn Access, headers: &HeaderMap, needed: Role) -> bool {
+    let Ok(sent) = authorization(headers) else { return false };
+    match access.caller(sent).await {
+        Ok(None) => true,
+        Ok(Some(caller)) => caller.role.is_some_and(|role| role.allows(needed)),
+        Err(_) => false,
+    }
 }
 
 /// The header that holds the token. Of two nobody knows which is meant.
@@ -297,7 +317,7 @@ fn challenge(problem: Problem, more: &str) -> Response {
 /// What is going to be told of a request: at its end, or when it is given up before that.
 struct Note {
     /// Taken when it was told.
-    audit: Option<Arc<dyn Audit>>,
+    to: Option<Arc<Gates>>,
     caller: Option<Arc<Caller>>,
     remote: Option<SocketAddr>,
     method: Method,
@@ -308,7 +328,7 @@ struct Note {
 impl Note {
     fn of(gate: &Gate, request: &Request, caller: Option<Arc<Caller>>) -> Self {
         Note {
-            audit: gate.audit.clone(),
+            to: Some(Arc::clone(&gate.all)),
             caller,
             remote: request.extensions().get::<Remote>().map(|remote| remote.0),
             method: request.method().clone(),
@@ -325,8 +345,9 @@ impl Note {
     }
 
     fn tell(&mut self, status: Option<StatusCode>, refused: Option<Refusal>) {
-        let Some(audit) = self.audit.take() else { return };
-        audit.note(&Deed {
+        let Some(to) = self.to.take() else { return };
+        let Some(audit) = &to.audit else { return };
+        let deed = Deed {
             caller: self.caller.as_deref(),
             remote: self.remote,
             method: &self.method,
@@ -334,7 +355,9 @@ impl Note {
             upgrade_id: self.id,
             status,
             refused,
-        });
+        };
+        let span = self.id.map_or_else(Span::none, |id| to.sessions.span(id));
+        span.in_scope(|| audit.note(&deed));
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use crate::access::Pass;
-use crate::service::{Follow, News};
+use crate::service::{Follow, News, Sessions};
 use crate::views::{CountsView, Stamp};
 
 /// Some entries of a history.
@@ -156,6 +156,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A stream of the events of one session.
 struct Stream {
+    sessions: Arc<dyn Sessions>,
     id: UpgradeId,
     follow: Box<dyn Follow>,
     pass: Pass,
@@ -170,6 +171,7 @@ struct Stream {
 /// The entries after the one of number `after`, then those to come, as they are asked for: nothing is kept for a client
 /// that does not read.
 pub(crate) fn body(
+    sessions: Arc<dyn Sessions>,
     id: UpgradeId,
     follow: Box<dyn Follow>,
     pass: Pass,
@@ -177,8 +179,17 @@ pub(crate) fn body(
     heartbeat: Duration,
     place: Place,
 ) -> Body {
-    let stream =
-        Stream { id, follow, pass, heartbeat, sent: after, begun: false, ended: false, _place: place };
+    let stream = Stream {
+        sessions,
+        id,
+        follow,
+        pass,
+        heartbeat,
+        sent: after,
+        begun: false,
+        ended: false,
+        _place: place,
+    };
     Body::from_stream(stream::unfold(stream, async |mut stream| {
         let text = stream.next().await?;
         Some((Ok::<_, Infallible>(text), stream))
@@ -196,7 +207,9 @@ impl Stream {
         let news = self.follow.next(self.heartbeat).await;
         if !self.pass.is_good().await {
             // The client comes again, and is told why not.
-            debug!(upgrade_id = %self.id, "the token of a client that follows a session is not good any more");
+            self.sessions
+                .span(self.id)
+                .in_scope(|| debug!("the token of a client that follows a session is not good any more"));
             return None;
         }
         match news {
@@ -209,7 +222,9 @@ impl Stream {
             Ok(News::Stopping) => None,
             Err(error) => {
                 // The client comes again.
-                warn!(upgrade_id = %self.id, %error, "failed to follow a session for a client");
+                self.sessions
+                    .span(self.id)
+                    .in_scope(|| warn!(%error, "failed to follow a session for a client"));
                 None
             }
         }

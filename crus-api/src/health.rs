@@ -48,7 +48,7 @@ pub struct Readiness {
 /// One thing that the service needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What is wrong with it; `None` while nothing is.
+    /// What is wrong with it; `None` while nothing is. Not everybody is shown it.
     pub detail: Option<String>,
     /// What it is: `store`, `lease`, `hsm`, `bos`, `slurm`.
     pub name: &'static str,

@@ -24,7 +24,7 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tracing::{debug, error, warn};
 
-use crate::access::{self, About, Access, Audit, By, Gate, Role};
+use crate::access::{self, About, Access, Audit, By, Gate, Gates, Role};
 use crate::events::Places;
 use crate::health::Health;
 use crate::pages::{self, Pages};
@@ -112,7 +112,8 @@ impl Api {
     /// The API as a service. Its fallback answers every other path: a router merged with it must have none.
     pub fn router(self) -> Router {
         let Api { sessions, site, access, audit, health, pages, limits } = self;
-        let paths = Paths { router: Router::new(), access: Arc::clone(&access), audit }
+        let gates = Gates { access: Arc::clone(&access), audit, sessions: Arc::clone(&sessions) };
+        let paths = Paths { router: Router::new(), gates: Arc::new(gates) }
             .add(
                 "/session",
                 "GET, HEAD, OPTIONS, POST",
@@ -190,8 +191,7 @@ fn for_anyone(methods: MethodRouter<Arc<Served>>) -> Operations {
 /// The paths so far.
 struct Paths {
     router: Router<Arc<Served>>,
-    access: Arc<dyn Access>,
-    audit: Option<Arc<dyn Audit>>,
+    gates: Arc<Gates>,
 }
 
 impl Paths {
@@ -207,8 +207,7 @@ impl Paths {
             let methods = match needed {
                 None => methods,
                 Some(needed) => {
-                    let (access, audit) = (Arc::clone(&self.access), self.audit.clone());
-                    let gate = Gate { access, audit, path, needed };
+                    let gate = Gate { all: Arc::clone(&self.gates), path, needed };
                     methods.route_layer(middleware::from_fn_with_state(gate, access::check))
                 }
             };
@@ -229,7 +228,10 @@ async fn create(State(api): State<Arc<Served>>, By(by): By, request: Request) ->
     let body = read(body, api.limits.max_body_bytes).await?;
     check_is_json(&head.headers)?;
     let spec = Spec { tenant: tenant(&head.headers, &api.site)?, ..request::spec(&body, &api.site)? };
-    let status = api.sessions.create(spec, by).await.map_err(|error| failed("create a session", error))?;
+    let status = api.sessions.create(spec, by).await.map_err(|error| match error {
+        ServiceError::MayBeCreated { id, .. } => api.failed(id, "create a session", error),
+        _ => failed("create a session", error),
+    })?;
     let mut answer = answer(StatusCode::CREATED, JSON, &*status);
     answer.extensions_mut().insert(About(status.upgrade_id));
     Ok(answer)
@@ -262,8 +264,8 @@ async fn describe(
     State(api): State<Arc<Served>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let found = api.sessions.get(upgrade_id(id)?).await.map_err(|error| failed("read a session", error))?;
-    one(found)
+    let id = upgrade_id(id)?;
+    one(api.sessions.get(id).await.map_err(|error| api.failed(id, "read a session", error))?)
 }
 
 async fn remove(
@@ -271,9 +273,8 @@ async fn remove(
     By(by): By,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let found =
-        api.sessions.delete(upgrade_id(id)?, by).await.map_err(|error| failed("delete a session", error))?;
-    one(found)
+    let id = upgrade_id(id)?;
+    one(api.sessions.delete(id, by).await.map_err(|error| api.failed(id, "delete a session", error))?)
 }
 
 async fn openapi() -> Response {
@@ -392,6 +393,13 @@ fn failed(what: &str, error: ServiceError) -> Problem {
         _ => warn!(%error, "failed to {what}"),
     }
     error.into()
+}
+
+impl Served {
+    /// Likewise, of one session.
+    fn failed(&self, id: UpgradeId, what: &str, error: ServiceError) -> Problem {
+        self.sessions.span(id).in_scope(|| failed(what, error))
+    }
 }
 
 /// An answer with a JSON body.

@@ -10,6 +10,7 @@ use crus_core::model::{Command, Head, Node};
 use crus_core::plan::Plan;
 use crus_core::ports::StoreError;
 use crus_core::{Actor, Spec, UpgradeId};
+use tracing::Span;
 
 use crate::status::{SessionList, SessionStatus};
 use crate::views::Progress;
@@ -83,6 +84,10 @@ pub trait Sessions: Send + Sync + 'static {
     /// Follows a session's history from the entry after the one of this number on; `None` when there is no session of this
     /// id.
     async fn follow(&self, id: UpgradeId, after: u64) -> Result<Option<Box<dyn Follow>>, ServiceError>;
+
+    /// What is logged of a session is within this span: it has its `upgrade_id`, and its `step` as far as that is known without
+    /// asking anybody.
+    fn span(&self, id: UpgradeId) -> Span;
 }
 
 /// One who follows the history of a session, on behalf of a client.

@@ -54,10 +54,12 @@ pub enum Weekday {
 }
 
 impl Weekday {
-    const ALL: [Weekday; 7] =
+    /// All of them, from Monday on.
+    pub const ALL: [Weekday; 7] =
         [Weekday::Mon, Weekday::Tue, Weekday::Wed, Weekday::Thu, Weekday::Fri, Weekday::Sat, Weekday::Sun];
 
-    fn word(self) -> &'static str {
+    /// Its English name, cut short: `Mon`.
+    pub fn word(self) -> &'static str {
         match self {
             Weekday::Mon => "Mon",
             Weekday::Tue => "Tue",

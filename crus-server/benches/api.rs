@@ -2,9 +2,14 @@
 //! are done, each with the messages of an upgrade in twelve steps, and one at work, which looks at Slurm twice in a second.
 //!
 //! The service, the simulated cluster and whoever asks share the machine's processors. 32 connections are kept open; each
-//! asks for the next thing once it has its answer, and reads that to its end; then at the rate that is wanted.
+//! asks for the next thing once it has its answer, and reads that to its end; then at the rate that is wanted. What is not
+//! reached is said at the end, and the benchmark fails. Of TLS there is no target: whoever asks takes as much of the same
+//! processors for it as the service does.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
 
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../tests/auth/issuer.rs"]
+mod issuer;
 #[expect(dead_code, reason = "tests use the rest")]
 #[path = "../tests/support/simulated.rs"]
 mod simulated;
@@ -14,7 +19,8 @@ mod support;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crus_core::model::{Message, Phase};
@@ -25,9 +31,13 @@ use crus_sim::workload::{Drawn, Workload};
 use serde_json::Value;
 use simulated::Simulated;
 use support::{Service, path_of, spec, until};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 const SESSIONS: u64 = 100;
 const STEPS: u32 = 12;
@@ -38,6 +48,10 @@ const POLL_S: &str = "0.5";
 const TIME: Duration = Duration::from_secs(10);
 /// How long to see whether memory grows.
 const LONG: Duration = Duration::from_secs(30);
+/// What is asked for, and how often in a second at least.
+const TARGETS: [(&str, u32); 2] = [("GET /session/{id}", 20_000), ("GET /session", 2_000)];
+/// How long an answer may take at that rate, in milliseconds, for 99 of 100.
+const P99_MS: f64 = 10.0;
 
 /// What an upgrade says that came to a good end.
 fn said() -> Vec<Message> {
@@ -98,29 +112,61 @@ impl Load {
     }
 }
 
+/// A connection, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Where to ask, and as whom.
+#[derive(Clone)]
+struct Peer {
+    address: SocketAddr,
+    tls: Option<TlsConnector>,
+    token: Option<String>,
+}
+
+impl Peer {
+    async fn connect(&self) -> Box<dyn Stream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => {
+                let name = ServerName::try_from("localhost").unwrap();
+                Box::new(tls.connect(name, stream).await.unwrap())
+            }
+        }
+    }
+}
+
+fn certificate(name: &str) -> String {
+    format!("{}/tests/http/certificates/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tls() -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate("first.pem")).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
 /// Asks for these paths in turn for so long, on connections of its own: at this rate in all, whatever the answers take, or
 /// else as fast as they come. At a rate an answer is waited for from when it was to be asked for: what holds up one holds up
 /// those after it, and all of that counts.
-async fn ask(
-    address: SocketAddr,
-    paths: &[String],
-    token: Option<&str>,
-    time: Duration,
-    rate: Option<u32>,
-) -> Load {
-    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+async fn ask(peer: &Peer, paths: &[String], time: Duration, rate: Option<u32>) -> Load {
+    let token =
+        peer.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     let requests: Vec<Vec<u8>> = paths
         .iter()
         .map(|path| format!("GET {path} HTTP/1.1\r\nhost: crus\r\n{token}\r\n").into_bytes())
         .collect();
-    let requests = std::sync::Arc::new(requests);
+    let requests = Arc::new(requests);
     let begun = Instant::now();
     let mut clients = JoinSet::new();
     for first in 0..CONNECTIONS {
-        let requests = std::sync::Arc::clone(&requests);
+        let (requests, peer) = (Arc::clone(&requests), peer.clone());
         clients.spawn(async move {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
+            let mut stream = peer.connect().await;
             let mut buffer = vec![0; 1 << 20];
             let (mut took, mut bytes, mut next) = (Vec::new(), 0, first * 7);
             let apart = rate.map(|rate| Duration::from_secs(1) * u32::try_from(CONNECTIONS).unwrap() / rate);
@@ -136,7 +182,8 @@ async fn ask(
                 };
                 stream.write_all(&requests[next % requests.len()]).await.unwrap();
                 next += 1;
-                bytes += answer(&mut stream, &mut buffer).await as u64;
+                stream.flush().await.unwrap();
+                bytes += answer(&mut *stream, &mut buffer).await as u64;
                 took.push(u32::try_from(asked.elapsed().as_micros()).unwrap());
             }
             (took, bytes)
@@ -153,7 +200,7 @@ async fn ask(
 }
 
 /// Reads one answer to its end; how long it was.
-async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> usize {
+async fn answer(stream: &mut dyn Stream, buffer: &mut [u8]) -> usize {
     let mut filled = 0;
     loop {
         let more = stream.read(&mut buffer[filled..]).await.unwrap();
@@ -201,23 +248,38 @@ async fn looks(site: &Simulated, time: Duration) -> Vec<u128> {
 }
 
 /// What the service itself says: how often it looked, and how much later than intended in all, in seconds.
-async fn lag(service: &Service) -> (f64, f64) {
-    let text = reqwest::get(format!("{}/metrics", service.url)).await.unwrap().text().await.unwrap();
+async fn lag(service: &Service, client: &reqwest::Client) -> (f64, f64) {
+    let answer = client.get(format!("{}/metrics", service.url)).send().await.unwrap();
+    let text = answer.text().await.unwrap();
     let value = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or_default()
     };
     (value("crus_poll_lag_seconds_count "), value("crus_poll_lag_seconds_sum "))
 }
 
-fn report(what: &str, load: &Load, limit: u32) {
+fn report(what: &str, load: &Load) {
     println!(
-        "{what:<34}{:>9.0} /s (at least {limit}){:>9.2} ms median{:>8.2} ms p99 (limit 10){:>9.2} ms worst{:>8.0} B each",
+        "{what:<34}{:>9.0} /s{:>9.2} ms median{:>8.2} ms p99{:>9.2} ms worst{:>8.0} B each",
         load.per_second,
         load.percentile_ms(500),
         load.percentile_ms(990),
         load.percentile_ms(1000),
         load.bytes as f64 / load.answers as f64,
     );
+}
+
+/// What of its target a load missed. At a rate its answers are waited for; otherwise the rate is what is looked for.
+fn missed(what: &str, load: &Load, per_second: u32, at_rate: bool) -> Option<String> {
+    let p99_ms = load.percentile_ms(990);
+    match at_rate {
+        false if load.per_second < f64::from(per_second) => {
+            Some(format!("{what}: {:.0} answers a second, and not {per_second}", load.per_second))
+        }
+        true if p99_ms > P99_MS => {
+            Some(format!("{what} at {per_second} a second: {p99_ms:.1} ms for 99 of 100, and not {P99_MS}"))
+        }
+        _ => None,
+    }
 }
 
 fn tell_looks(what: &str, apart: &[u128], before: (f64, f64), after: (f64, f64)) {
@@ -232,50 +294,106 @@ fn tell_looks(what: &str, apart: &[u128], before: (f64, f64), after: (f64, f64))
     );
 }
 
-async fn measure(site: &Simulated, command: Command, token: Option<&str>) {
+/// How the service is asked.
+struct Way {
+    name: &'static str,
+    command: Command,
+    token: Option<String>,
+    tls: bool,
+}
+
+/// What was missed.
+async fn measure(site: &Simulated, way: Way) -> Vec<String> {
+    let Way { name, mut command, token, tls: is_tls } = way;
+    println!("{name}:");
+    let mut builder = reqwest::Client::builder();
+    if is_tls {
+        command.args([
+            "--tls-cert-file",
+            &certificate("first.pem"),
+            "--tls-key-file",
+            &certificate("first.key"),
+        ]);
+        let trusted = std::fs::read(certificate("first.pem")).unwrap();
+        builder = builder.tls_certs_only([reqwest::Certificate::from_pem(&trusted).unwrap()]);
+    }
+    let client = builder.build().unwrap();
     let service = Service::start(command);
     let address: SocketAddr = service.url.rsplit('/').next().unwrap().parse().unwrap();
-    let client = reqwest::Client::new();
-    let get = |path: &str| {
-        let request = client.get(format!("{}{path}", service.url));
-        if let Some(token) = token { request.bearer_auth(token) } else { request }
-    };
-    let list: Vec<Value> = get("/session").send().await.unwrap().json().await.unwrap();
+    let list = client.get(format!("{}/session", service.url));
+    let list = if let Some(token) = &token { list.bearer_auth(token) } else { list };
+    let list: Vec<Value> = list.send().await.unwrap().json().await.unwrap();
     assert_eq!(list.len() as u64, SESSIONS + 1);
     let paths: Vec<String> = list.iter().map(path_of).collect();
     until("nodes drained", async || site.changes() > 0).await;
 
-    let before = lag(&service).await;
+    let before = lag(&service, &client).await;
     let apart = looks(site, TIME).await;
-    let after = lag(&service).await;
+    let after = lag(&service, &client).await;
     tell_looks("without load", &apart, before, after);
 
+    let peer = Peer { address, tls: is_tls.then(tls), token };
     // Warm, so that what is kept for the first time is not taken for growth.
-    ask(address, &paths, token, Duration::from_secs(1), None).await;
+    ask(&peer, &paths, Duration::from_secs(1), None).await;
     let every = ["/session".to_owned()];
-    ask(address, &every, token, Duration::from_secs(1), None).await;
-    for (what, paths, limit) in [("GET /session/{id}", &paths[..], 20_000), ("GET /session", &every, 2_000)] {
-        for rate in [None, Some(limit)] {
-            let before = lag(&service).await;
-            let (load, apart) = tokio::join!(ask(address, paths, token, TIME, rate), looks(site, TIME));
-            report(&format!("{what}{}", if rate.is_some() { ", at this rate" } else { "" }), &load, limit);
-            tell_looks(" meanwhile", &apart, before, lag(&service).await);
+    ask(&peer, &every, Duration::from_secs(1), None).await;
+    let mut misses = Vec::new();
+    for ((what, per_second), paths) in TARGETS.into_iter().zip([&paths[..], &every]) {
+        for rate in [None, Some(per_second)] {
+            let before = lag(&service, &client).await;
+            let (load, apart) = tokio::join!(ask(&peer, paths, TIME, rate), looks(site, TIME));
+            report(&rate.map_or_else(|| what.to_owned(), |rate| format!("{what}, at {rate} /s")), &load);
+            tell_looks(" meanwhile", &apart, before, lag(&service, &client).await);
+            misses.extend(missed(&format!("{name}: {what}"), &load, per_second, rate.is_some()));
         }
     }
     let begun = resident_mib(&service);
     let both: Vec<String> = paths.iter().cloned().chain(every).collect();
-    let load = ask(address, &both, token, LONG, None).await;
+    let load = ask(&peer, &both, LONG, None).await;
     println!(
         "{:<34}{begun:>9.1} MiB before, {:.1} after {} answers more\n",
         "resident",
         resident_mib(&service),
         load.answers
     );
+    if is_tls { Vec::new() } else { misses }
+}
+
+/// A token of a file, and the arguments of a service that takes it.
+fn own_token(site: &Simulated) -> (String, Vec<String>) {
+    let made = support::crus().args(["token", "new", "--name", "bench", "--role", "read"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = String::from_utf8(made.stdout).unwrap();
+    let (token, line) = made.split_once('\n').unwrap();
+    let tokens = site.folder().join("tokens");
+    std::fs::write(&tokens, line).unwrap();
+    (token.to_owned(), vec!["--auth-token-file".to_owned(), tokens.display().to_string()])
+}
+
+/// A JWT, and the arguments of a service that knows the keys of its issuer from a file.
+fn jwt(site: &Simulated) -> (String, Vec<String>) {
+    let key = issuer::Key::rsa("bench");
+    let keys = site.folder().join("keys.json");
+    std::fs::write(&keys, serde_json::json!({ "keys": [key.public()] }).to_string()).unwrap();
+    let mut claims = issuer::claims("bench", &["crus-read"]);
+    claims["exp"] = issuer::in_s(3600).into();
+    let keys = keys.display().to_string();
+    let arguments =
+        ["--auth-jwks", &keys, "--auth-issuer", issuer::ISSUER, "--auth-audience", issuer::AUDIENCE];
+    (key.token(&claims), arguments.map(str::to_owned).to_vec())
+}
+
+/// What else the machine does tells in every figure.
+fn tell_load() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let processors = std::thread::available_parallelism().unwrap();
+    println!("load average {}, of {processors} processors", load.split(' ').next().unwrap());
 }
 
 /// One thread asks, so that the service has the other.
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
-async fn main() {
+async fn main() -> ExitCode {
+    tell_load();
     // Jobs that do not end, as time stands still: the session at work drains its first nodes, and looks at them.
     let workload = Workload::Drawn(Drawn { busy_per_mille: 1000, ..Drawn::default() });
     let config = crus_sim::ClusterConfig { workload, ..simulated::nodes(64) };
@@ -292,19 +410,25 @@ async fn main() {
     service.create(&spec(8)).await;
     service.kill();
 
-    println!(
-        "{SESSIONS} sessions that are done and one at work, {CONNECTIONS} connections, without authentication:"
-    );
-    measure(&site, serve(), None).await;
-
-    let made = support::crus().args(["token", "new", "--name", "bench", "--role", "read"]).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let made = String::from_utf8(made.stdout).unwrap();
-    let (token, line) = made.split_once('\n').unwrap();
-    let tokens = site.folder().join("tokens");
-    std::fs::write(&tokens, line).unwrap();
-    let mut command = serve();
-    command.env("CRUS_AUTH", "on").arg("--auth-token-file").arg(&tokens);
-    println!("the same, with a token of a file:");
-    measure(&site, command, Some(token)).await;
+    println!("{SESSIONS} sessions that are done and one at work, {CONNECTIONS} connections\n");
+    let asking = |name, (token, arguments): (String, Vec<String>), tls| {
+        let mut command = serve();
+        command.env("CRUS_AUTH", "on").args(arguments);
+        Way { name, command, token: Some(token), tls }
+    };
+    let jwt = jwt(&site);
+    let ways = [
+        Way { name: "without authentication", command: serve(), token: None, tls: false },
+        asking("with a token of a file", own_token(&site), false),
+        asking("with a JWT", jwt.clone(), false),
+        asking("with a JWT, over TLS", jwt, true),
+    ];
+    let mut misses = Vec::new();
+    for way in ways {
+        misses.extend(measure(&site, way).await);
+    }
+    for miss in &misses {
+        println!("missed: {miss}");
+    }
+    if misses.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -63,6 +63,10 @@ pub struct OauthOptions {
     pub scope: Option<String>,
     /// The file with the certificates of the authorities to trust for it.
     pub ca_file: Option<PathBuf>,
+    /// The file with our own certificate.
+    pub cert_file: Option<PathBuf>,
+    /// The file with its key; its content is a secret.
+    pub key_file: Option<PathBuf>,
 }
 
 /// A version of BOS's API.
@@ -217,16 +221,23 @@ impl<'a> Access<'a> {
     }
 
     fn tls(&self, name: &str, own: &OwnFiles) -> anyhow::Result<TlsFiles> {
-        let identity = match (&own.cert_file, &own.key_file) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => Some(IdentityFiles { cert_file: cert.clone(), key_file: key.clone() }),
-            _ => {
-                let why = format!("{name}_cert_file and {name}_key_file go together: set both, or none");
-                return Err(Misconfigured::error(why));
-            }
-        };
+        let identity = identity(name, own.cert_file.as_deref(), own.key_file.as_deref())?;
         let ca_file = own.ca_file.as_ref().or(self.options.ca_file.as_ref()).cloned();
         Ok(TlsFiles { ca_file, identity, ..TlsFiles::default() })
+    }
+}
+
+/// The certificate that we show, if we do.
+fn identity(name: &str, cert: Option<&Path>, key: Option<&Path>) -> anyhow::Result<Option<IdentityFiles>> {
+    match (cert, key) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => {
+            Ok(Some(IdentityFiles { cert_file: cert.to_owned(), key_file: key.to_owned() }))
+        }
+        _ => {
+            let why = format!("{name}_cert_file and {name}_key_file go together: set both, or none");
+            Err(Misconfigured::error(why))
+        }
     }
 }
 
@@ -239,8 +250,9 @@ fn of_file(path: &Path) -> Credentials {
 
 /// Where tokens are fetched, if they are.
 fn issuer(config: &Config) -> anyhow::Result<Option<TokenIssuer>> {
-    let OauthOptions { token_url, client_id, client_secret_file, client_auth, scope, ca_file } =
-        &config.access.oauth;
+    let oauth = &config.access.oauth;
+    let identity = identity("oauth", oauth.cert_file.as_deref(), oauth.key_file.as_deref())?;
+    let OauthOptions { token_url, client_id, client_secret_file, client_auth, scope, ca_file, .. } = oauth;
     let (url, client_id, client_secret_file) = match (token_url, client_id, client_secret_file) {
         (Some(url), Some(id), Some(secret)) => (url, id.clone(), secret.clone()),
         (None, None, None) => return Ok(None),
@@ -267,9 +279,12 @@ fn issuer(config: &Config) -> anyhow::Result<Option<TokenIssuer>> {
         scope: scope.clone(),
         connect_timeout: Duration::from_secs(5).min(total_timeout),
         total_timeout,
-        tls: TlsFiles { ca_file, ..TlsFiles::default() },
+        tls: TlsFiles { ca_file, identity, ..TlsFiles::default() },
     });
-    issuer.context("failed to set up the client of the issuer of tokens (oauth_ca_file or ca_file)").map(Some)
+    let set_up = issuer.context(
+        "failed to set up the client of the issuer of tokens (oauth_ca_file or ca_file, oauth_cert_file, oauth_key_file)",
+    );
+    set_up.map(Some)
 }
 
 #[cfg(test)]
@@ -299,6 +314,8 @@ mod tests {
         assert_eq!(told, "hsm_cert_file and hsm_key_file go together: set both, or none");
         let told = refused(|access| access.bos.key_file = file());
         assert_eq!(told, "bos_cert_file and bos_key_file go together: set both, or none");
+        let told = refused(|access| access.oauth = OauthOptions { cert_file: file(), ..oauth() });
+        assert_eq!(told, "oauth_cert_file and oauth_key_file go together: set both, or none");
         let told = refused(|access| (access.token_file, access.oauth) = (file(), oauth()));
         assert!(told.starts_with("token_file and oauth_token_url exclude each other: "), "{told}");
         let told = refused(|access| {
@@ -355,7 +372,8 @@ mod tests {
         assert_eq!(
             told,
             format!(
-                "failed to set up the client of the issuer of tokens (oauth_ca_file or ca_file): {missing}"
+                "failed to set up the client of the issuer of tokens (oauth_ca_file or ca_file, oauth_cert_file, \
+                 oauth_key_file): {missing}"
             )
         );
     }

@@ -35,6 +35,9 @@ const ADDRESSES: usize = 50;
 /// How soon one that was thrown out comes again, at least; at most twice that.
 const AGAIN: Duration = Duration::from_secs(4);
 
+/// So many connections are there at some time, at least: twice as many as the service lets in, so that it must choose.
+const OPEN_AT_ONCE: usize = 2 * 1024;
+
 /// Virtual seconds in a real one.
 const SPEED: f64 = 150.0;
 
@@ -271,6 +274,8 @@ async fn besieged(tls: bool) {
         siege.connected, siege.most_open
     );
     assert!(most < MEMORY_MIB, "{most} MiB");
+    let most_open = siege.most_open.load(Ordering::Relaxed);
+    assert!(most_open >= OPEN_AT_ONCE, "{most_open} connections at once besieged nobody");
     assert!(cluster.members("failed-nodes").is_empty());
 
     siege.over.store(true, Ordering::Relaxed);

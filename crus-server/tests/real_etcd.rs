@@ -21,7 +21,7 @@ use crus_core::Time;
 use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
+use crus_core::model::{Command as Order, Counts, DeletionOrder, NodeState, UpgradeId};
 use crus_core::ports::{Change, DriverStore as _, SessionStore as _, StoreError};
 use crus_server::settings::{Config, EtcdOptions};
 use crus_server::store::inspect::{self, InspectError, Report};
@@ -224,6 +224,22 @@ async fn an_etcd_that_is_away_at_the_start_is_said_with_a_remedy() {
 }
 
 /// A save whose answer was lost is made again.
+/// P7: who ordered a deletion is for people; that it was ordered counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_an_order_of_somebody_who_cannot_be_told_stands() {
+    if left_out() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let store = open(&etcd.options(LONG)).await;
+    let session = session();
+    store.create(&session).await.unwrap();
+    let id = session.head.id;
+    let mut client = etcd.client().await;
+    client.put(format!("/crus/live/orders/{id}"), r#""\u0000""#, None).await.unwrap();
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_save_that_is_made_again_is_one() {
     if left_out() {

@@ -248,6 +248,20 @@ impl Site {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
+    /// Waits until a replica tells these values of its lease, of the metrics `crus_lease…`.
+    async fn tells_of_its_lease(&self, i: usize, wanted: &[(&str, f64)]) {
+        let url = format!("{}/metrics", self.replica(i).url);
+        let mut told = String::new();
+        let met = async || {
+            told = reqwest::get(&url).await.unwrap().text().await.unwrap();
+            let has = |(name, value): &(&str, f64)| {
+                told.lines().any(|line| line == format!("crus_lease{name} {value}"))
+            };
+            wanted.iter().all(has)
+        };
+        until(&format!("{}: replica {i} tells {wanted:?} of its lease", self.told), met).await;
+    }
+
     fn id(&self) -> UpgradeId {
         id_of(&self.path)
     }
@@ -542,6 +556,10 @@ async fn p3_an_owner_that_is_cut_off_stops_before_another_begins() {
     let begun: Vec<usize> = site.faces.iter().map(Face::calls).collect();
     site.ways[owner].cut();
     let heir = site.taken_over_from(owner, &format!("cut off, lease of {SHORT} s")).await;
+    let lost = [("_held", 0.0), ("_sessions", 0.0), ("s_granted_total", 1.0), ("s_lost_total", 1.0)];
+    site.tells_of_its_lease(owner, &lost).await;
+    let kept = [("_held", 1.0), ("_sessions", 1.0), ("s_granted_total", 1.0), ("s_lost_total", 0.0)];
+    site.tells_of_its_lease(heir, &kept).await;
     let done = async || site.replica(heir).is_ready(&site.path).await;
     until(&format!("{}: completed", site.told), done).await;
     assert_eq!(site.replica(owner).get(&site.path).await.0, 200, "it answers all the same");
@@ -550,6 +568,7 @@ async fn p3_an_owner_that_is_cut_off_stops_before_another_begins() {
     println!("{}: nobody acted for {:?} in between", site.told, first.unwrap() - last.unwrap());
     site.ways[owner].mend();
     site.ends_right().await;
+    site.tells_of_its_lease(owner, &[("_held", 1.0), ("s_granted_total", 2.0), ("s_lost_total", 1.0)]).await;
     assert_eq!(site.faces[owner].last_call(), last, "{}: it acted for a session of another", site.told);
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 
 use super::{JSON, Served, answer};
+use crate::access::{self, Role};
 use crate::health::Exposition;
 use crate::problem::Problem;
 
@@ -19,9 +20,15 @@ pub(super) async fn healthz(State(api): State<Arc<Served>>) -> Result<Response, 
     }
 }
 
-/// Whether requests may be sent here.
-pub(super) async fn readyz(State(api): State<Arc<Served>>) -> Response {
-    let readiness = api.health.readiness();
+/// Whether requests may be sent here. The words of other services, which may name what is not everybody's to know, are for who
+/// may look at sessions.
+pub(super) async fn readyz(State(api): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    let mut readiness = api.health.readiness();
+    if !access::may(&*api.access, &headers, Role::Read).await {
+        for check in &mut readiness.checks {
+            check.detail = None;
+        }
+    }
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer(status, JSON, &readiness)
 }

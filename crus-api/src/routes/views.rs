@@ -9,7 +9,7 @@ use crus_core::model::{Command, NodeState};
 use crus_core::{UpgradeId, Xname};
 use http::{HeaderMap, StatusCode, header};
 
-use super::{JSON, Served, answer, failed, one, upgrade_id};
+use super::{JSON, Served, answer, one, upgrade_id};
 use crate::access::{By, Pass, Role};
 use crate::events::{self, EventPage, Place};
 use crate::problem::Problem;
@@ -43,19 +43,22 @@ async fn command(
     id: Id,
     command: Command,
 ) -> Result<Response, Problem> {
-    let found = api.sessions.command(upgrade_id(id)?, command, by).await;
-    one(found.map_err(|error| failed("command a session", error))?)
+    let id = upgrade_id(id)?;
+    let found = api.sessions.command(id, command, by).await;
+    one(found.map_err(|error| api.failed(id, "command a session", error))?)
 }
 
 pub(super) async fn strategy(State(api): State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
-    let head = api.sessions.head(upgrade_id(id)?).await;
-    let head = head.map_err(|error| failed("read a session", error))?.ok_or_else(Problem::no_such_session)?;
+    let id = upgrade_id(id)?;
+    let head = api.sessions.head(id).await.map_err(|error| api.failed(id, "read a session", error))?;
+    let head = head.ok_or_else(Problem::no_such_session)?;
     Ok(answer(StatusCode::OK, JSON, &api.site.in_force(&head.spec.strategy)))
 }
 
 pub(super) async fn progress(State(api): State<Arc<Served>>, id: Id) -> Result<Response, Problem> {
-    let progress = api.sessions.progress(upgrade_id(id)?).await;
-    let progress = progress.map_err(|error| failed("tell how far a session is", error))?;
+    let id = upgrade_id(id)?;
+    let progress = api.sessions.progress(id).await;
+    let progress = progress.map_err(|error| api.failed(id, "tell how far a session is", error))?;
     Ok(answer(StatusCode::OK, JSON, &progress.ok_or_else(Problem::no_such_session)?))
 }
 
@@ -73,7 +76,7 @@ pub(super) async fn nodes(
     };
     query.finish()?;
     let page = NodePage::read(&api.sessions, id, &wanted).await;
-    let page = page.map_err(|error| failed("read the nodes of a session", error))?;
+    let page = page.map_err(|error| api.failed(id, "read the nodes of a session", error))?;
     Ok(answer(StatusCode::OK, JSON, &page.ok_or_else(Problem::no_such_session)?))
 }
 
@@ -110,7 +113,7 @@ pub(super) async fn events(
         return stream(&api, id, last_event_id.unwrap_or(after), pass, place).await;
     }
     let entries = api.sessions.events(id, after, limit).await;
-    let entries = entries.map_err(|error| failed("read the events of a session", error))?;
+    let entries = entries.map_err(|error| api.failed(id, "read the events of a session", error))?;
     let page = EventPage::of(&entries.ok_or_else(Problem::no_such_session)?, after);
     Ok(answer(StatusCode::OK, JSON, &page))
 }
@@ -142,7 +145,7 @@ async fn stream(
     place: Place,
 ) -> Result<Response, Problem> {
     let follow = api.sessions.follow(id, after).await;
-    let follow = follow.map_err(|error| failed("follow a session", error))?;
+    let follow = follow.map_err(|error| api.failed(id, "follow a session", error))?;
     let follow = follow.ok_or_else(Problem::no_such_session)?;
     let head = [
         (header::CONTENT_TYPE, EVENT_STREAM),
@@ -150,6 +153,6 @@ async fn stream(
         // Some proxies collect an answer before they pass it on, unless told not to.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    let body = events::body(id, follow, pass, after, api.limits.heartbeat, place);
+    let body = events::body(Arc::clone(&api.sessions), id, follow, pass, after, api.limits.heartbeat, place);
     Ok((head, body).into_response())
 }

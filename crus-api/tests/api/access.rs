@@ -118,7 +118,9 @@ fn every_operation_needs_a_role_but_those_that_tell_nothing_of_sessions() {
     for (path, method) in operations() {
         let is_open = documented_role(path, &method).is_none();
         let operation = &DOCUMENT["paths"][path][method.as_str().to_lowercase()];
-        assert_eq!(operation["security"].is_null(), is_open, "{method} {path}");
+        let schemes = operation["security"].as_array();
+        let needs_none = schemes.is_none_or(|schemes| schemes.contains(&json!({})));
+        assert_eq!(needs_none, is_open, "{method} {path}");
         assert_eq!(operation["responses"]["401"].is_null(), is_open, "{method} {path}");
         assert!(!(is_open && path.starts_with("/session")), "{method} {path}");
         assert!(!is_open || method == Method::GET, "{method} {path}");
@@ -168,6 +170,42 @@ fn a_token_that_cannot_be_checked_now_is_not_called_bad() {
     let answer = send(&known(Some(Role::Operate)), "GET", "/session", "later").expect(503);
     assert_eq!(answer.header("retry-after"), "5");
     assert!(answer.detail().contains("its issuer does not answer"), "{}", answer.text());
+}
+
+/// Whoever asks is told what is wrong, and who may look at sessions also in which words: these may name what is internal.
+#[test]
+fn what_other_services_say_is_shown_to_who_may_look_at_sessions() {
+    let shown = |answer: Answer| {
+        let readiness = answer.json();
+        let bos = &readiness["checks"][1];
+        assert_eq!((&bos["name"], &bos["state"]), (&json!("bos"), &json!("failing")));
+        bos["detail"].as_str().map(str::to_owned)
+    };
+    let words = Some("the Boot Orchestration Service is unreachable: connection refused".to_owned());
+    for prefix in ["", "/apis/crus"] {
+        let path = format!("{prefix}/readyz");
+        for (role, token, wanted) in [
+            (Some(Role::Read), "good", &words),
+            (Some(Role::Operate), "good", &words),
+            (None, "good", &None),
+            (Some(Role::Operate), "s3cret", &None),
+            (Some(Role::Operate), "later", &None),
+        ] {
+            let answer = send(&known(role), "GET", &path, token).expect(200);
+            assert_eq!(shown(answer), *wanted, "{role:?} {token}");
+        }
+        assert_eq!(shown(known(Some(Role::Operate)).get(&path).expect(200)), None, "without a token");
+        assert_eq!(shown(Api::new().get(&path).expect(200)), words, "where nobody is asked who they are");
+    }
+    let full = known(Some(Role::Operate));
+    full.health.set_ready(false);
+    let store = |answer: Answer| answer.expect(503).json()["checks"][0].clone();
+    let hidden = store(full.get("/readyz"));
+    assert_eq!((&hidden["state"], &hidden["detail"]), (&json!("failing"), &json!(null)));
+    assert_eq!(
+        store(send(&full, "GET", "/readyz", "good"))["detail"],
+        "the store failed: no space left on device"
+    );
 }
 
 #[test]

@@ -32,6 +32,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
+use tracing::{Span, error_span};
 
 use crate::document;
 
@@ -171,7 +172,7 @@ pub(crate) struct Memory {
     /// Of whichever session.
     entries: Mutex<Vec<Entry>>,
     /// How streams end.
-    end: Mutex<Option<News>>,
+    end: Mutex<Option<Result<News, ServiceError>>>,
     /// How often streams asked for news.
     asked: Arc<AtomicUsize>,
     /// How often nodes were read by their positions.
@@ -297,13 +298,19 @@ impl Sessions for Memory {
         let mut news: VecDeque<News> =
             entries.into_iter().flat_map(|entry| [News::Entries(vec![entry]), News::Nothing]).collect();
         news.pop_back();
-        news.push_back(self.end.lock().unwrap().clone().unwrap_or(News::Stopping));
-        Ok(Some(Box::new(Told { news, asked: Arc::clone(&self.asked) })))
+        let end = self.end.lock().unwrap().clone().unwrap_or(Ok(News::Stopping));
+        Ok(Some(Box::new(Told { news, end: Some(end), asked: Arc::clone(&self.asked) })))
+    }
+
+    fn span(&self, id: UpgradeId) -> Span {
+        let sessions = self.sessions.lock().unwrap();
+        error_span!("session", upgrade_id = %id, step = found(&sessions, id).map(|session| session.head.step))
     }
 }
 
 struct Told {
     news: VecDeque<News>,
+    end: Option<Result<News, ServiceError>>,
     asked: Arc<AtomicUsize>,
 }
 
@@ -311,7 +318,7 @@ struct Told {
 impl Follow for Told {
     async fn next(&mut self, _: Duration) -> Result<News, ServiceError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Ok(self.news.pop_front().unwrap())
+        self.news.pop_front().map_or_else(|| self.end.take().unwrap(), Ok)
     }
 }
 
@@ -446,7 +453,7 @@ impl Api {
     }
 
     /// How streams end.
-    pub(crate) fn end_streams(&self, end: News) {
+    pub(crate) fn end_streams(&self, end: Result<News, ServiceError>) {
         *self.memory.end.lock().unwrap() = Some(end);
     }
 

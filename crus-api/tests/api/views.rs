@@ -310,7 +310,7 @@ fn a_stream_says_which_events_are_not_kept_any_more() {
 #[test]
 fn a_stream_of_a_session_that_is_deleted_ends_with_that() {
     let (api, path) = with_example();
-    api.end_streams(News::Deleted);
+    api.end_streams(Ok(News::Deleted));
     let text = stream(&api, &format!("{path}/events"), &[]).expect(200).text().to_owned();
     let last = format!(
         "event: deleted\ndata: {{\"upgrade_id\":\"{}\"}}\n\n",

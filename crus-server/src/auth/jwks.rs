@@ -226,14 +226,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 
 /// With what lies below.
 fn why(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut below = std::error::Error::source(&error);
-    while let Some(error) = below {
-        text = format!("{text}: {error}");
-        below = error.source();
-    }
-    text
+    format!("{:#}", anyhow::Error::from(error.without_url()))
 }
 
 /// What came of the fetch before.

@@ -125,15 +125,12 @@ pub(crate) fn in_options(reason: &str) -> String {
 /// A window as the options that ask for it.
 pub(crate) fn window_words(window: &Window) -> String {
     let spans = window.open.iter().map(|span| {
-        let days: Vec<usize> = (0..DAYS.len())
-            .filter(|i| DAYS.get(*i).is_some_and(|(_, day)| span.days.contains(day)))
-            .collect();
-        let runs = days.chunk_by(|first, second| first + 1 == *second).map(|run| {
-            let word = |at: Option<&usize>| at.and_then(|at| DAYS.get(*at)).map_or("", |(word, _)| *word);
-            match run {
-                [_] => word(run.first()).to_owned(),
-                _ => format!("{}-{}", word(run.first()), word(run.last())),
-            }
+        let days: Vec<(usize, Weekday)> =
+            Weekday::ALL.into_iter().enumerate().filter(|(_, day)| span.days.contains(day)).collect();
+        let word = |(_, day): &(usize, Weekday)| day.word().to_ascii_lowercase();
+        let runs = days.chunk_by(|(first, _), (second, _)| first + 1 == *second).map(|run| match run {
+            [first, .., last] => format!("{}-{}", word(first), word(last)),
+            _ => run.iter().map(word).collect(),
         });
         let days = runs.collect::<Vec<_>>().join(",");
         let space = if days.is_empty() { "" } else { " " };
@@ -267,23 +264,13 @@ fn window(text: &str) -> Result<Window, String> {
         let (first, last) = (day(first)?, day(last)?);
         // `fri-mon` goes past the end of the week.
         let count = (last + 7 - first) % 7;
-        open.days.extend((0..=count).filter_map(|i| DAYS.get((first + i) % 7).map(|(_, day)| *day)));
+        open.days.extend(Weekday::ALL.into_iter().cycle().skip(first).take(count + 1));
     }
     Ok(Window { time_zone: (*zone).to_owned(), open: vec![open] })
 }
 
-const DAYS: [(&str, Weekday); 7] = [
-    ("mon", Weekday::Mon),
-    ("tue", Weekday::Tue),
-    ("wed", Weekday::Wed),
-    ("thu", Weekday::Thu),
-    ("fri", Weekday::Fri),
-    ("sat", Weekday::Sat),
-    ("sun", Weekday::Sun),
-];
-
 fn day(text: &str) -> Result<usize, String> {
-    let known = DAYS.iter().position(|(word, _)| word.eq_ignore_ascii_case(text));
+    let known = Weekday::ALL.into_iter().position(|day| day.word().eq_ignore_ascii_case(text));
     known.ok_or_else(|| format!("{text} is no day: days are mon, tue, wed, thu, fri, sat and sun"))
 }
 

@@ -3,7 +3,6 @@
 //! Every request ends in bounded time and no answer is read beyond its limit. Redirects are not followed and proxies not
 //! used: a token goes to the host that it was meant for, or nowhere.
 
-use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
@@ -430,13 +429,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Option<re
 
 /// The cause that all others are there for: theirs only repeat the URL.
 fn innermost(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = error.to_string();
-        cause = error.source();
-    }
-    clean(&text)
+    clean(&anyhow::Chain::new(error).last().unwrap_or(error).to_string())
 }
 
 /// Takes an answer as what it is known to hold.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crus_api::{SessionList, SessionStatus};
 use crus_core::driver::Observer;
 use crus_core::machine::Event;
-use crus_core::model::{Head, Message, Node, Phase, Session, Summary, UpgradeId};
+use crus_core::model::{Head, Message, Node, Session, Summary, UpgradeId};
 use crus_core::promises::Violation;
 use crus_core::{Time, history};
 use tokio::sync::{Notify, watch};
@@ -406,12 +406,8 @@ impl Board {
             if !entry.running {
                 continue;
             }
-            let waits = head.phase == Phase::Created;
-            census.count(head, entry.deletion_ordered);
+            census.count(head, entry.deletion_ordered, now);
             census.unmet += u64::from(head.condition.is_some() && !head.queued);
-            if !waits && head.pause.is_none() {
-                census.age(head.stage, now.since(head.stage_since));
-            }
         }
         census
     }

@@ -34,7 +34,7 @@ use crus_core::ports::{Bos, Checks, Clock, Hsm, SessionStore, StoreError, Wlm};
 use crus_core::promises::Violation;
 use crus_core::{Actor, Time, commands};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{Span, info};
 use uuid::Uuid;
 
 use crate::metrics::{Census, Metrics, SessionWatch};
@@ -264,13 +264,13 @@ impl Shared {
                 Err(_) => return Err(ServiceError::MayBeCreated { id, error }),
             }
         }
-        self.span(id).in_scope(|| info!("session created"));
-        self.watch.metrics().created();
         let Session { head, messages, .. } = session;
         let summary = Summary { head, messages, deletion_ordered: false, commands: Vec::new() };
         if let Some(turn) = self.board.turn(id) {
             self.board.take_in(&summary, turn);
         }
+        self.span(id).in_scope(|| info!("session created"));
+        self.watch.metrics().created();
         runner::take_up(&self, id, Why::Ordered);
         Ok(self.board.get(id).unwrap_or_else(|| board::status_of(&summary)))
     }
@@ -389,5 +389,9 @@ impl Sessions for Controller {
     async fn follow(&self, id: UpgradeId, after: u64) -> Result<Option<Box<dyn Follow>>, ServiceError> {
         let following = Following::new(self.clone(), id, after).await?;
         Ok(following.map(|following| Box::new(following) as Box<dyn Follow>))
+    }
+
+    fn span(&self, id: UpgradeId) -> Span {
+        self.shared.span(id)
     }
 }

@@ -61,10 +61,10 @@ pub(super) enum Why {
 
 impl Shared {
     /// What belongs to a session is logged within this, so that its story can be filtered out. A span is left out together
-    /// with its level, and with it the id of every warning inside: hence that of errors.
+    /// with its level, and with it the id of every warning inside: hence that of errors. The step is left out of one that is
+    /// not on the board.
     pub(super) fn span(&self, id: UpgradeId) -> Span {
-        // One that is not on the board is new.
-        let step = self.board.head(id).map_or(0, |head| head.step);
+        let step = self.board.head(id).map(|head| head.step);
         error_span!("session", upgrade_id = %id, step)
     }
 }

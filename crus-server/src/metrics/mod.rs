@@ -216,7 +216,7 @@ impl Metrics {
             nodes: to.put("nodes", "Nodes of the sessions that run on this replica, by state", Family::default()),
             stage_age: to.seconds(
                 "stage_age",
-                "For how long a step has been in its stage: of the sessions that run on this replica and are not paused, that of the longest",
+                "For how long a step has been in its stage, or, where it is soaked, over its soak: of the sessions that run on this replica and are not paused, that of the longest",
                 Family::default(),
             ),
             sessions_created: to.put("sessions_created", "Sessions that were created at this replica", Counter::default()),

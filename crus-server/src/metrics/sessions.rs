@@ -27,7 +27,8 @@ pub struct Census {
     pub unmet: u64,
     /// How many nodes of those that run here are in each of [`NodeState::WORDS`].
     pub nodes: [u64; NodeState::WORDS.len()],
-    /// By the place of a stage among [`Census::STAGES`]: how long the longest has been in it, in milliseconds.
+    /// By the place of a stage among [`Census::STAGES`]: how long the longest has been in it, in milliseconds. What is to be
+    /// waited for is left out: a session without nodes at work, a pause, and a soak until it is over.
     pub stage_age_ms: [u64; Census::STAGES.len()],
 }
 
@@ -49,8 +50,8 @@ impl Census {
 }
 
 impl Census {
-    /// Counts a session that runs here, with its nodes.
-    pub(crate) fn count(&mut self, head: &Head, deletion_ordered: bool) {
+    /// Counts a session that runs here, with its nodes, as it is now.
+    pub(crate) fn count(&mut self, head: &Head, deletion_ordered: bool, now: Time) {
         let state = match head {
             _ if deletion_ordered || head.deletion.is_some() => 3,
             Head { pause: Some(_), .. } => 2,
@@ -61,10 +62,12 @@ impl Census {
         for (count, (_, more)) in self.nodes.iter_mut().zip(head.counts.named()) {
             *count += more as u64;
         }
+        if head.phase != Phase::Created && head.pause.is_none() {
+            self.age(head.stage, now.since(head.soak_until.unwrap_or(head.stage_since)));
+        }
     }
 
-    /// A step of one of them has been in this stage for so long.
-    pub(crate) fn age(&mut self, stage: Stage, ms: u64) {
+    fn age(&mut self, stage: Stage, ms: u64) {
         for (age, of) in self.stage_age_ms.iter_mut().zip(Census::STAGES) {
             if of == stage {
                 *age = ms.max(*age);

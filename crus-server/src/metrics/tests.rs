@@ -7,6 +7,7 @@ mod table;
 
 use crus_api::health::Exposition;
 use crus_core::Time;
+use crus_core::model::{Head, Pause, PauseReason, Phase, Stage};
 
 use self::exposition::{Described, described};
 use super::*;
@@ -123,4 +124,27 @@ fn what_happens_in_a_step_is_measured_by_its_own_times() {
     watch.left(session.head.id);
     watch.changed(&session, &recorded::story(recorded::step()));
     assert_eq!(of("step", ""), [1.0, 12.0], "it runs elsewhere");
+}
+
+/// What an operator ordered to be waited for is no stage that is stuck.
+#[test]
+fn a_stage_does_not_age_while_it_is_soaked_or_its_session_is_paused() {
+    const HOUR: u64 = 3_600_000;
+    let mut head = recorded::session().head;
+    head.stage = Stage::WlmWaiting;
+    head.stage_since = Time(HOUR);
+    let age_ms = |head: &Head, hours: u64| {
+        let mut census = Census::default();
+        census.count(head, false, Time(hours * HOUR));
+        let place = Census::STAGES.into_iter().position(|stage| stage == Stage::WlmWaiting).unwrap();
+        census.stage_age_ms[place]
+    };
+    assert_eq!(age_ms(&head, 9), 0, "it works on no nodes yet");
+    head.phase = Phase::Rolling;
+    assert_eq!(age_ms(&head, 3), 2 * HOUR);
+    head.soak_until = Some(Time(7 * HOUR));
+    assert_eq!((age_ms(&head, 3), age_ms(&head, 7)), (0, 0));
+    assert_eq!(age_ms(&head, 9), 2 * HOUR, "a soak that does not end is stuck");
+    head.pause = Some(Pause { since: Time(8 * HOUR), why: PauseReason::Command, by: None });
+    assert_eq!(age_ms(&head, 9), 0);
 }

@@ -142,6 +142,23 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "PEM file with the certificate authorities to trust for the issuer of tokens, instead of those of ca_file",
         set: |c, v| put(&mut c.access.oauth.ca_file, optional(v, path)),
     },
+    Setting {
+        key: "oauth_cert_file",
+        value: "PATH",
+        default: NONE,
+        heading: HEADING,
+        help: "PEM file with the certificate to show to the issuer of tokens, where it asks for one, with those between it and its \
+               authority",
+        set: |c, v| put(&mut c.access.oauth.cert_file, optional(v, path)),
+    },
+    Setting {
+        key: "oauth_key_file",
+        value: "PATH",
+        default: NONE,
+        heading: HEADING,
+        help: "PEM file with the key of that certificate, without a password. Keep it readable by the service alone",
+        set: |c, v| put(&mut c.access.oauth.key_file, optional(v, path)),
+    },
 ];
 
 fn client_auth(value: &Value) -> Result<ClientAuth, String> {

@@ -351,6 +351,8 @@ mod tests {
                     client_auth: ClientAuth::SecretBasic,
                     scope: Some(other()),
                     ca_file: Some(other().into()),
+                    cert_file: Some(other().into()),
+                    key_file: Some(other().into()),
                 },
             },
             scontrol: vec![other()],

@@ -9,7 +9,7 @@ use crus_core::ports::{Clock, SessionStore, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{Instrument as _, Span, info, warn};
+use tracing::{Instrument as _, Span, debug, info, warn};
 
 use super::{Class, NotTaken, Webhook};
 use crate::metrics::Metrics;
@@ -149,9 +149,9 @@ impl Task {
         let worked = self.work(first).await;
         if let Err(Ended) = worked
             && self.cursor > self.noted
+            && let Err(error) = self.store.set_delivered(self.id, self.cursor).await
         {
-            // Otherwise it is delivered once more.
-            _ = self.store.set_delivered(self.id, self.cursor).await;
+            debug!("failed to note what the webhook was told last, which it will be told once more: {error}");
         }
     }
 

@@ -307,14 +307,7 @@ fn is_refusal(status: StatusCode) -> bool {
 
 /// Without the URL, which may hold a secret, and with what lies below.
 fn why(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut below = std::error::Error::source(&error);
-    while let Some(error) = below {
-        text = format!("{text}: {error}");
-        below = error.source();
-    }
-    text
+    format!("{:#}", anyhow::Error::from(error.without_url()))
 }
 
 /// The secret in a file, without the white space around it.

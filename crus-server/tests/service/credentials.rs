@@ -43,12 +43,12 @@ fn bos(_: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn each_peer_has_its_ca_and_certificate_and_both_share_a_fetched_token() {
+async fn each_peer_and_the_issuer_has_its_ca_and_certificate_and_both_share_a_fetched_token() {
     let folder = tempfile::tempdir().unwrap();
     let [smd, bos_ca, keycloak, clients] = ["smd", "bos", "keycloak", "clients"].map(Ca::new);
     let hsm = Server::new(smd.issue("localhost").serving(Some(&clients)), hsm).await;
     let bos = Server::new(bos_ca.issue("localhost").serving(None), bos).await;
-    let issuer = Server::new(keycloak.issue("localhost").serving(None), |_| {
+    let issuer = Server::new(keycloak.issue("localhost").serving(Some(&clients)), |_| {
         json("200 OK", object!({"access_token": "t1", "expires_in": 300}))
     })
     .await;
@@ -66,6 +66,8 @@ async fn each_peer_has_its_ca_and_certificate_and_both_share_a_fetched_token() {
         ("--oauth-token-url", issuer.url.clone()),
         ("--oauth-client-id", "admin-client".to_owned()),
         ("--oauth-client-secret-file", path("secret", "s3cret")),
+        ("--oauth-cert-file", path("own.pem", &own.cert)),
+        ("--oauth-key-file", path("own-key.pem", &own.key)),
     ] {
         command.args([option, &value]);
     }

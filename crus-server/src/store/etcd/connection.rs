@@ -232,7 +232,8 @@ pub(super) fn read(error: &etcd_client::Error) -> Trouble {
             Code::OutOfRange if status.message().contains("compacted") => Trouble::Compacted,
             Code::NotFound if status.message().contains("lease not found") => Trouble::NoLease,
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Internal => {
-                Trouble::Away(innermost(status.source()).unwrap_or_else(|| status.message().to_owned()))
+                let cause = status.source().and_then(|source| anyhow::Chain::new(source).last());
+                Trouble::Away(cause.map_or_else(|| status.message().to_owned(), ToString::to_string))
             }
             // Users were changed a moment ago: what we know of ourselves is read anew with the next attempt.
             _ if status.message().contains("revision of auth store is old") => {
@@ -251,7 +252,7 @@ pub(super) fn read(error: &etcd_client::Error) -> Trouble {
         },
         Error::LeaseKeepAliveError(why) if why.contains("not found") => Trouble::NoLease,
         Error::TransportError(error) => {
-            Trouble::Away(innermost(Some(error)).unwrap_or_else(|| error.to_string()))
+            Trouble::Away(anyhow::Chain::new(error).last().unwrap_or(error).to_string())
         }
         Error::InvalidArgs(_)
         | Error::InvalidUri(_)
@@ -259,13 +260,4 @@ pub(super) fn read(error: &etcd_client::Error) -> Trouble {
         | Error::EndpointError(_) => Trouble::Refused(error.to_string()),
         other => Trouble::Away(other.to_string()),
     }
-}
-
-/// The text of the error at the root.
-fn innermost(error: Option<&(dyn std::error::Error + 'static)>) -> Option<String> {
-    let mut error = error?;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    Some(error.to_string())
 }

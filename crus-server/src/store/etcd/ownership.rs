@@ -18,7 +18,7 @@ use crus_core::model::UpgradeId;
 use crus_core::ports::StoreError;
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, Span, debug, info, warn};
 
 use super::connection::{ATTEMPT, Connection, PATIENCE, Trouble};
 use super::keys::Keys;
@@ -54,8 +54,8 @@ pub(super) struct Ownership {
 #[derive(Default)]
 struct State {
     lease: Option<Lease>,
-    /// Sessions that are given up here, and in etcd as soon as that can be reached.
-    given_up: BTreeSet<UpgradeId>,
+    /// Sessions that are given up here, and in etcd as soon as that can be reached; each with what is logged of it.
+    given_up: BTreeMap<UpgradeId, Span>,
     /// Why a lease could not be had or renewed, since that last worked: all that was told, and what came last.
     troubles: BTreeSet<String>,
     trouble: Option<String>,
@@ -148,7 +148,7 @@ impl Ownership {
 
     /// Gives a session up in etcd when that can be reached again, unless it is owned anew first.
     pub(super) fn give_up_later(&self, id: UpgradeId) {
-        self.lock().given_up.insert(id);
+        self.lock().given_up.insert(id, Span::current());
         self.to_give_up.notify_one();
     }
 
@@ -341,7 +341,7 @@ impl Keeper {
     /// Gives up in etcd what was given up here, as far as there is time for it before the lease is to be renewed.
     async fn give_up(&self, renew_at: Instant) {
         let given_up = self.ownership.lock().given_up.clone();
-        for id in given_up {
+        for (id, span) in given_up {
             let Some(limit) = self.limit_before(renew_at) else { return };
             let (Some(lease), Ok(_held)) = (self.ownership.lease(), self.ownership.exchange(id).try_lock())
             else {
@@ -349,8 +349,8 @@ impl Keeper {
             };
             if !self.ownership.owns(id) {
                 let given_up = give_up(&self.connection, &self.keys, id, lease, 0, limit);
-                if let Err(trouble) = given_up.await {
-                    debug!(upgrade_id = %id, "failed to give the session up: {trouble:?}");
+                if let Err(trouble) = given_up.instrument(span.clone()).await {
+                    span.in_scope(|| debug!("failed to give the session up: {trouble:?}"));
                     return;
                 }
             }
