@@ -209,6 +209,29 @@ async fn a_session_whose_id_is_not_known_is_found_by_its_nodes_among_those_that_
     assert_eq!((found.handle, found.status, found.members), (Some(ours), BootStatus::Complete, set(&[2, 3])));
 }
 
+/// P3: who boots or switches off the very nodes by the same template does not reboot them.
+#[tokio::test]
+async fn a_session_of_another_operation_is_not_taken_for_the_reboot() {
+    let site = Site::new(3, |_| {}).await;
+    let request = site.request("new-image", &[2, 3]).await;
+    let key = BootKey { request, handle: None };
+    for (name, operation) in [("boots", Operation::Boot), ("shuts-down", Operation::Shutdown)] {
+        site.live().with(|cluster| {
+            let request = NewSession {
+                name: name.to_owned(),
+                operation,
+                template_name: "new-image".to_owned(),
+                limit: format!("{},{}", xname(2), xname(3)),
+                stage: false,
+                include_disabled: false,
+            };
+            cluster.create_boot_session(request).map(drop).unwrap();
+        });
+        site.live().advance(60_000);
+        assert_eq!(site.bos.session(&key).await, Ok(None), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn nodes_that_fail_or_are_left_out_are_told_though_the_session_counts_no_errors() {
     let site = Site::new(5, |config| {

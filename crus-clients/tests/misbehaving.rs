@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crus_clients::bos::BosClient;
+use crus_clients::bos::v1::BosV1Client;
 use crus_clients::hsm::HsmClient;
 use crus_clients::http::{ConfigError, Credentials, PeerConfig, Secret, TlsFiles};
 use crus_core::names::BootSessionName;
-use crus_core::ports::{BootKey, Bos, Hsm, Peer, PortError, RebootRequest};
+use crus_core::ports::{BootKey, BootStatus, Bos, Hsm, Peer, PortError, RebootRequest};
 use crus_core::{GroupLabel, Xname};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -480,4 +481,67 @@ async fn nothing_is_asked_about_no_nodes() {
     assert_eq!(hsm.add_members(&label(), &[]).await, Ok(vec![]));
     assert_eq!(hsm.remove_members(&label(), &[]).await, Ok(()));
     assert_eq!(server.lines(), Vec::<String>::new());
+}
+
+/// P3, P9: of a BOS v1, what came of a request whose reply was lost. Somebody else's session cannot be read.
+#[tokio::test]
+async fn a_younger_session_that_cannot_be_read_may_be_any_and_hides_no_other() {
+    let set = r#"{"phases": [
+        {"name": "shutdown", "categories": [{"name": "succeeded", "node_list": ["x1c0s0b0n0"]}]},
+        {"name": "boot", "categories": [{"name": "in_progress", "node_list": ["x1c0s0b0n0"]}]}]}"#;
+    for ours_shows in [true, false] {
+        let server = Server::new(move |request| {
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            let ids = if ours_shows { r#"["broken", "odd", "ours"]"# } else { r#"["broken", "odd"]"# };
+            match path.strip_prefix("/api/session").unwrap_or_default() {
+                "" => json("200 OK", ids),
+                "/odd" => json("200 OK", "[]"),
+                "/ours" => json("200 OK", r#"{"templateName": "image", "complete": false}"#),
+                "/ours/status" => json("200 OK", r#"{"boot_sets": ["all"]}"#),
+                "/ours/status/all" => json("200 OK", set),
+                _ => json("500 Internal Server Error", r#"{"title": "Internal Server Error"}"#),
+            }
+        })
+        .await;
+        let bos = BosV1Client::new(server.config()).unwrap();
+        let found = bos.session(&lost_of_v1()).await.unwrap().unwrap();
+        if ours_shows {
+            assert_eq!(found.handle.map(String::from), Some("ours".to_owned()));
+        } else {
+            assert_eq!(found.status, BootStatus::Unclear);
+            assert!(found.error.unwrap().contains("broken"));
+        }
+    }
+}
+
+/// A BOS v1 that falls silent in the middle of a look is away: nothing is concluded from what could not be read.
+#[tokio::test]
+async fn a_bos_that_is_away_while_younger_sessions_are_read_is_away() {
+    let lists = Mutex::new(1);
+    let server = Server::new(move |request| {
+        let mut left = lists.lock().unwrap();
+        match request.starts_with("GET /api/session HTTP") && *left > 0 {
+            true => {
+                *left -= 1;
+                json("200 OK", r#"["one"]"#)
+            }
+            false => json("503 Service Unavailable", r#"{"title": "Service Unavailable"}"#),
+        }
+    })
+    .await;
+    let bos = BosV1Client::new(server.config()).unwrap();
+    let answer = bos.session(&lost_of_v1()).await;
+    assert!(matches!(answer, Err(PortError::Unreachable { .. })), "{answer:?}");
+}
+
+/// A request of a BOS v1 with nothing before it, whose reply was lost.
+fn lost_of_v1() -> BootKey {
+    let request = RebootRequest {
+        name: "crus-1".parse().unwrap(),
+        tenant: None,
+        template: "image".parse().unwrap(),
+        nodes: vec![Xname::new("x1c0s0b0n0").unwrap()],
+        before: Some(Default::default()),
+    };
+    BootKey { request, handle: None }
 }

@@ -34,8 +34,10 @@
 //! - A request that is held up on its way for longer than `settle_ms` could arrive after another one was made. The time
 //!   must be longer than what stands between the service and BOS holds a request. The same goes for a gateway that repeats
 //!   a `POST` by itself: it must not.
+//! - A session that somebody deletes in BOS before its nodes were seen cannot be told from one that never was: to delete
+//!   it stops nothing. Then the nodes alone show what became of it: one that is silent, or has booted anew, is not rebooted.
 //! - A service that is told to use the other version of the API while a reboot is under way can find out nothing about it:
-//!   its nodes are waited for, and fail with that reason. Change it while no session boots.
+//!   its nodes are waited for as long as a boot may take, and fail with that reason. Change it while no session boots.
 //! - A BOS that holds more than [`IDS_MAX`] sessions is not asked for reboots: the list would be too long to store. BOS v1
 //!   never forgets a session by itself; delete old ones.
 

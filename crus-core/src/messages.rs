@@ -339,6 +339,16 @@ pub(crate) fn boot_unclear(why: &str) -> String {
     format!("it could not be found out in time what came of its request: {why}")
 }
 
+/// What is waited for while it is not known whether the reboot was begun.
+pub(crate) fn boot_in_doubt(why: &str) -> String {
+    format!("it is not known yet what came of the request for a reboot: {why}")
+}
+
+/// Nodes that may be on their way through a boot that nobody knows of.
+pub(crate) fn silent_nodes<'a>(nodes: impl Iterator<Item = &'a Xname>) -> String {
+    format!("the workload manager does not hear from {}, which may be booting", list(nodes))
+}
+
 // ---- helpers ---------------------------------------------------------------------------------------------
 
 /// The first few of some names, and how many more there are.

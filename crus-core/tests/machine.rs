@@ -1101,3 +1101,115 @@ fn p3_p5_a_boot_session_of_some_of_the_nodes_is_adopted_when_no_other_shows_up()
     );
     assert_eq!(paper.reboots, BTreeMap::from([(xname(1), 1)]));
 }
+
+fn condition(session: &Session) -> &str {
+    session.head.condition.as_deref().unwrap_or_default()
+}
+
+/// Neither the wait for a doubtful request nor the one for a node that may be booting by it is silent.
+#[test]
+fn p9_what_keeps_a_lost_request_in_doubt_is_said() {
+    let (mut paper, mut session) = pair(false);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 3_600_000);
+    paper.round(&mut session);
+    assert!(condition(&session).contains("timed out"), "{:?}", condition(&session));
+    let theirs = paper.add_nameless("theirs", vec![]);
+    for deleted in [false, true] {
+        if deleted {
+            machine::step(&mut session, paper.now, Input::Delete { by: None });
+        }
+        for _ in 0..50 {
+            paper.round(&mut session);
+        }
+        let expected = format!(
+            "it is not known yet what came of the request for a reboot: boot session {theirs} may be the one asked \
+             for, and does not show its nodes yet"
+        );
+        assert_eq!(condition(&session), expected, "deleted {deleted}");
+    }
+    let said = texts(&session).into_iter().filter(|text| text.contains("not known yet")).count();
+    assert_eq!(said, 1, "{:#?}", session.messages);
+
+    let (mut paper, mut session) = pair(true);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 3_600_000);
+    paper.nodes.get_mut(&name(2)).unwrap().flags.insert(Flag::NotResponding);
+    for _ in 0..50 {
+        paper.round(&mut session);
+    }
+    let expected = format!(
+        "it is not known yet what came of the request for a reboot: the workload manager does not hear from {}, which \
+         may be booting",
+        xname(2)
+    );
+    assert_eq!(condition(&session), expected);
+}
+
+/// A refusal is said for as long as it stands, and what is refused is not asked for again with every poll.
+#[test]
+fn p9_a_reboot_that_is_refused_is_said_and_asked_for_at_a_bounded_pace() {
+    for names_boots in [true, false] {
+        let (mut paper, mut session) = pair(names_boots);
+        let mut moments = Vec::new();
+        for _ in 0..6 {
+            let effect = paper.until_reboot(&mut session);
+            moments.push(paper.now);
+            let error = PortError::Refused { peer: Peer::Bos, detail: "forbidden".into() };
+            paper.answered(&mut session, effect, Err(error));
+            paper.round(&mut session);
+            paper.round(&mut session);
+            assert!(condition(&session).contains("forbidden"), "{:?}", condition(&session));
+        }
+        let pauses = pauses(&moments);
+        assert!(pauses[4] >= session.limits.retry_max_ms * 5 / 6, "{pauses:?}");
+        paper.run(&mut session);
+        assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
+        assert_eq!(session.head.condition, None);
+    }
+}
+
+/// The service was told to speak to BOS through the other version of its API while nodes boot: that is what they wait
+/// for, and fail with.
+#[test]
+fn p9_nodes_that_boot_by_the_other_version_of_bos_fail_with_that_reason() {
+    let (mut paper, mut session) = pair(true);
+    let effect = paper.until_reboot(&mut session);
+    paper.answered(&mut session, effect, Ok(None));
+    let working = |&xname: &Xname| BootNode { xname, state: BootNodeState::Working("boots".into()) };
+    let both = [xname(1), xname(2)];
+    let running = BootSession {
+        handle: None,
+        status: BootStatus::Running,
+        error: None,
+        members: both.into(),
+        nodes: both.iter().map(working).collect(),
+    };
+    let boot = session.head.boot.clone().unwrap();
+    let input = Input::Boot { at: paper.now, name: boot.name.clone(), session: Some(running) };
+    machine::step(&mut session, paper.now, input);
+    assert_eq!(session.head.stage, Stage::Booting);
+    session.known = Default::default();
+    session.limits.names_boots = false;
+    for _ in 0..10_000 {
+        machine::step(&mut session, paper.now, Input::Tick);
+        match machine::outstanding(&session, paper.now).into_iter().next() {
+            Some(Effect::ReadBoot(key)) => {
+                let unclear = Some(BootSession::unclear("it was asked for through the other version".into()));
+                let input = Input::Boot { at: paper.now, name: key.request.name, session: unclear };
+                machine::step(&mut session, paper.now, input);
+                if session.head.stage == Stage::Booting {
+                    assert!(condition(&session).contains("the other version"), "{:?}", condition(&session));
+                }
+            }
+            _ => _ = paper.round(&mut session),
+        }
+        if session.is_done() {
+            break;
+        }
+    }
+    for node in &session.nodes {
+        let NodeState::Failed(Failure::BootSession(why)) = &node.state else { panic!("{node:?}") };
+        assert!(why.contains("the other version"), "{why}");
+    }
+}

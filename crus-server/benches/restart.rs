@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crus_sim::workload::{Drawn, Workload};
 use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+use support::{Service, spec, until};
 
 /// How often it is killed and started.
 const RESTARTS: usize = 20;
@@ -41,11 +41,10 @@ async fn restarts(nodes: u32) -> Vec<Duration> {
         Simulated::start(crus_sim::ClusterConfig { workload, ..simulated::nodes(nodes) }, 1, 0.0).await;
     let serve = || site.serve_from(&site.store(), "3600");
     let service = Service::start(serve());
-    let (code, created) = service.post(&spec(50)).await;
-    assert_eq!(code, 201, "{created}");
+    let path = service.create(&spec(50)).await;
     until("nodes drained", async || site.changes() > 0).await;
     quiet(&site).await;
-    assert_eq!(service.get(&path_of(&created)).await.1["state"], "UPDATING");
+    assert_eq!(service.get(&path).await.1["state"], "UPDATING");
     service.kill();
 
     let mut times = Vec::new();

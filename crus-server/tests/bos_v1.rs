@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chance::{draw, seed};
+use crus_core::Xname;
 use crus_core::model::NodeState;
 use crus_core::promises::What;
-use crus_core::{UpgradeId, Xname};
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, SlurmConfig, Span, TemplateSpec};
 use serde_json::{Value, json};
 use simulated::Simulated;
-use support::{PATIENCE, Service, path_of, spec, until};
+use support::{PATIENCE, Service, id_of, path_of, spec, until};
 
 const NODES: u32 = 9;
 /// So many virtual seconds pass in a real one.
@@ -33,13 +33,7 @@ const REBOOTS: u64 = 3;
 fn cluster(says_complete: bool) -> ClusterConfig {
     ClusterConfig {
         slurm: SlurmConfig { epilog: Span::new(1_000, 5_000), ..SlurmConfig::default() },
-        bos: BosConfig {
-            boot: Span::new(120_000, 180_000),
-            attempts: 1,
-            attempt_ms: 300_000,
-            says_complete,
-            ..BosConfig::default()
-        },
+        bos: BosConfig { says_complete, ..simulated::quick_bos() },
         ..simulated::nodes(NODES)
     }
 }
@@ -68,9 +62,7 @@ async fn upgraded_once(says_complete: bool, seed: u64) {
     let mut random = seed;
     let site = Simulated::start(cluster(says_complete), seed, SPEED).await;
     let mut service = start(&site);
-    let (code, created) = service.post(&spec(3)).await;
-    assert_eq!(code, 201, "{created}");
-    let path = path_of(&created);
+    let path = service.create(&spec(3)).await;
     let (mut kills, mut right_after) = (0, 0);
     let begun = Instant::now();
     'run: loop {
@@ -85,7 +77,7 @@ async fn upgraded_once(says_complete: bool, seed: u64) {
             if site.calls() >= moment && asked(&site) + 1 > REBOOTS {
                 break;
             }
-            if look % 64 == 0 && service.get(&path).await.1["state"] == "READY" {
+            if look % 64 == 0 && service.is_ready(&path).await {
                 break 'run;
             }
             assert!(begun.elapsed() < 2 * PATIENCE, "seed {seed}: it does not end, after {kills} kills");
@@ -95,10 +87,9 @@ async fn upgraded_once(says_complete: bool, seed: u64) {
         kills += 1;
         service = start(&site);
     }
-    let id: UpgradeId = path.rsplit('/').next().unwrap().parse().unwrap();
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
-    let session = site.stored(id).await;
+    let session = site.stored(id_of(&path)).await;
     println!("seed {seed}: {kills} kills, {right_after} of them right after a request for a reboot");
     let told: Vec<_> = session.messages.iter().map(|message| &message.text).collect();
     for node in &session.nodes {
@@ -152,8 +143,7 @@ async fn an_upgrade_for_a_tenant_uses_the_tenants_template_and_sessions() {
     body["upgrade_template_id"] = json!("their-image");
     let created: Value = tenant(&service, "blue", &body).send().await.unwrap().json().await.unwrap();
     let path = path_of(&created);
-    let ends = async || service.get(&path).await.1["state"] == "READY";
-    until("the end of the upgrade", ends).await;
+    until("the end of the upgrade", async || service.is_ready(&path).await).await;
     let (_, progress) = service.get(&format!("{path}/progress")).await;
     assert_eq!(progress["tenant"], "blue");
     assert_eq!(progress["counts"]["upgraded"], NODES, "{progress}");

@@ -2,11 +2,14 @@
 //! goes on once there is room.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/limits.rs"]
+mod limits;
 #[path = "support/shortage.rs"]
 mod shortage;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/simulated.rs"]
 mod simulated;
+#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -14,12 +17,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, Span};
 use shortage::Disk;
 use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+use support::{Service, id_of, path_of, spec, until};
 
 const NODES: u32 = 12;
 const SEED: u64 = 7;
@@ -31,7 +33,7 @@ type Log = Arc<Mutex<String>>;
 /// A service whose store is on a disk that may be full. Its log goes elsewhere.
 fn start(site: &Simulated, store: &Path, log: &Log) -> Service {
     let (from, to) = std::io::pipe().unwrap();
-    let mut command = Disk::command(&site.serve_from(store, "0.05"));
+    let mut command = limits::survivor(&site.serve_from(store, "0.05"));
     command.env("CRUS_LOG", "warn").stderr(to);
     let log = Arc::clone(log);
     thread::spawn(move || {
@@ -47,13 +49,10 @@ async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
         bos: BosConfig { boot: Span::new(120_000, 180_000), ..BosConfig::default() },
         ..simulated::nodes(NODES)
     };
-    let xnames = config.nodes.iter().map(|node| node.xname).collect();
     let site = Simulated::start(config, SEED, SPEED).await;
     let (store, log) = (disk.folder().join("crus.redb"), Log::default());
     let mut service = start(&site, &store, &log);
-    let (code, created) = service.post(&spec(4)).await;
-    assert_eq!(code, 201, "{kind}: {created}");
-    let upgrade = path_of(&created);
+    let upgrade = service.create(&spec(4)).await;
     until("nodes at work", async || site.changes() > 5).await;
 
     disk.fill(service.pid(), &store);
@@ -107,18 +106,15 @@ async fn upgrades_on_a_disk_that_is_full_for_a_while(kind: &str, disk: Disk) {
         let (code, answer) = service.delete(other).await;
         assert_eq!(code, 200, "{kind}: {answer}\n{}", told());
     }
-    until("the upgrade completed", async || service.get(&upgrade).await.1["state"] == "READY").await;
+    until("the upgrade completed", async || service.is_ready(&upgrade).await).await;
     for other in &others {
         until("the others gone", async || service.get(other).await.0 == 404).await;
     }
     service.signal("TERM");
     assert_eq!(service.end(), Some(0), "{kind}");
 
-    let session = site.stored_in(&store, upgrade.rsplit('/').next().unwrap().parse().unwrap()).await;
-    let mut audit = Audit::new(&session, xnames);
-    let mut violations: Vec<_> = site.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-    violations.extend(audit.at_end(&session, &site.world()));
-    assert_eq!(violations, [], "{kind}");
+    let session = site.stored_in(&store, id_of(&upgrade)).await;
+    let audit = site.assert_kept(&session, kind);
     assert!(session.nodes.iter().all(|node| audit.reboots(node.xname) == 1), "{kind}");
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,6 +72,51 @@ fn files(folder: &Path) -> BTreeMap<String, (u32, (u32, u32), u64)> {
         }
     }
     found
+}
+
+/// What the Containerfile says must be mounted, as far as the service cannot start without.
+struct Mounts(tempfile::TempDir);
+
+impl Mounts {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("state")).unwrap();
+        std::os::unix::fs::chown(folder.path().join("state"), Some(951), Some(951)).unwrap();
+        Mounts(folder)
+    }
+
+    /// Starts the container's command with this configuration, and stops it once it listens. How it ended, and what it
+    /// printed.
+    fn start(&self, buildah: &Buildah, container: &str, config: &str) -> (Option<i32>, String) {
+        let (file, state) = (self.0.path().join("crus.toml"), self.0.path().join("state"));
+        fs::write(&file, format!("{config}auth = \"off\"\nlisten = \"127.0.0.1:0\"\n")).unwrap();
+        let mut command = buildah.command(&["run"]);
+        command.arg("--volume").arg(format!("{}:/etc/crus/crus.toml:ro", file.display()));
+        command.arg("--volume").arg(format!("{}:/var/lib/crus", state.display()));
+        command.args([container, "/usr/bin/crus", "serve", "--config", "/etc/crus/crus.toml"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        if printed.read_line(&mut said).unwrap() > 0 {
+            // Buildah is not what it runs: the last of its children is.
+            let mut last = child.id();
+            while let Some(next) = child_of(last) {
+                last = next;
+            }
+            assert!(Command::new("kill").arg(last.to_string()).status().unwrap().success());
+        }
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), said + &String::from_utf8_lossy(&output.stderr))
+    }
+}
+
+/// A child of a process, of whatever thread of it.
+fn child_of(pid: u32) -> Option<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads.flatten().find_map(|thread| {
+        let children = fs::read_to_string(thread.path().join("children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    })
 }
 
 #[test]
@@ -154,6 +200,16 @@ fn the_image_holds_the_program_and_its_papers_and_runs_as_nobody() {
     let output = refused.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("failed to read the configuration file /etc/crus/crus.toml"), "{error}");
+    // The base has no CAs: that is said, with what to do, when one is needed, and only then.
+    let mounts = Mounts::new();
+    let (code, said) = mounts.start(&buildah, &container, "hsm_url = \"https://hsm.local/\"\n");
+    assert!(code != Some(0) && said.contains("ca_file"), "{said}");
+    let (code, said) = mounts.start(
+        &buildah,
+        &container,
+        "hsm_url = \"http://127.0.0.1:9\"\nbos_url = \"http://127.0.0.1:9\"\n",
+    );
+    assert!(code == Some(0) && said.starts_with("listening on http://127.0.0.1:"), "{said}");
     buildah.run(&["rm", "--all"]);
     buildah.run(&["rmi", "--all", "--force"]);
 }

@@ -6,8 +6,10 @@
 
 #[path = "support/chance.rs"]
 mod chance;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/simulated.rs"]
 mod simulated;
+#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +24,11 @@ use crus_core::promises::{Audit, Fact, Outcome, Violation, What};
 use crus_core::{Limits, Session, Spec, Time, UpgradeId, Xname};
 use crus_sim::ClusterConfig;
 use crus_sim::cluster::slurm::Update;
-use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Held, SlurmConfig, Span};
+use crus_sim::config::{BootBehaviour, GroupSpec, Held, SlurmConfig, Span};
 use crus_sim::workload::{Drawn, JobSpec, Wanted, Workload};
 use serde_json::{Value, json};
 use simulated::Simulated;
-use support::{PATIENCE, Service, path_of, spec, until};
+use support::{PATIENCE, Service, id_of, spec, until};
 use tokio::task::{JoinHandle, JoinSet};
 
 const NODES: u32 = 12;
@@ -96,12 +98,7 @@ impl Scenario {
                 ..Drawn::default()
             }),
             slurm: SlurmConfig { epilog: Span::new(1_000, 5_000), ..SlurmConfig::default() },
-            bos: BosConfig {
-                boot: Span::new(120_000, 180_000),
-                attempts: 1,
-                attempt_ms: 300_000,
-                ..BosConfig::default()
-            },
+            bos: simulated::quick_bos(),
             ..simulated::nodes(NODES)
         };
         if matches!(self, Scenario::Failing | Scenario::Deleted) {
@@ -232,9 +229,7 @@ impl Upgrade {
         let (service, first_call) = start(scenario, &site);
         let mut paths = Vec::new();
         for spec in scenario.specs() {
-            let (code, created) = service.post(&spec).await;
-            assert_eq!(code, 201, "{created}");
-            paths.push(path_of(&created));
+            paths.push(service.create(&spec).await);
         }
         let report = Report { sessions: paths.len(), ..Report::default() };
         // The first start is no restart.
@@ -398,7 +393,7 @@ async fn upgraded_all_the_same(scenario: Scenario, seed: u64) -> Report {
         upgrade = upgrade.kill_and(Upgrade::meddle).await;
     }
     let mut upgrade = upgrade.harass(CALLS).await;
-    let ids = upgrade.paths.iter().map(|path| path.rsplit('/').next().unwrap().parse().unwrap());
+    let ids = upgrade.paths.iter().map(|path| id_of(path));
     let ids: Vec<UpgradeId> = ids.collect();
     upgrade.service.signal("TERM");
     assert_eq!(upgrade.service.end(), Some(0));
@@ -454,7 +449,7 @@ async fn deleted_all_the_same(scenario: Scenario, seed: u64) -> Report {
     let (code, deleting) = upgrade.service.delete(&path).await;
     assert_eq!((code, &deleting["state"]), (200, &json!("DELETING")), "{name}");
     // The session will be gone when it is to be compared with the facts.
-    let id: UpgradeId = path.rsplit('/').next().unwrap().parse().unwrap();
+    let id = id_of(&path);
     let session = Session::new(id, model_spec(), "1.0.0", Limits::default(), Time(0));
     let upgrade = upgrade.kill().await.harass(CALLS_OF_DELETION).await;
     assert_eq!(upgrade.service.get(&path).await.0, 404, "{name}");
@@ -526,8 +521,7 @@ async fn p9_a_restarted_service_acts_at_once_whatever_its_interval() {
     let site = Simulated::start(Scenario::Failing.cluster(), seed, SPEED).await;
     let serve = || Service::start(site.serve_from(&site.store(), "3600"));
     let service = serve();
-    let (code, created) = service.post(&spec(STEP_SIZE)).await;
-    assert_eq!(code, 201, "{created}");
+    let path = service.create(&spec(STEP_SIZE)).await;
     service.kill();
     let mut restarts = 0;
     let begun = Instant::now();
@@ -535,7 +529,7 @@ async fn p9_a_restarted_service_acts_at_once_whatever_its_interval() {
         let before = site.calls();
         let service = serve();
         restarts += 1;
-        if service.get(&path_of(&created)).await.1["state"] == "READY" {
+        if service.is_ready(&path).await {
             break;
         }
         until("a call after the restart", async || site.calls() > before).await;

@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use serde_json::Value;
 use simulated::Simulated;
-use support::{Service, path_of, spec, until};
+use support::{NOWHERE, Service, id_of, spec, until};
 
 const SECRET: &str = "a-secret-of-the-collector";
 
@@ -88,13 +88,11 @@ async fn upgrade(url: &str) -> (String, String) {
     command.args(["--otlp-endpoint", url, "--otlp-headers-file"]).arg(&file).env("CRUS_LOG", "debug");
     command.stderr(fs::File::create(&log).unwrap());
     let mut service = Service::start(command);
-    let (code, created) = service.post(&spec(2)).await;
-    assert_eq!(code, 201, "{created}");
-    until("the upgrade completed", async || service.get(&path_of(&created)).await.1["state"] == "READY")
-        .await;
+    let path = service.create(&spec(2)).await;
+    until("the upgrade completed", async || service.is_ready(&path).await).await;
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
-    (created["upgrade_id"].as_str().unwrap().to_owned(), fs::read_to_string(log).unwrap())
+    (id_of(&path).to_string(), fs::read_to_string(log).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -140,7 +138,7 @@ async fn a_collector_is_told_of_steps_stages_and_calls_in_one_trace_for_each_ses
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_collector_that_takes_nothing_stops_nothing() {
     let (refusing, url) = Collector::start(400).await;
-    for url in [&*url, "http://127.0.0.1:1"] {
+    for url in [&*url, NOWHERE] {
         let (_, log) = upgrade(url).await;
         assert!(log.contains("the collector of traces"), "{log}");
     }

@@ -7,6 +7,8 @@ mod chance;
 mod conformance;
 #[path = "support/etcd.rs"]
 mod etcd;
+#[path = "support/patience.rs"]
+mod patience;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,28 +21,18 @@ use crus_core::Time;
 use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command as Order, Counts, NodeState, UpgradeId};
+use crus_core::model::{Command as Order, Counts, DeletionOrder, NodeState, UpgradeId};
 use crus_core::ports::{Change, DriverStore as _, SessionStore as _, StoreError};
 use crus_server::settings::{Config, EtcdOptions};
 use crus_server::store::inspect::{self, InspectError, Report};
 use crus_server::store::{EtcdError, EtcdStore};
 use etcd::{Etcd, Tls, left_out};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType, PutOptions};
-
-/// How long a test waits for what must come, on the slowest of machines.
-const PATIENCE: Duration = Duration::from_secs(60);
+use patience::{PATIENCE, until};
 
 /// Seconds: short where a test waits for its end, long where it must not end.
 const SHORT: u64 = 3;
 const LONG: u64 = 60;
-
-async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !met().await {
-        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     let come = tokio::time::timeout(PATIENCE, future).await;
@@ -232,6 +224,22 @@ async fn an_etcd_that_is_away_at_the_start_is_said_with_a_remedy() {
 }
 
 /// A save whose answer was lost is made again.
+/// P7: who ordered a deletion is for people; that it was ordered counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_an_order_of_somebody_who_cannot_be_told_stands() {
+    if left_out() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let store = open(&etcd.options(LONG)).await;
+    let session = session();
+    store.create(&session).await.unwrap();
+    let id = session.head.id;
+    let mut client = etcd.client().await;
+    client.put(format!("/crus/live/orders/{id}"), r#""\u0000""#, None).await.unwrap();
+    assert_eq!(store.deletion(id).await, Ok(Some(DeletionOrder { by: None })));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_save_that_is_made_again_is_one() {
     if left_out() {

@@ -14,6 +14,7 @@ mod etcd;
 mod simulated;
 #[path = "support/stream.rs"]
 mod stream;
+#[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::path::Path;
@@ -34,7 +35,7 @@ use etcd::{Etcd, left_out};
 use serde_json::{Value, json};
 use simulated::Simulated;
 use stream::{Client, Event};
-use support::{Service, path_of, spec, until};
+use support::{Service, id_of, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -237,9 +238,7 @@ impl Site {
     }
 
     async fn post(&self, i: usize) -> String {
-        let (code, created) = self.replica(i).post(&spec(STEP_SIZE)).await;
-        assert_eq!(code, 201, "{created}");
-        path_of(&created)
+        self.replica(i).create(&spec(STEP_SIZE)).await
     }
 
     /// Asks a replica to pause, resume or retry the session.
@@ -264,7 +263,7 @@ impl Site {
     }
 
     fn id(&self) -> UpgradeId {
-        id_in(&self.path)
+        id_of(&self.path)
     }
 
     /// Waits until every replica answers for the session.
@@ -338,7 +337,7 @@ impl Site {
     /// Waits until all replicas answer that the session is completed.
     async fn completed(&self) {
         for replica in self.running() {
-            let done = async || replica.get(&self.path).await.1["state"] == "READY";
+            let done = async || replica.is_ready(&self.path).await;
             until(&format!("{}: completed as all replicas tell it", self.told), done).await;
         }
     }
@@ -354,11 +353,7 @@ impl Site {
     async fn ends_right(&self) {
         self.completed().await;
         let session = self.stored().await;
-        let mut audit = Audit::new(&session, self.xnames.iter().copied().collect());
-        let mut violations: Vec<_> =
-            self.cluster.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-        violations.extend(audit.at_end(&session, &self.cluster.world()));
-        assert_eq!(violations, [], "{}", self.told);
+        let audit = self.cluster.assert_kept(&session, &self.told);
         assert_eq!(session.nodes.len(), self.xnames.len());
         for node in &session.nodes {
             let reboots = audit.reboots(node.xname);
@@ -374,10 +369,6 @@ impl Site {
             until(&format!("{}: the last message as all replicas tell it", self.told), tells).await;
         }
     }
-}
-
-fn id_in(path: &str) -> UpgradeId {
-    path.rsplit('/').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -416,7 +407,7 @@ async fn p3_an_owner_that_was_stopped_past_its_lease_notices_before_it_acts() {
     // It goes on while there is work to be done, and answers for it.
     let (_, answer) = site.replica(heir).get(&site.path).await;
     assert_eq!(answer["state"], "UPDATING", "{}", site.told);
-    let done = async || site.replica(heir).get(&site.path).await.1["state"] == "READY";
+    let done = async || site.replica(heir).is_ready(&site.path).await;
     until(&format!("{}: completed", site.told), done).await;
     site.ways[stopped].mend();
     site.ends_right().await;
@@ -569,7 +560,7 @@ async fn p3_an_owner_that_is_cut_off_stops_before_another_begins() {
     site.tells_of_its_lease(owner, &lost).await;
     let kept = [("_held", 1.0), ("_sessions", 1.0), ("s_granted_total", 1.0), ("s_lost_total", 0.0)];
     site.tells_of_its_lease(heir, &kept).await;
-    let done = async || site.replica(heir).get(&site.path).await.1["state"] == "READY";
+    let done = async || site.replica(heir).is_ready(&site.path).await;
     until(&format!("{}: completed", site.told), done).await;
     assert_eq!(site.replica(owner).get(&site.path).await.0, 200, "it answers all the same");
     let (last, first) = (site.faces[owner].last_call(), site.faces[heir].call(begun[heir]));
@@ -591,7 +582,7 @@ async fn p3_owners_that_are_stopped_at_any_moment_again_and_again_break_nothing(
     for _ in 0..3 {
         let owner = site.some_owner().await;
         tokio::time::sleep(Duration::from_millis(draw(&mut random) % 500)).await;
-        if site.replica(owner).get(&site.path).await.1["state"] == "READY" {
+        if site.replica(owner).is_ready(&site.path).await {
             break;
         }
         site.replica(owner).signal("STOP");

@@ -12,14 +12,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crus_core::UpgradeId;
 use crus_core::model::Stage;
 use crus_core::ports::SessionStore as _;
 use crus_server::store::RedbStore;
 use crus_sim::http::LiveCluster;
 use crus_sim::slurm_lab::{SlurmLab, left_out};
 use slurm_site::{Record, Site, lock, members, nid};
-use support::{Service, path_of, spec, until};
+use support::{Service, id_of, spec, until};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.
@@ -127,9 +126,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
     let service = site.service();
     let mut users = Users::start(&site).await;
 
-    let (code, created) = service.post(&spec(STEP_SIZE)).await;
-    assert_eq!(code, 201, "{created}");
-    let path = path_of(&created);
+    let path = service.create(&spec(STEP_SIZE)).await;
     until("the session completed", async || {
         users.keep_waiting(&site);
         service.get(&path).await.1["completed"] == true
@@ -160,7 +157,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
     );
 
     // P3, P4, P5, P6
-    let id = created["upgrade_id"].as_str().unwrap();
+    let id = id_of(&path).to_string();
     let cuts = site.power_cuts();
     for node in site.nodes() {
         let name = node.field("NodeName").to_owned();
@@ -169,7 +166,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
         if name == nid(FAILING) {
             assert!(node.is("DOWN"), "{}", node.0);
             assert!(reason.starts_with("upgrading-boot-session-failed"), "{}", node.0);
-            assert!(reason.contains(id), "{}", node.0);
+            assert!(reason.contains(&id), "{}", node.0);
             continue;
         }
         // Local times of one form: their order is the order of time.
@@ -201,7 +198,7 @@ async fn kill_in(stage: Stage, step: u32, service: Service, store: &Path, path: 
     })
     .await;
     service.kill();
-    let id: UpgradeId = path.rsplit('/').next().unwrap().parse().unwrap();
+    let id = id_of(path);
     // A process that was cut off between its fork and the start of its program may hold the store for a moment.
     let mut opened = None;
     until("the store let go", async || {
@@ -232,7 +229,7 @@ async fn real_slurm_survives_kill_9_of_the_server() {
         .await;
 
     let mut service = site.service();
-    let path = path_of(&service.post(&spec(3)).await.1);
+    let path = service.create(&spec(3)).await;
     for (step, gate) in (0..).zip(&gates) {
         kill_in(Stage::Quiescing, step, service, &site.store(), &path).await;
         site.boots.send_replace(false);

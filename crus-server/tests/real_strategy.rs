@@ -15,7 +15,7 @@ use std::time::Duration;
 use crus_sim::slurm_lab::{SlurmLab, left_out};
 use serde_json::{Value, json};
 use slurm_site::{Record, Site, lock, nid};
-use support::{Service, path_of, spec, until};
+use support::{Service, spec, until};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.
@@ -25,9 +25,7 @@ const SAMPLE: Duration = Duration::from_millis(100);
 async fn ask(service: &Service, step_size: u32, strategy: Value) -> String {
     let mut body = spec(step_size);
     body["strategy"] = strategy;
-    let (code, created) = service.post(&body).await;
-    assert_eq!(code, 201, "{created}");
-    path_of(&created)
+    service.create(&body).await
 }
 
 async fn completed(service: &Service, path: &str) {

@@ -22,7 +22,7 @@ use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BootSet, BosConfig, GroupSpec, TemplateSpec};
 use serde_json::{Value, json};
 use simulated::Simulated;
-use support::{Service, path_of, until};
+use support::{Service, id_of, until};
 
 /// Where schemathesis is installed: a virtual environment of Python.
 const INSTALLED: &str = "CRUS_TEST_SCHEMATHESIS";
@@ -85,9 +85,7 @@ async fn session(service: &Service, kind: &str, number: usize) -> String {
         "upgrading_label": upgrading,
         "workload_manager_type": "slurm",
     });
-    let (code, created) = service.post(&spec).await;
-    assert_eq!(code, 201, "{created}");
-    let path = path_of(&created);
+    let path = service.create(&spec).await;
     let is = async |holds: &dyn Fn(&Value) -> bool| {
         until(&format!("{path} is {kind}"), async || {
             let progress = service.get(&format!("{path}/progress")).await.1;
@@ -110,7 +108,7 @@ async fn session(service: &Service, kind: &str, number: usize) -> String {
         }
         _ => is(&|progress| !progress["waits_for"].is_null()).await,
     }
-    created["upgrade_id"].as_str().unwrap().to_owned()
+    id_of(&path).to_string()
 }
 
 /// The same command with longer pauses: hundreds of sessions will wait for groups that are not there.

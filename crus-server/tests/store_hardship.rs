@@ -7,6 +7,8 @@
 
 #[path = "support/chance.rs"]
 mod chance;
+#[path = "support/limits.rs"]
+mod limits;
 #[path = "support/shortage.rs"]
 mod shortage;
 
@@ -239,7 +241,7 @@ impl Writer {
     fn start(path: &Path, writes: Writes, n: u64) -> Writer {
         let mut command = Command::new(env::current_exe().unwrap());
         command.arg(WRITER).arg(path).args([writes.name(), n.to_string()]);
-        let mut command = Disk::command(&command);
+        let mut command = limits::survivor(&command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());

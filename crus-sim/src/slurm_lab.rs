@@ -61,14 +61,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Whether the operator wants tests without real peers (`CRUS_NO_PEERS=1`): then this says so on standard
-/// error, and the test returns. Without that, a test whose peer is missing fails.
+/// As [`crate::left_out`], for tests that need a lab.
 pub fn left_out() -> bool {
-    let left_out = env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1");
-    if left_out {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs a real Slurm");
-    }
-    left_out
+    crate::left_out("a real Slurm")
 }
 
 /// What a lab is made of.

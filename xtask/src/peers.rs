@@ -13,7 +13,7 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 17] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -22,6 +22,7 @@ const PROGRAMS: [Program; 16] = [
     Program { name: "sbatch", package: "slurm-wlm" },
     Program { name: "munged", package: "munge" },
     Program { name: "etcd", package: "etcd-server" },
+    Program { name: "etcdctl", package: "etcd-client" },
     Program { name: "openssl", package: "openssl" },
     Program { name: "promtool", package: "prometheus" },
     Program { name: "protoc", package: "protobuf-compiler" },

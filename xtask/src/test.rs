@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::dist::{self, Build};
+use crate::dist::{self, ALL, Build, WITHOUT_PROTOC};
 use crate::{cargo, fuzz, layers, peers, python};
 
 /// The variable by which a test knows that real servers are not wanted, when it is 1.
@@ -96,17 +96,20 @@ fn check_toolchain() -> Result<()> {
     Ok(())
 }
 
-/// Makes what is shipped, and an image of it.
+/// Makes what is shipped, installs it as the guide says, and makes an image of it.
 fn ship(no_peers: bool, features: &[&str]) -> Result<()> {
-    // The client of etcd is built with protoc.
-    let product = dist::make(&Build::with(if no_peers { "" } else { "etcd" }))?;
+    let product = dist::make(&Build::with(if no_peers { WITHOUT_PROTOC } else { ALL }))?;
     if no_peers {
         return Ok(());
     }
     let folder = product.folder.to_str().context("the target directory has a name that is not UTF-8")?;
     run_cargo(
-        &[&["test", "--workspace"], features, &["--test", "image", "--", "--ignored", "--nocapture"]]
-            .concat(),
+        &[
+            &["test", "--workspace"],
+            features,
+            &["--test", "installed", "--test", "image", "--", "--ignored", "--nocapture"],
+        ]
+        .concat(),
         &[("CRUS_TEST_DIST", folder)],
     )
 }

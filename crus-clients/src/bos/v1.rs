@@ -15,8 +15,11 @@
 //!
 //! - Some versions never say that a session is `complete`. Nodes that got somewhere are told of all the same; for those
 //!   that did not the time-out of the caller decides.
-//! - A boot set whose status is not there yet may have any nodes: as long as one is missing, nobody is said to be left
-//!   out.
+//! - A boot set whose status, or whose phases, are not there yet may have any nodes: as long as one is missing, nobody is
+//!   said to be left out. The status begins with all nodes that the limit has left of the set; one that lists none has
+//!   none.
+//! - A younger session that cannot be read may be any. It is looked at again and again, and does not keep others from being
+//!   read.
 //! - There are no tenants: BOS refuses the header.
 
 #[cfg(feature = "fuzzing")]
@@ -33,7 +36,7 @@ use crus_core::ports::{
     TemplateKey,
 };
 use reqwest::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::limit;
@@ -101,7 +104,8 @@ impl BosV1Client {
                 sets.push(reply.json::<BootSet>()?);
             }
         }
-        let whole = !names.is_empty() && sets.len() == names.len();
+        let begun = sets.iter().filter(|set| !set.phases.is_empty()).count();
+        let whole = !names.is_empty() && begun == names.len();
         Ok((sets, whole))
     }
 
@@ -113,23 +117,26 @@ impl BosV1Client {
         Ok(Some(session(id, head.is_complete(), &sets, whole)))
     }
 
-    /// A session that may be the one that was asked for.
-    async fn candidate(&self, id: &BootHandle, request: &RebootRequest) -> Result<Candidate, PortError> {
-        let mut candidate =
-            Candidate { id: id.clone(), reboots: None, template: None, limit: None, nodes: BTreeSet::new() };
+    /// What is known of a session that may be the one that was asked for.
+    async fn look_at(&self, candidate: &mut Candidate, request: &RebootRequest) -> Result<(), PortError> {
+        let id = candidate.id.clone();
         // It was there a moment ago, and may be anything.
-        let Some(head) = self.head(id).await? else { return Ok(candidate) };
+        let Some(head) = self.head(&id).await? else { return Ok(()) };
+        let complete = head.is_complete();
         candidate.reboots = head.operation.map(|operation| operation.eq_ignore_ascii_case("reboot"));
         candidate.template = head.template_name.or(head.template_uuid).and_then(|name| name.parse().ok());
         candidate.limit = head.limit.filter(|limit| !limit.is_empty());
         if candidate.template.as_ref().is_some_and(|template| *template != request.template) {
-            return Ok(candidate);
+            return Ok(());
         }
-        let (sets, whole) = self.boot_sets(id).await?;
-        if whole || head.complete.as_ref().is_some_and(is_true) {
+        let (sets, whole) = self.boot_sets(&id).await?;
+        if whole {
+            candidate.reboots = candidate.reboots.or_else(|| reboots(&sets));
+        }
+        if whole || complete {
             candidate.nodes = fold(&sets).into_keys().collect();
         }
-        Ok(candidate)
+        Ok(())
     }
 }
 
@@ -207,8 +214,25 @@ impl Bos for BosV1Client {
         };
         let ids = self.boot_ids().await?;
         let mut candidates = Vec::new();
+        let mut unread = None;
         for id in ids.since(before) {
-            candidates.push(self.candidate(id, &key.request).await?);
+            let mut candidate = Candidate {
+                id: id.clone(),
+                reboots: None,
+                template: None,
+                limit: None,
+                nodes: BTreeSet::new(),
+            };
+            if let Err(error) = self.look_at(&mut candidate, &key.request).await {
+                unread = Some(error);
+            }
+            candidates.push(candidate);
+        }
+        // That one of them cannot be read says something of it only if BOS answers otherwise.
+        if let Some(error) = unread
+            && self.boot_ids().await.is_err()
+        {
+            return Err(error);
         }
         match boots::find(&key.request, &candidates) {
             Found::This(id) => self.show(&id).await,
@@ -242,7 +266,7 @@ impl Listed {
 #[derive(Deserialize)]
 struct Created {
     job: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     links: Vec<Link>,
 }
 
@@ -294,27 +318,47 @@ struct SessionStatus {
     boot_sets: Option<Vec<String>>,
 }
 
-/// `GET /session/{id}/status/{boot set}`
+/// `GET /session/{id}/status/{boot set}`. What has no name says nothing.
 #[derive(Debug, Deserialize)]
 struct BootSet {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     phases: Vec<Phase>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Phase {
+    #[serde(default, deserialize_with = "null_is_empty")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     categories: Vec<CategoryNodes>,
-    #[serde(default)]
-    errors: Option<BTreeMap<String, Vec<String>>>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    errors: BTreeMap<String, Option<Vec<String>>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct CategoryNodes {
+    #[serde(default, deserialize_with = "null_is_empty")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     node_list: Vec<String>,
+}
+
+/// BOS writes `null` where it has nothing.
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(value).map(Option::unwrap_or_default)
+}
+
+impl BootSet {
+    fn has_phase(&self, name: &str) -> bool {
+        self.phases.iter().any(|phase| phase.name.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Whether the operation of a session is a reboot, as its boot sets tell: each has the phases of the operation from its
+/// beginning, and a reboot is the only one that both shuts down and boots. `None` when they do not tell.
+fn reboots(sets: &[BootSet]) -> Option<bool> {
+    let known = sets.iter().any(|set| PHASES.iter().any(|phase| set.has_phase(phase)));
+    known.then(|| sets.iter().any(|set| set.has_phase(PHASES[SHUTDOWN]) && set.has_phase(PHASES[BOOT])))
 }
 
 /// In order: of a node that is moved from one list to another while we look, the graver one counts.
@@ -352,25 +396,25 @@ impl Category {
 
 /// The phases of a reboot, in order.
 const PHASES: [&str; 3] = ["shutdown", "boot", "configure"];
+const SHUTDOWN: usize = 0;
 const BOOT: usize = 1;
 const CONFIGURE: usize = 2;
 
-/// What is known of a node: its category in each phase, and what went wrong.
+/// What a boot set knows of a node: its category in each phase, and what went wrong.
 #[derive(Debug, Default)]
 struct Story {
     categories: [Option<Category>; 3],
     error: Option<String>,
-    /// Whether its boot set configures nodes.
+    /// Whether the set configures nodes.
     configures: bool,
 }
 
-/// The nodes of all boot sets, those that were left out included. What is no node's name is none of those we asked for.
-fn fold(sets: &[BootSet]) -> BTreeMap<Xname, Story> {
-    let mut nodes: BTreeMap<Xname, Story> = BTreeMap::new();
-    for set in sets {
-        let mut here: BTreeSet<Xname> = BTreeSet::new();
+impl BootSet {
+    /// Its nodes, those that were left out included. What is no node's name is none of those we asked for.
+    fn stories(&self) -> BTreeMap<Xname, Story> {
+        let mut nodes: BTreeMap<Xname, Story> = BTreeMap::new();
         let mut configures = false;
-        for phase in &set.phases {
+        for phase in &self.phases {
             let Some(place) = PHASES.iter().position(|name| phase.name.eq_ignore_ascii_case(name)) else {
                 continue;
             };
@@ -379,25 +423,45 @@ fn fold(sets: &[BootSet]) -> BTreeMap<Xname, Story> {
                 for xname in category.node_list.iter().filter_map(|name| Xname::new(name).ok()) {
                     let known = &mut nodes.entry(xname).or_default().categories[place];
                     *known = (*known).max(Some(which));
-                    here.insert(xname);
                     configures |= place == CONFIGURE;
                 }
             }
-            for (error, names) in phase.errors.iter().flatten() {
-                for xname in names.iter().filter_map(|name| Xname::new(name).ok()) {
+            for (error, names) in &phase.errors {
+                for xname in names.iter().flatten().filter_map(|name| Xname::new(name).ok()) {
                     if let Some(story) = nodes.get_mut(&xname) {
                         story.error.get_or_insert_with(|| clean(error));
                     }
                 }
             }
         }
-        for xname in here {
-            if let Some(story) = nodes.get_mut(&xname) {
-                story.configures |= configures;
-            }
+        for story in nodes.values_mut() {
+            story.configures = configures;
+        }
+        nodes
+    }
+}
+
+/// How the nodes of all boot sets stand; `None` of one that all sets that name it have left out. Of a node in several the
+/// set that is worst off counts.
+fn fold(sets: &[BootSet]) -> BTreeMap<Xname, Option<BootNodeState>> {
+    let mut nodes: BTreeMap<Xname, Option<BootNodeState>> = BTreeMap::new();
+    for (xname, story) in sets.iter().flat_map(BootSet::stories) {
+        let (here, known) = (story.state(), nodes.entry(xname).or_default());
+        if gravity(here.as_ref()) > gravity(known.as_ref()) {
+            *known = here;
         }
     }
     nodes
+}
+
+fn gravity(state: Option<&BootNodeState>) -> u8 {
+    match state {
+        None => 0,
+        Some(BootNodeState::Succeeded) => 1,
+        Some(BootNodeState::Working(_)) => 2,
+        Some(BootNodeState::Stopped(_)) => 3,
+        Some(BootNodeState::Failed(_)) => 4,
+    }
 }
 
 impl Story {
@@ -437,21 +501,24 @@ impl Story {
     }
 }
 
+/// Of a session that will boot no node.
+const ALL_LEFT_OUT: &str = "it has left out each of its nodes";
+
 /// A session as its boot sets tell; `whole`: whether these are all.
 fn session(id: &BootHandle, complete: bool, sets: &[BootSet], whole: bool) -> BootSession {
-    let stories = fold(sets);
-    let nodes: Vec<BootNode> = stories
-        .into_iter()
-        .filter_map(|(xname, story)| Some(BootNode { xname, state: story.state()? }))
-        .collect();
+    let states = fold(sets);
     let known = whole || complete;
-    let status = match complete {
+    let all_left_out = known && !states.is_empty() && states.values().all(Option::is_none);
+    let nodes: Vec<BootNode> =
+        states.into_iter().filter_map(|(xname, state)| Some(BootNode { xname, state: state? })).collect();
+    let status = match complete || all_left_out {
         true => BootStatus::Complete,
         false if nodes.is_empty() => BootStatus::Pending,
         false => BootStatus::Running,
     };
     let members = if known { nodes.iter().map(|node| node.xname).collect() } else { BTreeSet::new() };
-    BootSession { handle: Some(id.clone()), status, error: None, members, nodes }
+    let error = all_left_out.then(|| ALL_LEFT_OUT.to_owned());
+    BootSession { handle: Some(id.clone()), status, error, members, nodes }
 }
 
 #[cfg(test)]

@@ -3,21 +3,21 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod certificates;
+#[path = "../../../crus-server/tests/support/patience.rs"]
+mod patience;
 mod pki;
 mod server;
 mod tokens;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crus_clients::http::{PeerConfig, TlsFiles};
 use crus_core::GroupLabel;
 
+use crate::patience::until;
 use crate::pki::Ca;
 use crate::server::{Answer, json};
-
-/// How long a test waits for what must come, on the slowest of machines.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What HSM answers about an empty group.
 fn empty_group() -> Answer {
@@ -40,14 +40,5 @@ fn config(url: &str, tls: TlsFiles) -> PeerConfig {
         total_timeout: Duration::from_secs(20),
         tls,
         ..PeerConfig::new(url.parse().unwrap())
-    }
-}
-
-/// Looks again and again until `met` holds.
-async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !met().await {
-        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -44,7 +44,11 @@ pub fn next_look(session: &Session, now: Time) -> Option<(Time, Vec<NodeName>)> 
 
 /// The kinds of calls that the session needs now or later.
 pub(super) fn needed_kinds(session: &Session, now: Time) -> BTreeSet<CallKind> {
-    agenda(session, now).into_iter().map(|(_, effect)| effect.kind()).collect()
+    let mut kinds: BTreeSet<_> = agenda(session, now).into_iter().map(|(_, effect)| effect.kind()).collect();
+    // What keeps a reboot from being asked for is worth knowing until it is.
+    let intended = session.head.stage == Stage::Quiesced && session.head.boot.is_some();
+    kinds.extend(intended.then_some(CallKind::Reboot));
+    kinds
 }
 
 fn agenda(s: &Session, now: Time) -> Vec<(Time, Effect)> {

@@ -88,11 +88,8 @@ impl Machine<'_> {
         }
         // One that was up and is silent now may be on its way through that boot: it is not asked for again, nor given
         // back, before the node shows which boot it has.
-        let silent = |i: &usize| {
-            !boot.silent.contains(i) && self.s.seen(*i).is_some_and(|seen| !seen.shows_its_boot())
-        };
         if let Some(asked) = self.asked_until(&boot)
-            && rebooting.iter().any(silent)
+            && self.s.fell_silent(&boot).next().is_some()
         {
             self.s.known.may_ask = false;
             let limits = &self.s.limits;
@@ -233,7 +230,13 @@ impl Machine<'_> {
             if waited < self.s.limits.boot_timeout_ms {
                 return false;
             }
-            self.fail_each(late.into_iter().map(|i| (i, Failure::BootTimedOut)).collect());
+            let why = match &self.s.known.boot {
+                Some((_, Some(seen))) if seen.status == BootStatus::Unclear => {
+                    Failure::BootSession(messages::boot_unclear(seen.error.as_deref().unwrap_or_default()))
+                }
+                _ => Failure::BootTimedOut,
+            };
+            self.fail_each(late.into_iter().map(|i| (i, why.clone())).collect());
         }
         self.end_boot();
         true
@@ -310,6 +313,34 @@ impl crate::model::Session {
     pub(super) fn may_be_asked(&self, boot: &Boot) -> bool {
         let only_noted = self.known.may_ask && self.known.unanswered_before.is_none();
         boot.unanswered.is_some() && !only_noted
+    }
+
+    /// Nodes of the step that were up when their reboot was intended, and of which it is not known any more which boot
+    /// they have.
+    fn fell_silent(&self, boot: &Boot) -> impl Iterator<Item = usize> {
+        let rebooting = self.batch_in(|state| *state == NodeState::Rebooting);
+        rebooting
+            .into_iter()
+            .filter(|i| !boot.silent.contains(i) && self.seen(*i).is_some_and(|seen| !seen.shows_its_boot()))
+    }
+
+    /// Why it is not known what came of the request for a reboot, in words, when that is so and BOS answers.
+    pub(super) fn boot_in_doubt(&self) -> Option<String> {
+        let boot = self.head.boot.as_ref()?;
+        let looks_fail = self.known.troubles.contains_key(&CallKind::ReadBoot);
+        let seen = self.known.boot.as_ref().filter(|_| !looks_fail);
+        let (_, seen) = seen.filter(|_| matches!(self.head.stage, Stage::Quiesced | Stage::Booting))?;
+        let intended = self.head.stage == Stage::Quiesced;
+        if intended && (boot.handle.is_some() || !self.may_be_asked(boot)) {
+            return None;
+        }
+        if let Some(seen) = seen {
+            let unclear = seen.status == BootStatus::Unclear;
+            return unclear.then(|| messages::boot_in_doubt(seen.error.as_deref().unwrap_or_default()));
+        }
+        let silent: Vec<Xname> =
+            self.fell_silent(boot).filter(|_| intended).map(|i| self.nodes[i].xname).collect();
+        (!silent.is_empty()).then(|| messages::boot_in_doubt(&messages::silent_nodes(silent.iter())))
     }
 
     /// What there is of boot sessions before one is asked for, where BOS takes no names of ours, as seen lately.

@@ -329,7 +329,9 @@ impl Session {
             let (kind, trouble) = self.known.troubles.first_key_value()?;
             Some((Said::Call(*kind), trouble.error.clone()))
         };
-        self.unmet_condition().map(|why| (Said::Condition(why.clone()), why)).or_else(trouble)
+        let doubt = || self.boot_in_doubt().map(|why| (Said::InDoubt, why));
+        let unmet = self.unmet_condition().map(|why| (Said::Condition(why.clone()), why));
+        unmet.or_else(doubt).or_else(trouble)
     }
 
     /// How many nodes the starting group holds, when that is more than a session may have.

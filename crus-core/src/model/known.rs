@@ -141,6 +141,8 @@ pub enum Said {
     HeldBack,
     /// Nodes drain for longer than they may.
     Late,
+    /// It is not known what came of the request for a reboot.
+    InDoubt,
 }
 
 /// One of the three groups of a session.

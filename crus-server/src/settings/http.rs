@@ -45,7 +45,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "COUNT",
         default: "1024",
         heading: HEADING,
-        help: "Connections served at a time. When there are more, those that have waited longest for their clients are closed",
+        help: "Connections served at a time. When there are more, those that have waited longest for their clients are closed. \
+               Must be more than max_streams",
         set: |c, v| put(&mut c.http.max_connections, integer(v, 1..=100_000)),
     },
     Setting {
@@ -73,7 +74,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "COUNT",
         default: "64",
         heading: HEADING,
-        help: "Clients that may follow the events of sessions at a time, half of them by one caller; each takes one of the connections",
+        help: "Clients that may follow the events of sessions at a time, half of them by one caller; each takes one of the \
+               connections. Must be less than max_connections",
         set: |c, v| put(&mut c.max_streams, integer(v, 0..=100_000)),
     },
     Setting {

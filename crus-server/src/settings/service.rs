@@ -19,7 +19,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "COUNT",
         default: "1000",
         heading: HEADING,
-        help: "How many sessions there may be, completed ones included, until one must be deleted to create another",
+        help: "How many sessions there may be, completed ones included, until one must be deleted to create another. Must be \
+               more than keep_finished",
         set: |c, v| put(&mut c.retention.max_sessions, integer(v, 1..=1_000_000)),
     },
     Setting {
@@ -27,7 +28,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         value: "COUNT",
         default: "200",
         heading: HEADING,
-        help: "How many finished sessions are kept, with their outcome and messages: the latest",
+        help: "How many finished sessions are kept, with their outcome and messages: the latest. Must be less than max_sessions",
         set: |c, v| put(&mut c.retention.count, integer(v, 0..=1_000_000)),
     },
     Setting {

@@ -9,11 +9,10 @@ use serde_json::Value;
 
 use crate::command::line_of;
 use crate::issuer::{Issuer, Key, claims, encoded};
-use crate::support::{Service, crus, serve, spec, until};
+use crate::support::{NOWHERE, Service, crus, serve, spec, until};
 
 const ADA: &str = "crus_ada-0123456789-0123456789-0123456789";
 const BOB: &str = "crus_bob-0123456789-0123456789-0123456789";
-const NOWHERE: &str = "http://127.0.0.1:1";
 
 async fn send(service: &Service, method: &str, path: &str, token: &str) -> (u16, Value, String) {
     let mut request = Client::new().request(method.parse().unwrap(), format!("{}{path}", service.url));

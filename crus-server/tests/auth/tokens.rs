@@ -1,8 +1,10 @@
-//! Tokens of a file, which changes while the service runs.
+//! Tokens of a file, which changes while the service runs. Where a test waits for looks at the file, its clock stands still while
+//! somebody is at work, the one who looks among them: how many looks there are does not depend on the machine.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use crus_api::access::Refused;
 use crus_server::auth::{Auth, AuthOptions};
@@ -40,7 +42,7 @@ async fn who_is_in_the_file_is_known_by_their_role() {
     assert_eq!(source, format!("file {}", file.display()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_change_counts_however_it_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
@@ -79,7 +81,7 @@ async fn a_change_counts_however_it_is_made() {
     becomes(unknown, unknown).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_broken_file_changes_nothing_until_it_is_mended() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
@@ -92,7 +94,7 @@ async fn a_broken_file_changes_nothing_until_it_is_mended() {
             None => fs::remove_file(&file).unwrap(),
         }
         // Several looks at it.
-        tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+        tokio::time::sleep(Duration::from_millis(2100)).await;
         assert_eq!(known(&auth, ADA).await, "ada operate");
         assert_eq!(ask(&auth, BOB).await, Err(UNKNOWN));
     }
@@ -102,7 +104,7 @@ async fn a_broken_file_changes_nothing_until_it_is_mended() {
 }
 
 /// A part of a file may read like a whole one, in which somebody's token is missing, or does not end.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_file_that_is_being_written_does_not_count_until_it_stays_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
@@ -113,7 +115,7 @@ async fn a_file_that_is_being_written_does_not_count_until_it_stays_the_same() {
     let mut writing = fs::File::create(&file).unwrap();
     for n in 0..125 {
         writeln!(writing, "# {n}").unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(known(&auth, ADA).await, "ada operate", "line {n}");
     }
     writeln!(writing, "{bob}").unwrap();

@@ -29,6 +29,8 @@ use crus_sim::store::MemoryStore;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::replicas::{PATIENCE, eventually};
+
 /// How every call to a peer ends.
 #[derive(Clone, Copy)]
 enum Ends {
@@ -300,21 +302,11 @@ impl Service {
     }
 
     async fn gone(&self, id: UpgradeId) {
-        eventually("the session is gone", || async {
+        eventually("the session is gone", async || {
             self.controller.get(id).await.unwrap().is_none() && self.store.load(id).await.unwrap().is_none()
         })
         .await;
     }
-}
-
-/// Waits, for a minute at most, until something is so.
-async fn eventually<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
-    let patience = tokio::time::timeout(Duration::from_secs(60), async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    patience.await.unwrap_or_else(|_| panic!("never came true: {what}"));
 }
 
 #[tokio::test]
@@ -346,7 +338,7 @@ async fn no_more_sessions_than_allowed() {
 async fn p7_no_answer_waits_for_a_peer_that_hangs() {
     let service = service(Ends::Hangs, &[]).await;
     let id = service.create().await;
-    eventually("a call hangs", || async { service.peers.calls() > 0 }).await;
+    eventually("a call hangs", async || service.peers.calls() > 0).await;
 
     assert_eq!(service.controller.get(id).await.unwrap().unwrap().state, SessionState::Updating);
     assert_eq!(service.controller.progress(id).await.unwrap().unwrap().state, SessionState::Updating);
@@ -365,7 +357,7 @@ async fn p7_no_answer_waits_for_a_peer_that_hangs() {
 async fn p7_a_session_that_waits_is_woken_by_its_deletion_and_disappears() {
     let service = service(Ends::Unreachable, &[]).await;
     let id = service.create().await;
-    eventually("a call failed", || async { service.peers.calls() > 0 }).await;
+    eventually("a call failed", async || service.peers.calls() > 0).await;
     service.controller.delete(id, None).await.unwrap().unwrap();
     service.gone(id).await;
     assert!(service.controller.delete(id, None).await.unwrap().is_none());
@@ -400,7 +392,7 @@ async fn p7_orders_and_sessions_are_taken_up_after_a_restart() {
     let service = Service { controller, peers, store, _directory: directory };
     service.gone(ordered.head.id).await;
     service.gone(done.head.id).await;
-    eventually("the running one asks its peers", || async { service.peers.calls() > 0 }).await;
+    eventually("the running one asks its peers", async || service.peers.calls() > 0).await;
     assert!(service.controller.get(running.head.id).await.unwrap().is_some());
 }
 
@@ -408,7 +400,7 @@ async fn p7_orders_and_sessions_are_taken_up_after_a_restart() {
 async fn p9_a_task_that_panics_begins_again() {
     let service = service(Ends::Panics, &[]).await;
     let id = service.create().await;
-    eventually("it panicked, and began again", || async { service.peers.calls() > 2 }).await;
+    eventually("it panicked, and began again", async || service.peers.calls() > 2).await;
     *service.peers.ends.lock().unwrap() = Ends::Unreachable;
     service.controller.delete(id, None).await.unwrap().unwrap();
     service.gone(id).await;
@@ -418,7 +410,7 @@ async fn p9_a_task_that_panics_begins_again() {
 async fn p9_a_store_that_fails_is_tried_again() {
     let service = service(Ends::Unreachable, &[]).await;
     let id = service.create().await;
-    eventually("a call failed", || async { service.peers.calls() > 0 }).await;
+    eventually("a call failed", async || service.peers.calls() > 0).await;
 
     service.store.fails.store(true, Ordering::SeqCst);
     let refused = ServiceError::Store(StoreError::Failed("the disk is full".into()));
@@ -440,7 +432,7 @@ async fn a_caller_who_goes_away_leaves_no_session_that_nobody_runs() {
     let gave_up = tokio::time::timeout(Duration::from_millis(20), call).await;
     assert!(gave_up.is_err(), "the caller went away while the store was busy");
     drop(held);
-    eventually("the session runs", || async {
+    eventually("the session runs", async || {
         service.controller.list().await.unwrap().len() == 1 && service.peers.calls() > 0
     })
     .await;
@@ -450,10 +442,10 @@ async fn a_caller_who_goes_away_leaves_no_session_that_nobody_runs() {
 async fn a_shutdown_waits_for_the_call_under_way_and_no_longer_than_allowed() {
     let service = service(Ends::Hangs, &[]).await;
     service.create().await;
-    eventually("a call hangs", || async { service.peers.calls() > 0 }).await;
+    eventually("a call hangs", async || service.peers.calls() > 0).await;
     assert!(!service.controller.shutdown(Duration::from_millis(20)).await, "the call hangs still");
     service.peers.gate.add_permits(1);
-    assert!(service.controller.shutdown(Duration::from_secs(60)).await);
+    assert!(service.controller.shutdown(PATIENCE).await);
     assert_eq!(service.peers.calls(), 1, "no other call was begun");
 }
 
@@ -507,7 +499,7 @@ impl Replicas {
     /// A session that the first replica runs.
     async fn create(&self) -> UpgradeId {
         let id = self.controllers[0].create(spec(), None).await.unwrap().upgrade_id;
-        eventually("the first replica runs it", || async { self.peers[0].calls() > 0 }).await;
+        eventually("the first replica runs it", async || self.peers[0].calls() > 0).await;
         id
     }
 }
@@ -520,7 +512,7 @@ fn keep_all() -> Retention {
 async fn every_replica_answers_for_a_session_and_one_runs_it() {
     let replicas = Replicas::start(keep_all()).await;
     let id = replicas.create().await;
-    eventually("both tell the same", || async {
+    eventually("both tell the same", async || {
         let [one, two] = [&replicas.controllers[0], &replicas.controllers[1]];
         let (one, two) = (one.get(id).await.unwrap().unwrap(), two.get(id).await.unwrap());
         two.is_some_and(|two| !two.messages.is_empty() && *two == *one)
@@ -533,7 +525,7 @@ async fn every_replica_answers_for_a_session_and_one_runs_it() {
 async fn told_until(follow: &mut dyn Follow, last: impl Fn(&News) -> bool) -> Vec<Entry> {
     let mut entries = Vec::new();
     loop {
-        let news = follow.next(Duration::from_secs(60)).await.unwrap();
+        let news = follow.next(PATIENCE).await.unwrap();
         assert_ne!(news, News::Nothing, "{entries:?}");
         if let News::Entries(more) = &news {
             entries.extend(more.iter().cloned());
@@ -553,7 +545,7 @@ async fn every_replica_shows_how_a_session_goes_and_tells_who_follows_it() {
     let replicas = Replicas::start(keep_all()).await;
     let id = replicas.create().await;
     let [runner, other] = &replicas.controllers;
-    eventually("both show the same", || async {
+    eventually("both show the same", async || {
         let waits = async |controller: &Controller| {
             controller.progress(id).await.unwrap().and_then(|progress| progress.waits_for)
         };
@@ -592,7 +584,7 @@ async fn who_follows_a_session_is_told_when_the_service_ends_and_holds_nothing_u
     let id = service.controller.create(spec(), None).await.unwrap().upgrade_id;
     let mut follow = service.controller.follow(id, u64::MAX).await.unwrap().unwrap();
     let controller = service.controller.clone();
-    let ends = tokio::spawn(async move { controller.shutdown(Duration::from_secs(60)).await });
+    let ends = tokio::spawn(async move { controller.shutdown(PATIENCE).await });
     told_until(follow.as_mut(), |news| *news == News::Stopping).await;
     assert!(ends.await.unwrap(), "with one who follows still there");
     assert_eq!(follow.next(Duration::ZERO).await, Ok(News::Stopping));
@@ -609,7 +601,7 @@ async fn p7_a_session_can_be_read_and_deleted_on_any_replica_as_soon_as_it_is_cr
         assert_eq!(deleting.state, SessionState::Deleting);
     }
     for controller in &replicas.controllers {
-        eventually("all gone", || async { controller.list().await.unwrap().is_empty() }).await;
+        eventually("all gone", async || controller.list().await.unwrap().is_empty()).await;
     }
     let unknown = UpgradeId(Uuid::new_v4());
     assert!(replicas.controllers[1].delete(unknown, None).await.unwrap().is_none());
@@ -622,7 +614,7 @@ async fn p7_a_deletion_given_to_another_replica_reaches_the_owner() {
     let deleting = replicas.controllers[1].delete(id, None).await.unwrap().unwrap();
     assert_eq!(deleting.state, SessionState::Deleting);
     for controller in &replicas.controllers {
-        eventually("gone", || async { controller.get(id).await.unwrap().is_none() }).await;
+        eventually("gone", async || controller.get(id).await.unwrap().is_none()).await;
     }
     assert_eq!(replicas.peers[1].calls(), 0);
     assert_eq!(replicas.stores[0].load(id).await, Ok(None));
@@ -633,11 +625,11 @@ async fn p3_a_session_whose_owner_lost_its_lease_is_run_by_another_and_left_by_t
     let replicas = Replicas::start(keep_all()).await;
     let id = replicas.create().await;
     replicas.stores[0].cut_off();
-    eventually("the second runs it", || async { replicas.peers[1].calls() > 0 }).await;
+    eventually("the second runs it", async || replicas.peers[1].calls() > 0).await;
     assert!(replicas.stores[1].owns(id));
     let calls = replicas.peers[0].calls();
     let later = replicas.peers[1].calls() + 20;
-    eventually("the second goes on", || async { replicas.peers[1].calls() > later }).await;
+    eventually("the second goes on", async || replicas.peers[1].calls() > later).await;
     assert_eq!(replicas.peers[0].calls(), calls, "the first one acts no more");
 }
 
@@ -645,8 +637,8 @@ async fn p3_a_session_whose_owner_lost_its_lease_is_run_by_another_and_left_by_t
 async fn a_replica_that_stops_hands_its_sessions_over_at_once() {
     let replicas = Replicas::start(keep_all()).await;
     let id = replicas.create().await;
-    assert!(replicas.controllers[0].shutdown(Duration::from_secs(60)).await);
-    eventually("the second runs it", || async { replicas.peers[1].calls() > 0 }).await;
+    assert!(replicas.controllers[0].shutdown(PATIENCE).await);
+    eventually("the second runs it", async || replicas.peers[1].calls() > 0).await;
     assert!(replicas.stores[1].owns(id));
 }
 
@@ -692,13 +684,13 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
         ids
     };
     let by_age = ids(&[&third, &second, &last, &running]);
-    eventually("the old one went", || async { left(&controller).await == by_age }).await;
-    assert!(controller.shutdown(Duration::from_secs(60)).await);
+    eventually("the old one went", async || left(&controller).await == by_age).await;
+    assert!(controller.shutdown(PATIENCE).await);
 
     let retention = Retention { max_sessions: 100, count: 1, max_age_ms: None };
     let controller = Controller::start(outside, limits(), retention).await.unwrap();
     let by_number = ids(&[&last, &running]);
-    eventually("all but the latest went", || async { left(&controller).await == by_number }).await;
+    eventually("all but the latest went", async || left(&controller).await == by_number).await;
     assert_eq!(store.load(second.head.id).await, Ok(None), "from the store as well");
     let kept = controller.get(last.head.id).await.unwrap().unwrap();
     assert_eq!(
@@ -712,10 +704,7 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
 async fn a_plan_ends_in_its_time_whoever_hangs() {
     let service = service(Ends::Hangs, &[]).await;
     service.controller.limit_plans(Duration::from_millis(400));
-    let plan = tokio::time::timeout(Duration::from_secs(60), service.controller.plan(spec()))
-        .await
-        .unwrap()
-        .unwrap();
+    let plan = tokio::time::timeout(PATIENCE, service.controller.plan(spec())).await.unwrap().unwrap();
     let unmet: Vec<&str> =
         plan.conditions.iter().filter(|condition| !condition.met).map(|condition| condition.name).collect();
     assert_eq!(unmet, ["template", "starting_group"]);
@@ -727,14 +716,14 @@ async fn a_plan_ends_in_its_time_whoever_hangs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_few_plans_are_made_at_a_time() {
     let service = service(Ends::Hangs, &[]).await;
-    service.controller.limit_plans(Duration::from_secs(60));
+    service.controller.limit_plans(PATIENCE);
     let plans: Vec<_> = (0..2)
         .map(|_| {
             let controller = service.controller.clone();
             tokio::spawn(async move { controller.plan(spec()).await })
         })
         .collect();
-    eventually("both ask", || async { service.peers.calls() == 2 }).await;
+    eventually("both ask", async || service.peers.calls() == 2).await;
     assert_eq!(service.controller.plan(spec()).await, Err(ServiceError::Busy { limit: 2 }));
     *service.peers.ends.lock().unwrap() = Ends::Unreachable;
     service.peers.gate.add_permits(2);
@@ -764,18 +753,8 @@ async fn a_session_that_goes_first_is_in_the_way_of_a_plan() {
 async fn a_controller_one_of_whose_tasks_has_died_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let store = Moody::open(&directory.path().join("crus.redb"));
-    let mut done = stored(Phase::Done, 1);
-    done.head.ended = Some(Time(2));
-    store.create(&done).await.unwrap();
     let peers = Peers::new(Ends::Unreachable);
-    let alive = controller(&peers, &store, 10).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(alive.deaf(), None);
-    assert!(alive.shutdown(Duration::from_secs(60)).await);
-    assert_eq!(alive.deaf(), None, "it was told to stop");
-
-    store.panics.store(true, Ordering::SeqCst);
-    let outside = Outside {
+    let outside = || Outside {
         hsm: peers.clone(),
         bos: peers.clone(),
         wlm: peers.clone(),
@@ -783,9 +762,22 @@ async fn a_controller_one_of_whose_tasks_has_died_says_so() {
         clock: Arc::new(SteadyClock::new()),
         checks: Arc::new(()),
     };
+    // What is done is removed at once.
     let retention = Retention { max_sessions: 10, count: 0, max_age_ms: None };
-    let dying = Controller::start(outside, limits(), retention).await.unwrap();
-    eventually("it says so", || async {
+    let mut done = stored(Phase::Done, 1);
+    done.head.ended = Some(Time(2));
+    store.create(&done).await.unwrap();
+    let alive = Controller::start(outside(), limits(), retention.clone()).await.unwrap();
+    eventually("it is at work", async || store.load(done.head.id).await == Ok(None)).await;
+    assert_eq!(alive.deaf(), None);
+    assert!(alive.shutdown(PATIENCE).await);
+    assert_eq!(alive.deaf(), None, "it was told to stop");
+
+    store.panics.store(true, Ordering::SeqCst);
+    done.head.id = UpgradeId(Uuid::new_v4());
+    store.create(&done).await.unwrap();
+    let dying = Controller::start(outside(), limits(), retention).await.unwrap();
+    eventually("it says so", async || {
         dying.deaf().as_deref() == Some("what takes up sessions that nobody runs has ended")
     })
     .await;

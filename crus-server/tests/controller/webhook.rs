@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use axum::body::Bytes;
@@ -23,7 +22,7 @@ use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use crate::replicas::{Replica, Site, config, eventually};
+use crate::replicas::{PATIENCE, Replica, Site, config, eventually};
 
 const SECRET: &str = "a secret that nobody may see";
 
@@ -278,7 +277,7 @@ async fn p9_a_receiver_that_is_away_slows_neither_the_upgrade_nor_a_shutdown() {
     eventually("done though the first request hangs", async || is_done(&site, id).await).await;
     assert_eq!((receiver.attempts(), receiver.taken().len()), (1, 0), "the others wait for it");
     assert!(replica.store.owns(id), "what is not delivered is not left");
-    assert!(replica.controller.shutdown(Duration::from_secs(60)).await, "the request that hangs is given up");
+    assert!(replica.controller.shutdown(PATIENCE).await, "long before the request ends by itself");
 
     // What was missed comes after a restart, though the session is done.
     receiver.is(Mood::Takes);

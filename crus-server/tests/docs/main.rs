@@ -68,6 +68,23 @@ fn every_link_leads_to_a_page_and_every_anchor_to_a_heading() {
     }
 }
 
+/// Who is woken by an alert is sent to a chapter that is there.
+#[test]
+fn every_alert_names_chapters_of_the_guide() {
+    let titles: BTreeSet<String> = contents().into_iter().map(|(_, page)| page.title).collect();
+    let rules = include_str!("../../packaging/prometheus/crus.rules.yaml");
+    let rules = rules.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut named = BTreeSet::new();
+    for alert in rules.split("- alert: ").skip(1) {
+        let (_, guide) = alert.split_once("See the guide, ").unwrap_or_else(|| panic!("{alert} names none"));
+        // `"One".`, or `"One", and "another".`
+        let guide = guide.split_once("\".").unwrap().0;
+        named.extend(guide.split('"').filter(|name| !["", ", and "].contains(name)).map(str::to_owned));
+    }
+    assert!(named.len() > 4, "{named:?}");
+    assert!(named.is_subset(&titles), "{named:?} are not all among {titles:?}");
+}
+
 /// Where a page is.
 fn address(name: &str) -> String {
     if name == INDEX { "/docs".to_owned() } else { format!("/docs/{name}") }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+
 use crate::source::{literals, shape, source, sources};
 use crate::{chapter, codes};
 
@@ -16,6 +18,52 @@ fn all_are_told(texts: &BTreeSet<String>) {
         missing.is_empty(),
         "crus-server/docs/messages.md says nothing of these, or words them in another way:\n{}",
         missing.iter().map(|text| format!("`{text}`\n")).collect::<String>()
+    );
+}
+
+/// What is said in words that others chose, or that are put together of several texts of the code.
+const FROM_ELSEWHERE: &[&str] = &[
+    // Slurm's own.
+    "Not responding",
+    "Node unexpectedly rebooted",
+    // The original's.
+    "upgrade-session-deleted-before-completion",
+];
+
+/// What stands in the first column of the tables of the guide's chapter on messages, behind the one that tells where to look.
+fn entries() -> Vec<String> {
+    let (_, tables) = chapter("messages").split_once("\n## ").unwrap();
+    let (mut entries, mut column) = (Vec::new(), 0);
+    for event in Parser::new_ext(tables, Options::ENABLE_TABLES) {
+        match event {
+            // Of the head nothing is taken.
+            Event::Start(Tag::TableHead) => column = 1,
+            Event::Start(Tag::TableRow) => column = 0,
+            Event::End(TagEnd::TableCell) => column += 1,
+            Event::Code(code) if column == 0 => entries.push(code.to_string()),
+            _ => {}
+        }
+    }
+    entries
+}
+
+#[test]
+fn every_entry_of_the_guide_is_a_text_of_the_service() {
+    let folders = ["crus-core/src", "crus-clients/src", "crus-api/src", "crus-server/src"];
+    let mut texts = BTreeSet::new();
+    for (_, code) in sources(&folders) {
+        texts.extend(literals(&code).iter().map(|literal| shape(&literal.text)));
+    }
+    let entries = entries();
+    assert!(entries.len() > 150, "{entries:?}");
+    let dead: Vec<&String> = entries
+        .iter()
+        .filter(|entry| !texts.contains(*entry) && !FROM_ELSEWHERE.contains(&entry.as_str()))
+        .collect();
+    assert!(
+        dead.is_empty(),
+        "crus-server/docs/messages.md explains what nothing says:\n{}",
+        dead.iter().map(|text| format!("`{text}`\n")).collect::<String>()
     );
 }
 

@@ -83,6 +83,17 @@ fn every_path_of_ours_is_there() {
     }
 }
 
+/// What an option means, its help tells; what it is for, and with which others it is used, the guide.
+#[test]
+fn the_guide_tells_of_every_option() {
+    let pages: String = CHAPTERS.iter().map(|(_, text)| *text).collect();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let told: BTreeSet<&str> = pages.split(|c: char| !is_part(c)).collect();
+    let missing: Vec<&str> =
+        settings::all().map(|setting| setting.key).filter(|key| !told.contains(key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Whatever is written `like_this`, or `CRUS_LIKE_THIS`, is an option, a property of the API, or stands so in the code.
 #[test]
 fn every_name_is_known_to_the_code() {

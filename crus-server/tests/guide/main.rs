@@ -11,8 +11,8 @@
 //! - `<!-- hidden`, commands, `-->` are run as well, print nothing on the page, and must succeed.
 //!
 //! What may differ between the page and what is printed, [`compare`] says. `CRUS_GUIDE_BLESS=1 cargo test -p crus-server
-//! --test guide` writes what was printed into the pages where it differs: look at the difference before it is
-//! committed, and put a `…` for what need not be told.
+//! --test guide` writes what was printed into the pages that differ, all of it, so that a page is of one run: look at the
+//! difference before it is committed, and put a `…` for what need not be told.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod compare;
@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use compare::Rules;
+use compare::{Ids, Rules};
 use page::{Page, Part};
 use site::Site;
 
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 fn run(path: &Path, bless: bool) -> Result<(), String> {
     let text = std::fs::read_to_string(path).unwrap();
     let page = Page::read(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    let rules = Rules::new();
+    let (rules, mut ids) = (Rules::new(), Ids::default());
     let mut site: Option<Site> = None;
     let mut wrong = Vec::new();
     let mut blessed: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -100,10 +100,11 @@ fn run(path: &Path, bless: bool) -> Result<(), String> {
                 let (printed, _) = site.shell.run(command)?;
                 let printed: Vec<String> = printed.lines().map(|line| site.tidy(line)).collect();
                 let told = &text.lines().collect::<Vec<_>>()[output.clone()];
-                if let Err(difference) = rules.compare(told, &printed) {
+                let (same, now) = rules.compare(told, &printed, &mut ids);
+                if let Err(difference) = same {
                     wrong.push(format!("{}:{line}: $ {command}\n{difference}", path.display()));
-                    replaced.push((output.clone(), printed));
                 }
+                replaced.push((output.clone(), now));
             }
         }
     }

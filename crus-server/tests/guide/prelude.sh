@@ -81,3 +81,18 @@ sim() {
 speed() {
     sim POST /time "{\"speed\":$1}"
 }
+
+# start_etcd FOLDER: another etcd of one member on this data; ETCD is where it is from then on.
+start_etcd() {
+    local tries port
+    for ((tries = 0; tries < 10; tries++)); do
+        # Somebody may have one of the two: then it ends at once.
+        port=$((20000 + RANDOM % 10000))
+        etcd --data-dir "$1" --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
+            --listen-peer-urls "http://127.0.0.1:$((port + 10000))" >etcd.log 2>&1 &
+        export ETCD=http://127.0.0.1:$port
+        if until_true eval "! kill -0 $! || etcdctl --endpoints $ETCD endpoint health" && kill -0 $! 2>/dev/null; then return; fi
+    done
+    cat etcd.log
+    return 1
+}

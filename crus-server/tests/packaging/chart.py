@@ -34,12 +34,13 @@ def rendered(chart, values):
         files = chart.render(values, name="cray-crus", namespace="services")
     except helm_python.HelmError as error:
         return {"error": str(error)}
-    manifests = []
+    manifests, notes = [], ""
     for path, text in sorted(files.items()):
-        if path.endswith(".txt"):
-            continue
-        manifests += [manifest for manifest in yaml.safe_load_all(text) if manifest]
-    return {"manifests": [{"manifest": it, "invalid": invalid(it)} for it in manifests]}
+        if path.endswith("NOTES.txt"):
+            notes = text
+        else:
+            manifests += [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    return {"manifests": [{"manifest": it, "invalid": invalid(it)} for it in manifests], "notes": notes}
 
 
 def main():
@@ -47,6 +48,9 @@ def main():
     chart = helm_python.Chart.load(path)
     answers = []
     for values in json.load(sys.stdin):
+        # A text is that of a file of values.
+        if isinstance(values, str):
+            values = yaml.safe_load(values)
         lint = helm_python.lint(path, values, strict=True)
         answers.append({"lint": lint["messages"], **rendered(chart, values)})
     json.dump({"helm": helm_python.helm_sdk_version(), "answers": answers}, sys.stdout)

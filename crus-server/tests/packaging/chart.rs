@@ -13,6 +13,7 @@ use crate::support::crus;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/helm/cray-crus");
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/packaging/chart.py");
+const GUIDE: &str = include_str!("../../docs/installing.md");
 const API: &str = include_str!("../../../crus-api/src/openapi.json");
 
 /// From here on Helm means it: 1 is an advice.
@@ -26,8 +27,7 @@ const OF_SLURM: [&str; 2] = ["SLURM_CONF", "LD_LIBRARY_PATH"];
 
 /// What Helm makes of each of these values. `None` where real peers are not wanted.
 fn helm(values: &[Value]) -> Option<Vec<Value>> {
-    if std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1") {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs Helm");
+    if crus_sim::left_out("Helm") {
         return None;
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
@@ -76,9 +76,18 @@ fn sites() -> Vec<Value> {
             "slurm": {"programs": {"hostPath": "/opt/slurm"}},
             "tls": {"secret": "crus-tls"},
             "tolerations": [{"key": "k", "operator": "Exists"}],
+            "traces": {"endpoint": "https://collector.monitoring:14318/otlp", "headersSecret": "crus-traces"},
             "webhook": {"secret": "crus-webhook"},
         }),
+        of_the_guide().into(),
     ]
+}
+
+/// The values that the guide shows.
+fn of_the_guide() -> &'static str {
+    let (_, kubernetes) = GUIDE.split_once("\n## On Kubernetes\n").unwrap();
+    let (_, values) = kubernetes.split_once("\n```yaml\n").unwrap();
+    values.split_once("\n```\n").unwrap().0
 }
 
 /// What came of a site's values, of one kind.
@@ -139,6 +148,10 @@ fn mistakes_in_values_are_told() {
         (json!({"replicaCount": 0}), "/replicaCount"),
         (json!({"peers": {"via": "magic"}}), "/peers/via"),
         (json!({"etcd": {"endpoints": ["etcd:2379"]}}), "/etcd/endpoints/0"),
+        (json!({"etcd": {"endpoints": ["https://etcd-0"]}}), "/etcd/endpoints/0"),
+        (json!({"etcd": {"endpoints": ["http://10.92.100.71/"]}}), "/etcd/endpoints/0"),
+        (json!({"traces": {"endpoint": "http://collector"}}), "/traces/endpoint"),
+        (json!({"traces": {"headersSecret": "crus-traces"}}), "traces.headersSecret needs traces.endpoint"),
         (json!({"podSecurityContext": {"runAsUser": 0}}), "/podSecurityContext/runAsUser"),
         (json!({"etcd": {"endpoints": []}}), "set etcd.endpoints for more"),
         (json!({"auth": {"audience": ""}}), "auth.jwks needs auth.issuer and auth.audience"),
@@ -193,6 +206,31 @@ fn the_pods_have_no_privilege_and_write_nowhere_but_to_their_volumes() {
     }
 }
 
+/// Who installs it is told at once, and not by pods that never become ready.
+#[test]
+fn what_the_chart_does_not_bring_is_told_to_who_installs_it() {
+    let Some(answers) = helm(&sites()) else { return };
+    for answer in &answers {
+        let notes = text(&answer["notes"]);
+        let volumes = list(&pod(answer)["volumes"]).iter();
+        let mut needed: BTreeSet<&str> = volumes
+            .flat_map(|it| [&it["secret"]["secretName"], &it["configMap"]["name"]])
+            .filter_map(Value::as_str)
+            .collect();
+        let variables = list(&container(answer)["env"]).iter();
+        needed.extend(variables.filter_map(|it| it["valueFrom"]["secretKeyRef"]["name"].as_str()));
+        for map in of_kind(answer, "ConfigMap") {
+            needed.remove(text(&map["metadata"]["name"]));
+        }
+        assert!(needed.contains("slurm-map"), "{needed:?}");
+        for name in needed {
+            assert!(notes.contains(&format!(" {name}: ")), "{name}: {notes}");
+        }
+        let is_in_etcd = of_kind(answer, "PersistentVolumeClaim").is_empty();
+        assert_eq!(notes.contains("etcd, 3.4 or newer, at http"), is_in_etcd, "{notes}");
+    }
+}
+
 #[test]
 fn probes_ports_and_selectors_meet_the_service() {
     let api: Value = serde_json::from_str(API).unwrap();
@@ -239,7 +277,7 @@ fn probes_ports_and_selectors_meet_the_service() {
     let ports =
         |rule: &Value| list(&rule["ports"]).iter().filter_map(|it| it["port"].as_u64()).collect::<Vec<_>>();
     let allowed: Vec<u64> = egress(4).iter().flat_map(ports).collect();
-    assert!([2379, 12379, 443].iter().all(|port| allowed.contains(port)), "{allowed:?}");
+    assert!([2379, 12379, 443, 14318].iter().all(|port| allowed.contains(port)), "{allowed:?}");
     // A policy sees the ports of the pods of HSM and BOS, which are not those of their services.
     let beside = json!([{"podSelector": {}}]);
     let reaches_any_port = |rule: &&Value| rule["to"] == beside && rule["ports"].is_null();

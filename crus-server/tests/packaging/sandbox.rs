@@ -137,8 +137,7 @@ fn allowed() -> BTreeSet<String> {
 /// As `SystemCallFilter=` and `RestrictAddressFamilies=` of the unit have it, seen by what is called, not by what is denied.
 #[tokio::test]
 async fn an_upgrade_makes_no_system_call_that_the_unit_forbids() {
-    if std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1") {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs strace and systemd-analyze");
+    if crus_sim::left_out("strace and systemd-analyze") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -183,10 +182,7 @@ async fn an_upgrade_makes_no_system_call_that_the_unit_forbids() {
 
 #[tokio::test]
 async fn an_upgrade_runs_as_an_unprivileged_user_with_a_read_only_root() {
-    if std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1") {
-        eprintln!(
-            "left out, as CRUS_NO_PEERS=1 asks: this test needs to be root, and unshare and setpriv of util-linux"
-        );
+    if crus_sim::left_out("to be root, and unshare and setpriv of util-linux") {
         return;
     }
     assert_eq!(

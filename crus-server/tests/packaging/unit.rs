@@ -39,8 +39,7 @@ fn with_all_offers() -> String {
 
 /// What systemd says to a unit, in a folder of its own. `None` where real peers are not wanted.
 fn systemd_analyze(unit: &str, arguments: &[&str]) -> Option<Output> {
-    if std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1") {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs systemd-analyze");
+    if crus_sim::left_out("systemd-analyze") {
         return None;
     }
     let folder = tempfile::tempdir().unwrap();

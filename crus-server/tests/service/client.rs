@@ -135,22 +135,17 @@ async fn a_session_is_paused_resumed_and_deleted() {
     assert_eq!(answer(url, &["session", "list"]).await, json!([]));
 }
 
-/// The service on this port.
-fn on(port: &Port, other: &Command) -> Command {
-    let address = port.address.to_string();
-    let mut command = crus();
-    let arguments = other.get_args().map(|argument| argument.to_str().unwrap());
-    command.args(arguments.map(|argument| if argument == "127.0.0.1:0" { &address } else { argument }));
-    command.env("CRUS_LOG", "error").env("CRUS_AUTH", "off");
-    command
-}
-
 /// Killed and started again, several times: the watcher sees each event once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_survives_kills_of_the_service_and_misses_and_repeats_nothing() {
     let cluster = Simulated::start(simulated::nodes(24), 4, SPEED).await;
     let port = Port::new();
-    let mut service = Service::start(on(&port, &cluster.serve()));
+    let start = || {
+        let mut command = cluster.serve();
+        command.env("CRUS_LISTEN", port.address.to_string());
+        Service::start(command)
+    };
+    let mut service = start();
     let url = service.url.clone();
     let created = answer(&url, &create(&["--upgrade-step-size", "3"])).await;
     let id = created["upgrade_id"].as_str().unwrap().to_owned();
@@ -166,7 +161,7 @@ async fn a_watch_survives_kills_of_the_service_and_misses_and_repeats_nothing() 
         service.kill();
         let lost = tokio::task::block_in_place(|| notes.next().unwrap().unwrap());
         assert!(lost.ends_with("trying again until the service is back"), "{lost}");
-        service = Service::start(on(&port, &cluster.serve()));
+        service = start();
         let back = tokio::task::block_in_place(|| notes.next().unwrap().unwrap());
         assert_eq!(back, format!("crus: connected to {url} again"));
     }

@@ -72,7 +72,7 @@ async fn each_peer_and_the_issuer_has_its_ca_and_certificate_and_both_share_a_fe
         command.args([option, &value]);
     }
     let service = Service::start(command);
-    assert_eq!(service.post(&spec(8)).await.0, 201);
+    service.create(&spec(8)).await;
     until("HSM and BOS asked", async || hsm.count() > 1 && bos.count() > 0).await;
     for request in hsm.requests().iter().chain(&bos.requests()) {
         assert_eq!(bearer(request), "t1", "{request}");
@@ -100,7 +100,7 @@ async fn a_peers_own_token_goes_before_that_of_both() {
     command.args(["--ca-file", &path("ca.pem", &platform.pem), "--token-file", &path("token", "both\n")]);
     command.args(["--bos-token-file", &path("bos-token", "bos\n")]);
     let service = Service::start(command);
-    service.post(&spec(8)).await;
+    service.create(&spec(8)).await;
     until("HSM and BOS asked", async || hsm.count() > 0 && bos.count() > 0).await;
     assert_eq!((bearer(&hsm.requests()[0]), bearer(&bos.requests()[0])), ("both", "bos"));
 

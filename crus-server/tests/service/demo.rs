@@ -2,15 +2,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::{crus, path_of, spec};
+
 /// Long enough for a machine that does other things as well; only a failure takes that long.
 const PATIENCE: Duration = Duration::from_secs(240);
-
-const CRUS: &str = env!("CARGO_BIN_EXE_crus");
 
 /// `crus serve --demo`, killed with the test.
 struct Service {
@@ -22,7 +22,7 @@ struct Service {
 
 impl Service {
     fn start(store: &Path) -> Self {
-        let mut process = Command::new(CRUS)
+        let mut process = crus()
             .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--store"])
             .arg(store)
             .stdout(Stdio::piped())
@@ -72,7 +72,7 @@ async fn until(session: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Val
 
 #[test]
 fn the_demo_ends_well_and_shows_what_happened_to_which_node() {
-    let output = Command::new(CRUS).arg("demo").output().unwrap();
+    let output = crus().arg("demo").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let (course, end) = text.split_once("GET /session/").unwrap();
@@ -93,7 +93,7 @@ fn the_demo_ends_well_and_shows_what_happened_to_which_node() {
 fn p3_a_demo_that_is_killed_goes_on_with_the_same_store() {
     let folder = tempfile::tempdir().unwrap();
     let demo = || {
-        let mut command = Command::new(CRUS);
+        let mut command = crus();
         command.args(["demo", "--store"]).arg(folder.path().join("crus.redb"));
         command
     };
@@ -114,22 +114,17 @@ async fn p3_p4_killed_in_the_middle_the_demo_goes_on_and_ends_right() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("crus.redb");
     let mut service = Service::start(&store);
-    let body = json!({
-        "failed_label": "failed-nodes", "starting_label": "slurm-nodes", "upgrade_step_size": 8,
-        "upgrade_template_id": "new-image", "upgrading_label": "upgrading-nodes",
-        "workload_manager_type": "slurm"
-    });
     let client = reqwest::Client::new();
     let created: Value = client
         .post(format!("{}/session", service.url))
-        .json(&body)
+        .json(&spec(8))
         .send()
         .await
         .unwrap()
         .json()
         .await
         .unwrap();
-    let id = created["upgrade_id"].as_str().unwrap();
+    let path = path_of(&created);
 
     // Killed while a step drains, while one boots, and right after that.
     for text in ["Quiesce requested in step 1", "Began the boot session for step 2", "advancing to step 4"] {
@@ -137,12 +132,12 @@ async fn p3_p4_killed_in_the_middle_the_demo_goes_on_and_ends_right() {
             let messages = status["messages"].as_array().unwrap();
             messages.iter().any(|message| message.as_str().unwrap().contains(text))
         };
-        until(&format!("{}/session/{id}", service.url), text, said).await;
+        until(&format!("{}{path}", service.url), text, said).await;
         service.kill_9();
         service = Service::start(&store);
     }
     let done = |status: &Value| status["completed"] == true;
-    let status = until(&format!("{}/session/{id}", service.url), "end", done).await;
+    let status = until(&format!("{}{path}", service.url), "end", done).await;
     assert_eq!(status["state"], "READY");
     assert_eq!(status["messages"].as_array().unwrap().last().unwrap(), "Upgrade Session Completed");
 

@@ -1,27 +1,18 @@
 //! A finished session keeps what came of it, whatever becomes of the service, and goes without a trace.
 
-use crus_core::UpgradeId;
-use crus_core::promises::Audit;
 use crus_sim::ClusterConfig;
-use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span};
+use crus_sim::config::GroupSpec;
 use serde_json::json;
 
 use crate::simulated::{self, Simulated};
-use crate::support::{Service, path_of, spec, until};
+use crate::support::{Service, id_of, spec, until};
 
 const SEED: u64 = 3;
 const SPEED: f64 = 250.0;
 
 /// Eight nodes for one upgrade, of which one will not boot, and four for another one.
 fn cluster() -> ClusterConfig {
-    let bos = BosConfig {
-        boot: Span::new(120_000, 180_000),
-        attempts: 1,
-        attempt_ms: 300_000,
-        ..BosConfig::default()
-    };
-    let mut config = ClusterConfig { bos, ..simulated::nodes(12) };
-    config.nodes[1].boot = BootBehaviour::Fails;
+    let mut config = simulated::nodes_one_broken(12);
     let mut all: Vec<_> = config.nodes.iter().map(|node| node.xname).collect();
     let others = all.split_off(8);
     for (label, members) in [("slurm-nodes", all), ("other-nodes", others), ("failed-others", Vec::new())] {
@@ -35,18 +26,12 @@ async fn text(service: &Service, path: &str) -> String {
     reqwest::get(format!("{}{path}", service.url)).await.unwrap().text().await.unwrap()
 }
 
-async fn is_ready(service: &Service, path: &str) -> bool {
-    service.get(path).await.1["state"] == "READY"
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p4_a_finished_session_is_told_alike_after_every_restart_and_deleted_without_a_call() {
     let site = Simulated::start(cluster(), SEED, SPEED).await;
     let mut service = Service::start(site.serve());
-    let (code, created) = service.post(&spec(4)).await;
-    assert_eq!(code, 201, "{created}");
-    let path = path_of(&created);
-    until("the upgrade completed", async || is_ready(&service, &path).await).await;
+    let path = service.create(&spec(4)).await;
+    until("the upgrade completed", async || service.is_ready(&path).await).await;
 
     let paths = [path.clone(), format!("/apis/crus{path}"), "/session".to_owned()];
     let mut told = Vec::new();
@@ -83,16 +68,13 @@ async fn p4_a_finished_session_is_told_alike_after_every_restart_and_deleted_wit
 async fn p8_deleting_a_finished_session_leaves_the_groups_of_a_running_one_alone() {
     let site = Simulated::start(cluster(), SEED, SPEED).await;
     let mut service = Service::start(site.serve());
-    let (_, created) = service.post(&spec(4)).await;
-    let finished = path_of(&created);
-    until("the first upgrade completed", async || is_ready(&service, &finished).await).await;
+    let finished = service.create(&spec(4)).await;
+    until("the first upgrade completed", async || service.is_ready(&finished).await).await;
 
     let mut other = spec(4);
     other["starting_label"] = json!("other-nodes");
     other["failed_label"] = json!("failed-others");
-    let (code, created) = service.post(&other).await;
-    assert_eq!(code, 201, "{created}");
-    let running = path_of(&created);
+    let running = service.create(&other).await;
     until("nodes in the upgrading group", async || site.members("upgrading-nodes").len() == 4).await;
     // No boot ends meanwhile.
     site.live.set_speed(0.0);
@@ -103,15 +85,10 @@ async fn p8_deleting_a_finished_session_leaves_the_groups_of_a_running_one_alone
     assert_eq!(site.members("failed-nodes").len(), 1, "what failed stays listed");
     site.live.set_speed(SPEED);
 
-    until("the second upgrade completed", async || is_ready(&service, &running).await).await;
+    until("the second upgrade completed", async || service.is_ready(&running).await).await;
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
-    let id: UpgradeId = running.rsplit('/').next().unwrap().parse().unwrap();
-    let session = site.stored(id).await;
-    let own = site.live.with(|cluster| cluster.config().nodes.iter().map(|node| node.xname).collect());
-    let mut audit = Audit::new(&session, own);
-    let mut violations: Vec<_> = site.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-    violations.extend(audit.at_end(&session, &site.world()));
-    assert_eq!(violations, []);
+    let session = site.stored(id_of(&running)).await;
+    let audit = site.assert_kept(&session, "beside another session");
     assert!(session.nodes.iter().all(|node| audit.reboots(node.xname) == 1));
 }

@@ -8,7 +8,7 @@ use crus_core::promises::What;
 use serde_json::{Value, json};
 
 use crate::simulated::{self, Simulated};
-use crate::support::{Service, path_of, spec, until};
+use crate::support::{Service, spec, until};
 
 /// Puts a program before the simulated `scontrol` whose updates hang until they are let go. It notes each call
 /// that begins to hang by a line with its process id.
@@ -56,9 +56,7 @@ async fn f12_p7_requests_are_answered_while_a_call_to_slurm_hangs() {
     let site = Simulated::start(simulated::nodes(4), 12, 60.0).await;
     let turnstile = Turnstile::before_scontrol(&site);
     let service = Service::start(site.serve());
-    let (code, created) = service.post(&spec(2)).await;
-    assert_eq!(code, 201, "{created}");
-    let path = path_of(&created);
+    let path = service.create(&spec(2)).await;
     until("a hanging drain", async || !turnstile.hanging().is_empty()).await;
     let hanging = turnstile.hanging();
 
@@ -70,9 +68,8 @@ async fn f12_p7_requests_are_answered_while_a_call_to_slurm_hangs() {
     }
     let (code, all) = service.get("/session").await;
     assert_eq!((code, all.as_array().unwrap().len()), (200, 1));
-    let (code, second) = service.post(&spec(2)).await;
-    assert_eq!(code, 201, "{second}");
-    let (code, _) = service.delete(&path_of(&second)).await;
+    let second = service.create(&spec(2)).await;
+    let (code, _) = service.delete(&second).await;
     assert_eq!(code, 200);
     // All of this was answered while one and the same call was under way.
     assert_eq!(turnstile.hanging(), hanging);

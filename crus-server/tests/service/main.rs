@@ -1,6 +1,8 @@
 //! The real process: what it says, does and leaves, on simulated clusters and among peers of other kinds.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
+#[path = "../support/limits.rs"]
+mod limits;
 #[path = "../../../crus-clients/tests/credentials/pki.rs"]
 mod pki;
 #[path = "../support/port.rs"]

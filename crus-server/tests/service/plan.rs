@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::simulated::{self, Simulated};
-use crate::support::{Service, path_of, spec, until};
+use crate::support::{Service, spec, until};
 
 async fn plan(service: &Service, prefix: &str, spec: &Value) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("{}{prefix}/plan", service.url)).json(spec);
@@ -29,12 +29,10 @@ async fn what_is_planned_over_http_is_what_then_happens() {
     assert_eq!(planned["lost"][0]["count"], 1);
     assert_eq!(service.get("/session").await, (200, json!([])), "nothing is created");
 
-    let (code, created) = service.post(&spec).await;
-    assert_eq!(code, 201, "{created}");
+    let path = service.create(&spec).await;
     let (code, conflicting) = plan(&service, "/apis/crus", &spec).await;
     assert_eq!((code, unmet(&conflicting)), (200, vec!["conflicts".to_owned()]), "{conflicting}");
 
-    let path = path_of(&created);
     until("it is done", async || service.get(&path).await.1["completed"] == true).await;
     let (_, nodes) = service.get(&format!("{path}/nodes")).await;
     let mut steps = vec![Vec::new(); 3];

@@ -5,17 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::simulated::{self, Simulated};
-use crate::support::{Service, path_of, spec, until};
-
-/// Whether the operator wants tests without other people's programs (`CRUS_NO_PEERS=1`): then this says so, and the test
-/// returns.
-fn left_out() -> bool {
-    let left_out = std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1");
-    if left_out {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs promtool");
-    }
-    left_out
-}
+use crate::support::{Service, spec, until};
 
 /// Runs promtool in the folder of this package.
 #[track_caller]
@@ -36,7 +26,7 @@ fn promtool(args: &[&str], input: &str) {
 
 #[test]
 fn the_alerts_are_right_to_prometheus_and_go_off_when_they_should() {
-    if left_out() {
+    if crus_sim::left_out("promtool") {
         return;
     }
     promtool(&["check", "rules", "packaging/prometheus/crus.rules.yaml"], "");
@@ -46,15 +36,13 @@ fn the_alerts_are_right_to_prometheus_and_go_off_when_they_should() {
 /// Names, types, units and texts as the conventions of Prometheus have them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_scrape_of_a_service_that_works_is_without_fault_to_prometheus() {
-    if left_out() {
+    if crus_sim::left_out("promtool") {
         return;
     }
     let site = Simulated::start(simulated::nodes(4), 1, 250.0).await;
     let service = Service::start(site.serve());
-    let (code, created) = service.post(&spec(4)).await;
-    assert_eq!(code, 201, "{created}");
-    until("the upgrade completed", async || service.get(&path_of(&created)).await.1["state"] == "READY")
-        .await;
+    let path = service.create(&spec(4)).await;
+    until("the upgrade completed", async || service.is_ready(&path).await).await;
     let scrape = reqwest::get(format!("{}/metrics", service.url)).await.unwrap().text().await.unwrap();
     assert!(scrape.contains("\ncrus_nodes_done_total{outcome=\"upgraded\"} 4\n"), "{scrape}");
     promtool(&["check", "metrics"], &scrape);

@@ -7,10 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{self, Service, crus, path_of, spec, until};
-
-/// Where nobody listens.
-const NOWHERE: &str = "http://127.0.0.1:1";
+use crate::limits;
+use crate::support::{self, NOWHERE, PATIENCE, Service, crus, path_of, spec, until};
 
 fn serve(store: &Path) -> Command {
     support::serve(store, NOWHERE, NOWHERE, "0.05")
@@ -78,21 +76,8 @@ async fn the_story_of_a_session_can_be_filtered_out_of_the_log() {
     let directory = tempfile::tempdir().unwrap();
     for level in ["info", "warn"] {
         let log = directory.path().join(level);
-        let mut command = crus();
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--auth",
-            "off",
-            "--hsm-url",
-            NOWHERE,
-            "--bos-url",
-            NOWHERE,
-        ]);
-        command
-            .args(["--log", level, "--log-format", "json", "--store"])
-            .arg(directory.path().join("crus.redb"));
+        let mut command = serve(&directory.path().join("crus.redb"));
+        command.args(["--log", level, "--log-format", "json"]);
         command.stderr(fs::File::create(&log).unwrap());
         let mut service = Service::start(command);
         let (_, created) = service.post(&spec(8)).await;
@@ -116,17 +101,15 @@ async fn the_story_of_a_session_can_be_filtered_out_of_the_log() {
 #[tokio::test]
 async fn those_who_follow_sessions_leave_connections_for_others() {
     let directory = tempfile::tempdir().unwrap();
-    let inner = serve(&directory.path().join("crus.redb"));
-    let mut command = Command::new("prlimit");
-    command.arg("--nofile=128:128").arg(inner.get_program()).args(inner.get_args()).args(["--auth", "off"]);
-    let service = Service::start(command);
-    let path = path_of(&service.post(&spec(8)).await.1);
+    let few = limits::wrapped("prlimit", &["--nofile=128:128"], &serve(&directory.path().join("crus.redb")));
+    let service = Service::start(few);
+    let path = service.create(&spec(8)).await;
     let client = reqwest::Client::new();
     let mut streams = Vec::new();
     let refused = loop {
         let request =
             client.get(format!("{}{path}/events", service.url)).header("accept", "text/event-stream");
-        let answer = request.timeout(std::time::Duration::from_secs(20)).send().await.unwrap();
+        let answer = request.timeout(PATIENCE).send().await.unwrap();
         match answer.status().is_success() {
             true => streams.push(answer),
             false => break answer,
@@ -135,34 +118,6 @@ async fn those_who_follow_sessions_leave_connections_for_others() {
     assert_eq!(refused.status(), 503);
     assert_eq!(streams.len(), 32, "half of the 64 connections that there may be");
     assert_eq!(service.get(&path).await.0, 200);
-}
-
-/// P9: a disk without space is an unmet condition like any other.
-#[tokio::test]
-async fn p9_a_full_disk_is_said_so_and_overcome() {
-    let directory = tempfile::tempdir().unwrap();
-    let inner = serve(&directory.path().join("crus.redb"));
-    // Writes beyond the limit below would otherwise end the process by a signal, not by an error.
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .args(["--auth", "off"]);
-    let service = Service::start(command);
-    let limit = |size: &str| {
-        let pid = service.pid().to_string();
-        let set =
-            Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={size}:unlimited")]).status();
-        assert!(set.unwrap().success());
-    };
-    limit("1");
-    let (code, problem) = service.post(&spec(8)).await;
-    assert_eq!(code, 504, "the store cannot be read either, to see whether it is there: {problem}");
-    assert_eq!(service.get("/session").await, (200, json!([])));
-    limit("unlimited");
-    assert_eq!(service.post(&spec(8)).await.0, 201);
-    assert_eq!(service.get("/session").await.1.as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -1,34 +1,16 @@
 //! What the service says of itself: `/healthz`, `/readyz` and `/metrics` of the real binary.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Command;
 
-use crus_sim::ClusterConfig;
-use crus_sim::config::{BootBehaviour, BosConfig, Span};
 use serde_json::{Value, json};
 
+use crate::limits;
 use crate::simulated::{self, Simulated};
-use crate::support::{self, Service, path_of, spec, until};
-
-/// Where nobody listens.
-const NOWHERE: &str = "http://127.0.0.1:1";
+use crate::support::{self, NOWHERE, Service, id_of, spec, until};
 
 const SEED: u64 = 11;
 const SPEED: f64 = 250.0;
-
-/// Eight nodes, of which one will not boot.
-fn cluster() -> ClusterConfig {
-    let bos = BosConfig {
-        boot: Span::new(120_000, 180_000),
-        attempts: 1,
-        attempt_ms: 300_000,
-        ..BosConfig::default()
-    };
-    let mut config = ClusterConfig { bos, ..simulated::nodes(8) };
-    config.nodes[1].boot = BootBehaviour::Fails;
-    config
-}
 
 fn probing(mut command: Command, every_s: &str) -> Command {
     command.env("CRUS_PROBE_INTERVAL_S", every_s);
@@ -63,11 +45,9 @@ async fn state(service: &Service, name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_upgrade_is_counted_and_measured_to_its_end() {
-    let site = Simulated::start(cluster(), SEED, SPEED).await;
+    let site = Simulated::start(simulated::nodes_one_broken(8), SEED, SPEED).await;
     let service = Service::start(site.serve());
-    let (code, created) = service.post(&spec(4)).await;
-    assert_eq!(code, 201, "{created}");
-    let path = path_of(&created);
+    let path = service.create(&spec(4)).await;
     let mut most_in_flight: f64 = 0.0;
     until("the upgrade completed", async || {
         let seen = scrape(&service).await;
@@ -75,7 +55,7 @@ async fn an_upgrade_is_counted_and_measured_to_its_end() {
         let in_flight = of("draining") + of("quiesced") + of("rebooting") + of("returning");
         assert!(in_flight <= 4.0, "{in_flight}");
         most_in_flight = most_in_flight.max(in_flight);
-        service.get(&path).await.1["state"] == "READY"
+        service.is_ready(&path).await
     })
     .await;
     assert!(most_in_flight > 0.0);
@@ -109,8 +89,8 @@ async fn an_upgrade_is_counted_and_measured_to_its_end() {
     // Boots of two to three minutes, of a cluster that is so much faster.
     let boots = seen["crus_node_boot_duration_seconds_sum"] / 7.0;
     assert!(boots > 120.0 / SPEED * 0.9, "{boots} s");
-    let id = created["upgrade_id"].as_str().unwrap();
-    assert!(!seen.keys().any(|series| series.contains(id) || series.contains("slurm-nodes")));
+    let id = id_of(&path).to_string();
+    assert!(!seen.keys().any(|series| series.contains(&id) || series.contains("slurm-nodes")));
 }
 
 /// P9: a peer that is away is shown, once it was called or probed, and makes nobody send requests elsewhere.
@@ -165,31 +145,17 @@ async fn what_was_never_asked_is_unknown() {
     assert!(!scrape(&service).await.contains_key("crus_check_up{check=\"bos\"}"));
 }
 
-fn limit(service: &Service, size: &str) {
-    let pid = service.pid().to_string();
-    let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={size}:unlimited")]).status();
-    assert!(set.unwrap().success());
-}
-
-fn without_signals(inner: &Command, directory: &Path) -> Command {
-    // Writes beyond a limit would otherwise end the process by a signal, not by an error.
-    let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
-    let variables = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
-    command.envs(variables).current_dir(directory);
-    command
-}
-
-/// A full disk takes the service out of the load balancer, so nothing is written by requests any more: it must come back all
-/// the same.
+/// P9: a full disk takes the service out of the load balancer, so nothing is written by requests any more: it must come back
+/// all the same.
 #[tokio::test]
-async fn a_store_that_cannot_be_written_makes_the_service_unready_until_it_can() {
+async fn p9_a_store_that_cannot_be_written_makes_the_service_unready_until_it_can() {
     let directory = tempfile::tempdir().unwrap();
     let inner = support::serve(&directory.path().join("crus.redb"), NOWHERE, NOWHERE, "0.05");
-    let service = Service::start(probing(without_signals(&inner, directory.path()), "0.1"));
+    let service = Service::start(probing(limits::survivor(&inner), "0.1"));
     until("the store seen well", async || state(&service, "store").await == "ok").await;
-    limit(&service, "1");
+    limits::file_size(service.pid(), "1");
     assert_eq!(service.post(&spec(8)).await.0, 504, "nor can the store be read");
+    assert_eq!(service.get("/session").await, (200, json!([])));
     let (code, ready, checks) = checks(&service).await;
     assert_eq!((code, ready, &checks["store"]["state"]), (503, false, &json!("failing")));
     assert!(checks["store"]["detail"].as_str().unwrap().starts_with("the store failed: "), "{checks:?}");
@@ -197,6 +163,8 @@ async fn a_store_that_cannot_be_written_makes_the_service_unready_until_it_can()
     assert_eq!(seen["crus_ready"], 0.0);
     assert!(seen["crus_store_calls_total{operation=\"create\",outcome=\"failed\"}"] >= 1.0);
     assert_eq!(service.get("/healthz").await.0, 200, "a new start would not mend the disk");
-    limit(&service, "unlimited");
+    limits::file_size(service.pid(), "unlimited");
     until("ready again", async || service.get("/readyz").await.0 == 200).await;
+    let path = service.create(&spec(8)).await;
+    assert_eq!(service.get(&path).await.0, 200);
 }

@@ -31,14 +31,9 @@ const REMEDY: &str = "apt-get install -y --no-install-recommends etcd-server";
 /// How long etcd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Whether the operator wants tests without real peers (`CRUS_NO_PEERS=1`): then this says so, and the test returns.
-/// Without that, a test whose peer is missing fails.
+/// As [`crus_sim::left_out`], for tests that need etcd.
 pub(crate) fn left_out() -> bool {
-    let left_out = std::env::var_os("CRUS_NO_PEERS").is_some_and(|value| value == "1");
-    if left_out {
-        eprintln!("left out, as CRUS_NO_PEERS=1 asks: this test needs a real etcd");
-    }
-    left_out
+    crus_sim::left_out("a real etcd")
 }
 
 /// A real etcd of one member. Dropping it ends it and removes its data.

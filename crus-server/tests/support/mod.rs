@@ -1,14 +1,19 @@
 //! `crus serve` as a process that dies with the test.
 
+mod patience;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crus_core::UpgradeId;
 use serde_json::{Value, json};
 
-/// How long a test waits for what must come, on the slowest of machines.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use self::patience::*;
+
+/// Where nobody listens.
+pub(crate) const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// The binary under test: that of `CRUS_TEST_BINARY`, such as one of a release build, or else the one that was built
 /// with the test.
@@ -29,9 +34,9 @@ pub(crate) fn crus() -> Command {
 /// `crus serve` on a free port, which looks at what it waits for every `poll_s` seconds.
 pub(crate) fn serve(store: &Path, hsm_url: &str, bos_url: &str, poll_s: &str) -> Command {
     let mut command = crus();
-    command.arg("serve").args(["--listen", "127.0.0.1:0", "--hsm-url", hsm_url, "--bos-url", bos_url]);
+    command.args(["serve", "--hsm-url", hsm_url, "--bos-url", bos_url]);
     // As variables, so that a test can say otherwise.
-    command.env("CRUS_LOG", "error").env("CRUS_AUTH", "off");
+    command.env("CRUS_LISTEN", "127.0.0.1:0").env("CRUS_LOG", "error").env("CRUS_AUTH", "off");
     // Calls are counted.
     command.env("CRUS_PROBE_INTERVAL_S", "none");
     command.args(["--poll-interval-s", poll_s, "--retry-max-s", "0.1", "--store"]).arg(store);
@@ -53,6 +58,11 @@ pub(crate) fn spec(step_size: u32) -> Value {
 /// Where a session that was answered for is found.
 pub(crate) fn path_of(session: &Value) -> String {
     format!("/session/{}", session["upgrade_id"].as_str().unwrap())
+}
+
+/// The id of the session at this path.
+pub(crate) fn id_of(path: &str) -> UpgradeId {
+    path.rsplit('/').next().unwrap().parse().unwrap()
 }
 
 /// A running service.
@@ -119,6 +129,18 @@ impl Service {
         self.ask(self.client.post(format!("{}/session", self.url)).json(spec)).await
     }
 
+    /// Creates a session; where it is.
+    pub(crate) async fn create(&self, spec: &Value) -> String {
+        let (code, created) = self.post(spec).await;
+        assert_eq!(code, 201, "{created}");
+        path_of(&created)
+    }
+
+    /// Whether an upgrade has come to its end.
+    pub(crate) async fn is_ready(&self, path: &str) -> bool {
+        self.get(path).await.1["state"] == "READY"
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
         self.ask(self.client.delete(format!("{}{path}", self.url))).await
     }
@@ -126,14 +148,5 @@ impl Service {
     async fn ask(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
         let response = request.timeout(PATIENCE).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
-    }
-}
-
-/// Looks again and again until `met` holds.
-pub(crate) async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !met().await {
-        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

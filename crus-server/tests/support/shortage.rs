@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::limits;
+
 /// How room runs out.
 pub(crate) enum Disk {
     /// A file system of its own fills up: writes into it fail, wherever in a file.
@@ -43,26 +45,13 @@ impl Disk {
         }
     }
 
-    /// What starts a process that is to go on when room runs out: by default, the limit on files ends it.
-    pub(crate) fn command(command: &Command) -> Command {
-        let mut wrapped = Command::new("sh");
-        wrapped.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(command.get_program());
-        wrapped.args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
-        wrapped
-    }
-
-    /// From now on `file`, which this process writes, finds no more room than it has taken.
+    /// From now on `file`, which this process writes, finds no more room than it has taken. The process must be
+    /// [a survivor](limits::survivor).
     pub(crate) fn fill(&self, pid: u32, file: &Path) {
         match self {
             Disk::Small(disk) => disk.fill(),
-            Disk::NoGrowth(_) => limit(pid, &fs::metadata(file).unwrap().len().to_string()),
-            Disk::NoWrites(_) => limit(pid, "0"),
+            Disk::NoGrowth(_) => limits::file_size(pid, &fs::metadata(file).unwrap().len().to_string()),
+            Disk::NoWrites(_) => limits::file_size(pid, "0"),
         }
     }
 
@@ -70,15 +59,9 @@ impl Disk {
     pub(crate) fn free(&self, pid: u32) {
         match self {
             Disk::Small(disk) => fs::remove_file(disk.filler()).unwrap(),
-            Disk::NoGrowth(_) | Disk::NoWrites(_) => limit(pid, "unlimited"),
+            Disk::NoGrowth(_) | Disk::NoWrites(_) => limits::file_size(pid, "unlimited"),
         }
     }
-}
-
-fn limit(pid: u32, bytes: &str) {
-    let limit = format!("--fsize={bytes}:unlimited");
-    let set = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
-    assert!(set.success());
 }
 
 /// A file system in memory, in a mount namespace of its own: gone, with all that is in it, when this is.

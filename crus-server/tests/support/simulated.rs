@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crus_core::ports::SessionStore as _;
-use crus_core::promises::{Fact, NodeView, Outcome};
+use crus_core::promises::{Audit, Fact, NodeView, Outcome};
 use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Session, UpgradeId, Xname};
 use crus_server::store::RedbStore;
-use crus_sim::config::{GroupSpec, TemplateSpec};
+use crus_sim::config::{BootBehaviour, BosConfig, GroupSpec, Span, TemplateSpec};
 use crus_sim::http::{LiveCluster, Server};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 
@@ -33,6 +33,18 @@ pub(crate) fn nodes(count: u32) -> ClusterConfig {
         )]),
         ..ClusterConfig::default()
     }
+}
+
+/// Boots of two or three minutes, tried once.
+pub(crate) fn quick_bos() -> BosConfig {
+    BosConfig { boot: Span::new(120_000, 180_000), attempts: 1, attempt_ms: 300_000, ..BosConfig::default() }
+}
+
+/// The same with quick boots, but for the second node, which does not boot.
+pub(crate) fn nodes_one_broken(count: u32) -> ClusterConfig {
+    let mut config = ClusterConfig { bos: quick_bos(), ..nodes(count) };
+    config.nodes[1].boot = BootBehaviour::Fails;
+    config
 }
 
 /// A simulated cluster, and a place for the service on it.
@@ -144,6 +156,16 @@ impl Simulated {
             let shown = cluster.show_nodes(std::slice::from_ref(name)).unwrap();
             WlmNode::from(shown.nodes[0].clone())
         })
+    }
+
+    /// Fails where the session, which is over and might have had any of the nodes, has broken a promise.
+    pub(crate) fn assert_kept(&self, session: &Session, told: &str) -> Audit {
+        let own = self.live.with(|cluster| cluster.config().nodes.iter().map(|node| node.xname).collect());
+        let mut audit = Audit::new(session, own);
+        let mut violations: Vec<_> = self.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+        violations.extend(audit.at_end(session, &self.world()));
+        assert_eq!(violations, [], "{told}");
+        audit
     }
 
     /// The world as promises are about it.

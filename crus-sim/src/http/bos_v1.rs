@@ -5,6 +5,7 @@
 //! - A session has an id of BOS's own; what is asked for twice happens twice.
 //! - `GET /session` lists ids only. A session that has just begun has no status yet.
 //! - The session's `error_count` stays 0 whatever happens; that of a boot set counts.
+//! - A boot set has the phases of the session's operation, with all its nodes in them from the beginning.
 //! - An unknown template is a 404 with a bare JSON string.
 //! - A tenant's header is a 400.
 //! - The status of a phase that is none is never answered.
@@ -266,12 +267,21 @@ fn set_of(live: &LiveCluster, id: &str, set: &str) -> Result<SetStatus, Refusal>
     })
 }
 
+fn phases_of(operation: Operation) -> &'static [&'static str] {
+    match operation {
+        Operation::Boot => &["boot", "configure"],
+        Operation::Reboot => &["shutdown", "boot", "configure"],
+        Operation::Shutdown => &["shutdown"],
+    }
+}
+
 async fn set_status(State(live): State<LiveCluster>, Path((id, set)): Path<(String, String)>) -> Answer {
     let status = set_of(&live, &id, &set)?;
     let failed = status.phases.values().filter_map(|nodes| nodes.get("failed")).map(|failed| failed.len());
     let metadata = json!({"error_count": failed.sum::<usize>()});
-    let phases: Vec<Value> =
-        ["shutdown", "boot", "configure"].iter().map(|phase| phase_out(phase, &status)).collect();
+    let operation =
+        live.with(|cluster| cluster.boot_session(&id).map(|session| session.request.operation))?;
+    let phases: Vec<Value> = phases_of(operation).iter().map(|phase| phase_out(phase, &status)).collect();
     Ok(ok(&json!({"name": set, "session": id, "metadata": metadata, "phases": phases, "links": []})))
 }
 

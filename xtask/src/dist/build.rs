@@ -4,12 +4,18 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::cargo;
 
 /// Divides flags in the variable by which cargo is told them.
 const FLAG_END: &str = "\x1f";
+
+/// All features that are shipped: several replicas, and traces.
+pub(crate) const ALL: &str = "etcd,otlp";
+
+/// Those of them that it takes nothing else to build.
+pub(crate) const WITHOUT_PROTOC: &str = "otlp";
 
 /// How it is built.
 #[derive(Debug, Clone)]
@@ -23,20 +29,21 @@ impl Build {
         Build { features: features.to_owned() }
     }
 
-    /// With all that it takes nothing else to build.
-    pub(crate) fn with_what_is_there() -> Self {
+    /// With all that there is.
+    pub(crate) fn whole() -> Result<Self> {
         let has_protoc = Command::new("protoc")
             .arg("--version")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
             .is_ok_and(|status| status.success());
-        if !has_protoc {
-            println!(
-                "without etcd, for several replicas: there is no protoc here (Debian: protobuf-compiler)"
-            );
-        }
-        Build::with(if has_protoc { "etcd" } else { "" })
+        // What is called the same must be the same.
+        ensure!(
+            has_protoc,
+            "there is no protoc here, by which the client of etcd is built (Debian: protobuf-compiler): install it, or say \
+             what the binary shall have without, such as --features {WITHOUT_PROTOC}"
+        );
+        Ok(Build::with(ALL))
     }
 
     /// The features, divided by commas.

@@ -12,7 +12,7 @@ use super::licences;
 use crate::cargo;
 
 /// What must be there, whatever else is.
-pub(super) const EXPECTED: [&str; 21] = [
+pub(super) const EXPECTED: [&str; 23] = [
     "bin/crus",
     "lib/systemd/system/crus.service",
     "lib/sysusers.d/crus.conf",
@@ -29,6 +29,8 @@ pub(super) const EXPECTED: [&str; 21] = [
     "share/doc/crus/LICENSE",
     "share/doc/crus/THIRD-PARTY-LICENSES.txt",
     "share/doc/crus/crus.toml",
+    "share/doc/crus/guide/README.md",
+    "share/doc/crus/openapi.json",
     "share/fish/vendor_completions.d/crus.fish",
     "share/man/man1/crus-serve.1",
     "share/man/man1/crus-session-create.1",
@@ -37,15 +39,22 @@ pub(super) const EXPECTED: [&str; 21] = [
 ];
 
 /// What is taken as it is: from the root of the repository, to the folder. Of a folder all that is in it.
-const TAKEN: [(&str, &str); 7] = [
+const TAKEN: [(&str, &str); 8] = [
     ("LICENSE", "share/doc/crus/LICENSE"),
     ("crus-server/CHANGELOG.md", "share/doc/crus/CHANGELOG.md"),
-    ("crus-server/docs", "share/doc/crus/guide"),
+    ("crus-api/src/openapi.json", "share/doc/crus/openapi.json"),
+    ("crus-server/docs", GUIDE),
     ("crus-server/packaging/systemd/crus.service", "lib/systemd/system/crus.service"),
     ("crus-server/packaging/systemd/sysusers.conf", "lib/sysusers.d/crus.conf"),
     ("crus-server/packaging/systemd/tmpfiles.conf", "lib/tmpfiles.d/crus.conf"),
     ("crus-server/packaging", "share/crus"),
 ];
+
+/// Where the guide is.
+const GUIDE: &str = "share/doc/crus/guide";
+
+/// Where the guide links to out of its folder, and where that is in what is shipped.
+const LINKS: [(&str, &str); 1] = [("](../../crus-api/src/openapi.json)", "](../openapi.json)")];
 
 /// What of it has another place already.
 const ELSEWHERE: &str = "systemd";
@@ -62,6 +71,9 @@ pub(super) fn assemble(folder: &Path, binary: &Path, build: &Build) -> Result<()
         if from.is_dir() {
             for path in files(&from)?.iter().filter(|path| !path.starts_with(ELSEWHERE)) {
                 copy(&from.join(path), &folder.join(to).join(path), 0o644)?;
+            }
+            if to == GUIDE {
+                relink(&folder.join(to))?;
             }
         } else if from.exists() {
             copy(&from, &folder.join(to), 0o644)?;
@@ -85,6 +97,38 @@ pub(super) fn assemble(folder: &Path, binary: &Path, build: &Build) -> Result<()
         &folder.join("share/doc/crus/THIRD-PARTY-LICENSES.txt"),
         licences::notice(build.features())?.as_bytes(),
     )
+}
+
+/// Makes the links of a guide those of what is shipped.
+fn relink(guide: &Path) -> Result<()> {
+    for path in files(guide)? {
+        let path = guide.join(path);
+        let text = read(&path)?;
+        let text = LINKS.iter().fold(text, |text, (from, to)| text.replace(from, to));
+        write(&path, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Links of the guide that lead to no file, each with the page that it is on.
+pub(super) fn dead_links(folder: &Path) -> Result<Vec<String>> {
+    let guide = folder.join(GUIDE);
+    let mut dead = Vec::new();
+    for page in files(&guide)? {
+        let text = read(&guide.join(&page))?;
+        let to = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(to, _)| to);
+        for to in to.filter(|to| !to.contains("://")) {
+            let file = to.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !guide.join(file).is_file() {
+                dead.push(format!("{page}: {to}"));
+            }
+        }
+    }
+    Ok(dead)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
 /// The files below a folder, as paths within it, in their order.
@@ -141,4 +185,22 @@ fn said(program: &Path, arguments: &[&str]) -> Result<Vec<u8>> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_the_guide_lead_to_what_is_shipped() {
+        let folder = std::env::temp_dir().join(format!("crus-folder-{}", std::process::id()));
+        let guide = folder.join(GUIDE);
+        write(&folder.join("share/doc/crus/openapi.json"), b"{}").unwrap();
+        write(&guide.join("README.md"), b"[a](../../crus-api/src/openapi.json), [b](b.md#c), [d](#d)")
+            .unwrap();
+        write(&guide.join("b.md"), b"[e](https://example.org/), [f](../../gone.md#g)").unwrap();
+        relink(&guide).unwrap();
+        assert_eq!(dead_links(&folder).unwrap(), ["b.md: ../../gone.md#g"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

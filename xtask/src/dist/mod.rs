@@ -24,7 +24,7 @@ use clap::Args;
 
 use crate::cargo;
 
-pub(crate) use build::Build;
+pub(crate) use build::{ALL, Build, WITHOUT_PROTOC};
 
 /// The version of all crates.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -32,7 +32,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What to ship.
 #[derive(Debug, Args)]
 pub(crate) struct Dist {
-    /// Features of the binary, divided by commas. When not given: etcd, if protoc is there to build it with.
+    /// Features of the binary, divided by commas. When not given: all, for which protoc must be there.
     #[arg(long)]
     features: Option<String>,
     /// Build nothing: list what was made before, and see that it is whole.
@@ -45,7 +45,7 @@ pub(crate) fn run(dist: &Dist) -> Result<()> {
     if dist.check {
         return Product::new()?.check();
     }
-    let build = dist.features.as_deref().map_or_else(Build::with_what_is_there, Build::with);
+    let build = dist.features.as_deref().map_or_else(Build::whole, |features| Ok(Build::with(features)))?;
     make(&build).map(|_| ())
 }
 
@@ -91,6 +91,9 @@ impl Product {
         let missing: Vec<&str> =
             folder::EXPECTED.into_iter().filter(|path| !there.iter().any(|there| there == path)).collect();
         ensure!(missing.is_empty(), "{} lacks {}", self.folder.display(), missing.join(", "));
+
+        let dead = folder::dead_links(&self.folder)?;
+        ensure!(dead.is_empty(), "links of the guide lead nowhere: {}", dead.join(", "));
 
         let binary = binary::Binary::read(&self.binary())?;
         let strange = binary.strange_libraries();

@@ -26,7 +26,7 @@ fn set(phases: &[(&str, Nodes<'_>)]) -> BootSet {
 }
 
 fn states(sets: &[BootSet]) -> Vec<(Xname, Option<BootNodeState>)> {
-    fold(sets).into_iter().map(|(xname, story)| (xname, story.state())).collect()
+    fold(sets).into_iter().collect()
 }
 
 fn working(words: &str) -> Option<BootNodeState> {
@@ -93,6 +93,67 @@ fn a_session_says_who_is_in_it_only_once_all_its_boot_sets_do() {
     assert_eq!((ended.status, ended.members), (BootStatus::Complete, [x(1)].into()));
     assert_eq!(session(&id, false, &[], false).status, BootStatus::Pending);
     assert_eq!(session(&id, false, &[set(&[])], true).status, BootStatus::Pending, "its agent has not begun");
+}
+
+#[test]
+fn a_node_of_several_boot_sets_is_judged_by_each_and_the_worst_counts() {
+    let leaves_out = set(&[("shutdown", &[("excluded", &[1, 2, 3])]), ("boot", &[("excluded", &[1, 2, 3])])]);
+    let boots = set(&[
+        ("shutdown", &[("succeeded", &[1, 2])]),
+        ("boot", &[("succeeded", &[1]), ("in_progress", &[2])]),
+    ]);
+    let expected =
+        [(x(1), Some(BootNodeState::Succeeded)), (x(2), working("boot in_progress")), (x(3), None)];
+    assert_eq!(states(&[leaves_out, boots]), expected);
+    // One configures its nodes, the other does not: the second is not waited for.
+    let configures = set(&[
+        ("boot", &[("succeeded", &[1, 2])]),
+        ("configure", &[("succeeded", &[1]), ("in_progress", &[2])]),
+    ]);
+    let plain = set(&[("boot", &[("succeeded", &[1]), ("failed", &[2])])]);
+    let failed = Some(BootNodeState::Failed("failed in phase boot".to_owned()));
+    let expected = [(x(1), Some(BootNodeState::Succeeded)), (x(2), failed)];
+    assert_eq!(states(&[configures, plain]), expected);
+}
+
+#[test]
+fn a_session_that_leaves_out_each_of_its_nodes_has_nothing_to_be_waited_for() {
+    let id: BootHandle = "1".parse().unwrap();
+    let sets = [set(&[("shutdown", &[("excluded", &[1, 2])]), ("boot", &[("excluded", &[1, 2])])])];
+    for complete in [false, true] {
+        let seen = session(&id, complete, &sets, true);
+        assert_eq!((seen.status, seen.error.as_deref()), (BootStatus::Complete, Some(ALL_LEFT_OUT)));
+    }
+    assert_eq!(session(&id, false, &sets, false).status, BootStatus::Pending, "another set may boot some");
+}
+
+#[test]
+fn a_reboot_is_told_by_its_phases() {
+    let phases =
+        |names: &[&str]| set(&names.iter().map(|name| (*name, &[] as Nodes<'_>)).collect::<Vec<_>>());
+    assert_eq!(reboots(&[phases(&["shutdown", "boot", "configure"])]), Some(true));
+    assert_eq!(reboots(&[phases(&[]), phases(&["Boot", "Shutdown"])]), Some(true));
+    for other in [&["boot", "configure"][..], &["shutdown"], &["configure"]] {
+        assert_eq!(reboots(&[phases(other)]), Some(false), "{other:?}");
+    }
+    assert_eq!(reboots(&[]), None);
+    assert_eq!(reboots(&[phases(&["odd"])]), None);
+}
+
+#[test]
+fn null_is_nothing_and_what_has_no_name_is_passed_over() {
+    let phase = json!({
+        "name": "boot",
+        "categories": [{"name": "succeeded", "node_list": [x(1).to_string()]}, {"node_list": null}, {"name": "failed"}],
+        "errors": {"odd": null},
+    });
+    let unnamed = json!({"name": null, "categories": null, "errors": null});
+    let seen: BootSet = serde_json::from_value(json!({"phases": [phase, unnamed]})).unwrap();
+    assert_eq!(states(&[seen]), [(x(1), Some(BootNodeState::Succeeded))]);
+    let empty: BootSet = serde_json::from_value(json!({"phases": null})).unwrap();
+    assert_eq!(states(&[empty]), []);
+    let created: Created = serde_json::from_value(json!({"job": "boa-a-1", "links": null})).unwrap();
+    assert_eq!(created.id().map(String::from), Some("a-1".to_owned()));
 }
 
 #[test]

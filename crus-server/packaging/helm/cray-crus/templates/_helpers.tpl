@@ -104,6 +104,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.webhook.secret -}}
 {{- $_ := set $config "webhook_secret_file" "/etc/crus/webhook/secret" -}}
 {{- end -}}
+{{- with .Values.traces.endpoint }}{{ $_ := set $config "otlp_endpoint" . }}{{ end -}}
+{{- if .Values.traces.headersSecret -}}
+{{- $_ := set $config "otlp_headers_file" "/etc/crus/traces/headers" -}}
+{{- end -}}
 {{- $config = mergeOverwrite $config (deepCopy .Values.config) -}}
 {{- range $key := keys $config | sortAlpha }}
 {{ $key }} = {{ include "crus.toml.value" (index $config $key) }}
@@ -128,6 +132,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if and .Values.auth.enabled .Values.auth.jwks (not (and .Values.auth.issuer .Values.auth.audience)) -}}
 {{- fail "auth.jwks needs auth.issuer and auth.audience" -}}
+{{- end -}}
+{{- if and .Values.traces.headersSecret (not .Values.traces.endpoint) -}}
+{{- fail "traces.headersSecret needs traces.endpoint" -}}
 {{- end -}}
 {{- if and .Values.tls.secret .Values.ingress.enabled -}}
 {{- fail "tls.secret and ingress.enabled exclude each other: the gateway speaks plain HTTP within the mesh, which encrypts it. Set ingress.enabled: false to serve TLS to others" -}}

@@ -1,0 +1,15 @@
+//! How long a test waits for what must come.
+
+use std::time::{Duration, Instant};
+
+/// On the slowest of machines.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until `met` holds.
+pub(crate) async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !met().await {
+        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
