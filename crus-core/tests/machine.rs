@@ -1186,7 +1186,7 @@ fn p9_nodes_that_boot_by_the_other_version_of_bos_fail_with_that_reason() {
         nodes: both.iter().map(working).collect(),
     };
     let boot = session.head.boot.clone().unwrap();
-    let input = Input::Boot { at: paper.now, name: boot.name.clone(), session: Some(running) };
+    let input = Input::Boot { at: paper.now, name: boot.name, session: Some(running) };
     machine::step(&mut session, paper.now, input);
     assert_eq!(session.head.stage, Stage::Booting);
     session.known = Default::default();

@@ -306,7 +306,8 @@ struct Way {
 async fn measure(site: &Simulated, way: Way) -> Vec<String> {
     let Way { name, mut command, token, tls: is_tls } = way;
     println!("{name}:");
-    let mut builder = reqwest::Client::builder();
+    // A connection of its own for each: the service closes what is idle for as long as a load lasts.
+    let mut builder = reqwest::Client::builder().pool_max_idle_per_host(0);
     if is_tls {
         command.args([
             "--tls-cert-file",

@@ -335,9 +335,7 @@ impl Upgrade {
 
     /// What a session did to the world, as the world tells it. `own`: the nodes that may be in its groups.
     fn audited(&self, session: &Session, own: &[Xname]) -> (Audit, Vec<Violation>) {
-        let mut audit = Audit::new(session, own.iter().copied().collect());
-        let violations = self.site.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
-        (audit, violations)
+        Audit::of(session, own.iter().copied().collect(), &self.site.facts())
     }
 
     fn world_of(&self, session: &Session) -> Outcome {

@@ -671,8 +671,8 @@ async fn p7_orders_given_to_any_replica_reach_the_owner() {
     println!("{}: the owner heard of the deletion after {:?}", site.told, begun.elapsed());
     gone(&site, &site.path).await;
 
-    let mut audit = Audit::new(&session_of(&site), site.xnames.iter().copied().collect());
-    let violations: Vec<_> = site.cluster.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+    let own = site.xnames.iter().copied().collect();
+    let (_, violations) = Audit::of(&session_of(&site), own, &site.cluster.facts());
     assert_eq!(violations, [], "{}", site.told);
     let world = site.cluster.world();
     assert!(world.upgrading.is_empty() && world.failed.is_empty(), "{}: {world:?}", site.told);

@@ -4,6 +4,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -199,7 +200,12 @@ impl Service {
                 Ok(())
             }
             Err(Cut::Late(Phase::Head)) => last_words(guard, &mut io, &refusals.slow_head()).await,
-            Err(cut) => Err(cut),
+            Err(cut) => {
+                // Over TLS, an end without a word is one that anybody may have brought about: a client that was about to ask
+                // for more must not take it for that. What cannot be said at once is not waited for.
+                _ = io.shutdown().now_or_never();
+                Err(cut)
+            }
         }
     }
 }

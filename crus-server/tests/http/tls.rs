@@ -133,6 +133,20 @@ async fn garbage_and_half_done_handshakes_are_not_waited_for() {
     assert!(trusting("first.pem").is_greeted(&served).await);
 }
 
+/// Without the word of TLS for that, it looks to a client like a connection that somebody cut in the midst of its request.
+#[tokio::test]
+async fn an_idle_connection_is_closed_by_the_rules_of_tls() {
+    let served = serve(&first(), HttpLimits { idle_timeout: Duration::from_millis(200), ..limits() });
+    for version in [&version::TLS13, &version::TLS12] {
+        let client = Client { versions: vec![version], ..trusting("first.pem") };
+        let mut stream = client.connect(served.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let read = timeout(HANGS, stream.read_to_string(&mut answer)).await.expect("it is closed");
+        assert!(read.is_ok() && answer.ends_with("hello"), "{read:?} {answer}");
+    }
+}
+
 /// Each handshake costs a signature: they are counted as the requests are, and the first request then is not.
 #[tokio::test]
 async fn one_client_has_no_more_handshakes_than_requests() {

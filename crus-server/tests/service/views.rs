@@ -1,5 +1,7 @@
 //! What operators look at and tell sessions to do, over HTTP, on a simulated cluster.
 
+use std::time::Instant;
+
 use crus_core::Time;
 use crus_sim::ClusterConfig;
 use crus_sim::config::BootBehaviour;

@@ -161,8 +161,7 @@ impl Simulated {
     /// Fails where the session, which is over and might have had any of the nodes, has broken a promise.
     pub(crate) fn assert_kept(&self, session: &Session, told: &str) -> Audit {
         let own = self.live.with(|cluster| cluster.config().nodes.iter().map(|node| node.xname).collect());
-        let mut audit = Audit::new(session, own);
-        let mut violations: Vec<_> = self.facts().iter().flat_map(|fact| audit.witness(fact)).collect();
+        let (audit, mut violations) = Audit::of(session, own, &self.facts());
         violations.extend(audit.at_end(session, &self.world()));
         assert_eq!(violations, [], "{told}");
         audit
