@@ -134,7 +134,7 @@ impl BosV1Client {
             candidate.reboots = candidate.reboots.or_else(|| reboots(&sets));
         }
         if whole || complete {
-            candidate.nodes = fold(&sets).into_keys().collect();
+            candidate.nodes = fold(&sets, complete).into_keys().collect();
         }
         Ok(())
     }
@@ -442,11 +442,11 @@ impl BootSet {
 }
 
 /// How the nodes of all boot sets stand; `None` of one that all sets that name it have left out. Of a node in several the
-/// set that is worst off counts.
-fn fold(sets: &[BootSet]) -> BTreeMap<Xname, Option<BootNodeState>> {
+/// set that is worst off counts. `complete`: whether the session is, so that nothing begins any more.
+fn fold(sets: &[BootSet], complete: bool) -> BTreeMap<Xname, Option<BootNodeState>> {
     let mut nodes: BTreeMap<Xname, Option<BootNodeState>> = BTreeMap::new();
     for (xname, story) in sets.iter().flat_map(BootSet::stories) {
-        let (here, known) = (story.state(), nodes.entry(xname).or_default());
+        let (here, known) = (story.state(complete), nodes.entry(xname).or_default());
         if gravity(here.as_ref()) > gravity(known.as_ref()) {
             *known = here;
         }
@@ -466,7 +466,7 @@ fn gravity(state: Option<&BootNodeState>) -> u8 {
 
 impl Story {
     /// How the node stands; `None` when it was left out.
-    fn state(&self) -> Option<BootNodeState> {
+    fn state(&self, complete: bool) -> Option<BootNodeState> {
         let [_, boot, configure] = self.categories;
         let phases = || PHASES.iter().zip(self.categories);
         if let Some((phase, _)) = phases().find(|(_, category)| *category == Some(Category::Failed)) {
@@ -485,7 +485,13 @@ impl Story {
             return Some(BootNodeState::Stopped(format!("left out of phase {}", PHASES[CONFIGURE])));
         }
         let booted = boot == Some(Category::Succeeded);
-        let configured = configure == Some(Category::Succeeded) || (configure.is_none() && !self.configures);
+        let configured = match configure {
+            Some(Category::Succeeded) => true,
+            // A template may leave its nodes unconfigured: then the phase never begins.
+            Some(Category::NotStarted) => complete,
+            None => !self.configures,
+            Some(_) => false,
+        };
         if booted && configured {
             return Some(BootNodeState::Succeeded);
         }
@@ -506,7 +512,7 @@ const ALL_LEFT_OUT: &str = "it has left out each of its nodes";
 
 /// A session as its boot sets tell; `whole`: whether these are all.
 fn session(id: &BootHandle, complete: bool, sets: &[BootSet], whole: bool) -> BootSession {
-    let states = fold(sets);
+    let states = fold(sets, complete);
     let known = whole || complete;
     let all_left_out = known && !states.is_empty() && states.values().all(Option::is_none);
     let nodes: Vec<BootNode> =

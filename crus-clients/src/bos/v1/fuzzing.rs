@@ -26,7 +26,7 @@ pub(crate) fn answers(data: &[u8]) {
         Ok(sets) => sets,
         Err(_) => serde_json::from_slice(data).map(|set| vec![set]).unwrap_or_default(),
     };
-    for (xname, state) in fold(&sets) {
+    for (xname, state) in fold(&sets, false) {
         // Whether a list of this name of a phase holds it.
         let lists = |phase: &Phase, name: &str| {
             let is_it = |category: &CategoryNodes| {

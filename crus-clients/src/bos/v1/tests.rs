@@ -26,7 +26,7 @@ fn set(phases: &[(&str, Nodes<'_>)]) -> BootSet {
 }
 
 fn states(sets: &[BootSet]) -> Vec<(Xname, Option<BootNodeState>)> {
-    fold(sets).into_iter().collect()
+    fold(sets, false).into_iter().collect()
 }
 
 fn working(words: &str) -> Option<BootNodeState> {
@@ -52,6 +52,15 @@ fn a_node_succeeded_only_when_it_did_in_each_phase() {
     );
     let unconfigured = set(&[("shutdown", &[("succeeded", &[1])]), ("boot", &[("succeeded", &[1])])]);
     assert_eq!(states(&[unconfigured]), [(x(1), Some(BootNodeState::Succeeded))], "without a configuration");
+    let never_configured = [set(&[
+        ("shutdown", &[("succeeded", &[1, 2])]),
+        ("boot", &[("succeeded", &[1]), ("not_started", &[2])]),
+        ("configure", &[("not_started", &[1, 2])]),
+    ])];
+    let later = |complete| fold(&never_configured, complete).into_values().collect::<Vec<_>>();
+    assert_eq!(later(false), [working("configure not_started"), working("boot not_started")]);
+    let ended = [Some(BootNodeState::Succeeded), working("boot not_started")];
+    assert_eq!(later(true), ended, "the session is over, and configures nothing");
     let shut_down = set(&[("shutdown", &[("succeeded", &[1])])]);
     assert_eq!(states(&[shut_down]), [(x(1), working("boot not_started"))]);
 }
