@@ -267,21 +267,24 @@ fn stored(phase: Phase, created: u64) -> Session {
     session
 }
 
-async fn controller(
-    peers: &Arc<Peers>,
-    store: &Arc<Moody>,
-    max_sessions: usize,
-) -> Result<Controller, RecoveryError> {
-    let outside = Outside {
+fn outside(peers: &Arc<Peers>, store: &Arc<Moody>) -> Outside {
+    Outside {
         hsm: peers.clone(),
         bos: peers.clone(),
         wlm: peers.clone(),
         store: store.clone(),
         clock: Arc::new(SteadyClock::new()),
         checks: Arc::new(()),
-    };
+    }
+}
+
+async fn controller(
+    peers: &Arc<Peers>,
+    store: &Arc<Moody>,
+    max_sessions: usize,
+) -> Result<Controller, RecoveryError> {
     let retention = Retention { max_sessions, count: 100, max_age_ms: None };
-    Controller::start(outside, limits(), retention).await
+    Controller::start(outside(peers, store), limits(), retention).await
 }
 
 /// A service over a store that holds `sessions`.
@@ -663,14 +666,7 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
         store.create(session).await.unwrap();
     }
     let peers = Peers::new(Ends::Unreachable);
-    let outside = Outside {
-        hsm: peers.clone(),
-        bos: peers.clone(),
-        wlm: peers.clone(),
-        store: store.clone(),
-        clock: Arc::new(SteadyClock::new()),
-        checks: Arc::new(()),
-    };
+    let outside = outside(&peers, &store);
     let retention = Retention { max_sessions: 100, count: 3, max_age_ms: Some(3_600_000) };
     let controller = Controller::start(outside.clone(), limits(), retention).await.unwrap();
     let left = async |controller: &Controller| {

@@ -25,7 +25,7 @@ fn bearer(request: &str) -> &str {
 }
 
 /// An HSM with one node to upgrade.
-fn hsm(request: &str) -> Answer {
+pub(crate) fn hsm(request: &str) -> Answer {
     let members = |ids: &[&str]| json("200 OK", object!({"members": {"ids": ids}}));
     match request.split(' ').nth(1) {
         Some("/api/groups/slurm-nodes") => members(&["x1000c0s0b0n0"]),

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json as object;
 
+use crate::credentials;
 use crate::pki::{Ca, Pair, put};
 use crate::server::{Answer, Server, json};
 use crate::support::{self, Service, path_of, spec, until};
@@ -73,18 +74,6 @@ fn at_first_repeating(then: impl Fn(&str) -> Answer + Send + Sync) -> impl Fn(&s
     }
 }
 
-fn good_hsm(request: &str) -> Answer {
-    let members = |ids: &[&str]| json("200 OK", object!({"members": {"ids": ids}}));
-    match request.split(' ').nth(1) {
-        Some("/api/groups/slurm-nodes") => members(&["x1000c0s0b0n0"]),
-        Some("/api/State/Components/Query") => json(
-            "200 OK",
-            object!({"Components": [{"ID": "x1000c0s0b0n0", "NID": 1, "Role": "Compute", "Enabled": true}]}),
-        ),
-        _ => members(&[]),
-    }
-}
-
 /// A receiver of webhooks that repeats what it got.
 async fn receiver(ca: &Ca) -> Server {
     let count = AtomicUsize::new(0);
@@ -118,7 +107,7 @@ impl Site {
     async fn new() -> Self {
         let ca = Ca::new("platform");
         let serving = || ca.issue("localhost").serving(None);
-        let hsm = Server::new(serving(), at_first_repeating(good_hsm)).await;
+        let hsm = Server::new(serving(), at_first_repeating(credentials::hsm)).await;
         let missing = || json("404 Not Found", object!({"detail": "Sessiontemplate could not be found"}));
         let bos = Server::new(serving(), at_first_repeating(move |_| missing())).await;
         let number = AtomicUsize::new(0);
