@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must pass, cheap things first, up to the first failure.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -59,14 +60,7 @@ fn steps(no_peers: bool) -> Vec<Step> {
             &[features, &["--", "-D", "warnings"]].concat(),
             &[],
         ),
-        cargo_step(
-            "tests",
-            // One failure must not hide the others: a run takes long.
-            &["test", "--workspace", "--no-fail-fast"],
-            features,
-            // Set either way: what the shell has left over must not leave tests out in silence.
-            if no_peers { &[(NO_PEERS, "1")] } else { &[(NO_PEERS, "0")] },
-        ),
+        Step { name: "tests", run: Box::new(move || tests(no_peers, features)) },
         cargo_step(
             "docs",
             &["doc", "--workspace", "--no-deps"],
@@ -123,6 +117,51 @@ fn kills(features: &[&str]) -> Result<()> {
         &[&["test", "--workspace"], features, &["--test", "kill", "--", "--nocapture"]].concat(),
         &[("CRUS_TEST_BINARY", binary), ("CRUS_TEST_KILLS", KILLS)],
     )
+}
+
+/// All tests. What failed is said once more at the end: it may stand thousands of lines above.
+fn tests(no_peers: bool, features: &[&str]) -> Result<()> {
+    // One failure must not hide the others: a run takes long.
+    let args = [&["test", "--workspace", "--no-fail-fast"], features].concat();
+    let line = format!("cargo {}", args.join(" "));
+    println!("$ {line}");
+    // Set either way: what the shell has left over must not leave tests out in silence.
+    let mut child = cargo::command(&args)
+        .env(NO_PEERS, if no_peers { "1" } else { "0" })
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("failed to run `{line}`"))?;
+    let output = BufReader::new(child.stdout.take().context("the output is no pipe")?);
+    let mut failures = Failures::default();
+    for printed in output.split(b'\n') {
+        let printed = printed.with_context(|| format!("failed to read what `{line}` prints"))?;
+        let printed = String::from_utf8_lossy(&printed);
+        println!("{printed}");
+        failures.read(&printed);
+    }
+    let status = child.wait().with_context(|| format!("failed to wait for `{line}`"))?;
+    if !status.success() {
+        println!("\n== what failed, once more\n{}", failures.told.join("\n"));
+        bail!("`{line}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// What test programs say of their failures: from the first line that is `failures:` to the result.
+#[derive(Default)]
+struct Failures {
+    inside: bool,
+    told: Vec<String>,
+}
+
+impl Failures {
+    fn read(&mut self, line: &str) {
+        self.inside |= line == "failures:";
+        if self.inside {
+            self.told.push(line.to_owned());
+        }
+        self.inside &= !line.starts_with("test result: ");
+    }
 }
 
 fn run_cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
@@ -207,6 +246,22 @@ mod tests {
         let words: Vec<String> =
             outcome.summary().lines().map(|line| line.split_whitespace().take(2).collect()).collect();
         assert_eq!(words, ["oneok", "twoFAILED", "threenot"]);
+    }
+
+    #[test]
+    fn failures_are_told_once_more_and_nothing_else() {
+        let mut failures = Failures::default();
+        for line in
+            "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\nwhy\n\nfailures:\n    b\n\n\
+            test result: FAILED. 1 passed\n\nrunning 1 test\ntest c ... ok\ntest result: ok. 1 passed"
+                .lines()
+        {
+            failures.read(line);
+        }
+        assert_eq!(
+            failures.told.join("\n"),
+            "failures:\n\n---- b stdout ----\nwhy\n\nfailures:\n    b\n\ntest result: FAILED. 1 passed"
+        );
     }
 
     #[test]
