@@ -1,6 +1,9 @@
 # What the shell of a page knows; nothing of it is on the page.
 shopt -s expand_aliases
 
+# When the test is killed, the end of its input ends this shell, and all that it started.
+trap "kill -KILL 0" EXIT
+
 # As on a reader's terminal, `crus` prints tables where it prints to the page, and JSON into a pipe.
 crus() {
     local word tables=no

@@ -73,7 +73,12 @@ impl Shell {
             match self.output.recv_timeout(left) {
                 Ok(bytes) => printed.extend(bytes),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!("does not end: {command}\n{}", String::from_utf8_lossy(&printed)));
+                    let log = std::fs::read_to_string(self.script.with_file_name("serve.log"));
+                    let log = log.unwrap_or_default();
+                    let lines: Vec<&str> = log.lines().collect();
+                    let last = lines[lines.len().saturating_sub(40)..].join("\n");
+                    let printed = String::from_utf8_lossy(&printed);
+                    return Err(format!("does not end: {command}\n{printed}\nthe end of serve.log:\n{last}"));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(format!("ended the shell: {command}")),
             }
