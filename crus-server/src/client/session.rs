@@ -377,9 +377,16 @@ async fn show(output: Output, api: &Api, session: &Value) -> Result<u8, ClientEr
     let mut beside = (None, None);
     if output.format() == Format::Table {
         let id = session["upgrade_id"].as_str().unwrap_or_default();
+        let is_deleting = session["state"] == "DELETING";
         let told = async |what: &str| {
             let answer = api.get(&["session", id, what], &[]).await;
-            answer.inspect_err(|error| note(&format!("its {what} is not shown: {error}"))).ok()
+            if let Err(error) = &answer
+                // One that is being deleted may be gone by now.
+                && !(is_deleting && error.is_missing())
+            {
+                note(&format!("its {what} is not shown: {error}"));
+            }
+            answer.ok()
         };
         let (progress, strategy) = (told("progress").await, told("strategy").await);
         beside = (progress.and_then(|progress| view::<Progress>(&progress).ok()), strategy);
