@@ -240,7 +240,7 @@ impl Driver {
                 let names: Vec<NodeName> = session.pending().filter_map(|node| node.name.clone()).collect();
                 wlm.jobs(&names).await.map(Input::PendingJobs)
             }
-            Effect::ReadBootIds => bos.boot_ids().await.map(|ids| Input::BootIds { at, ids }),
+            Effect::ReadBootIds => bos.boot_ids().await.map(Input::BootIds),
             Effect::ReadBoot(key) => {
                 let session = bos.session(key).await;
                 session.map(|session| Input::Boot { at, name: key.request.name.clone(), session })

@@ -128,7 +128,7 @@ impl Paper {
                 return Input::Jobs { at, asked: names.clone(), jobs: self.jobs.clone() };
             }
             Effect::ReadPendingJobs => return Input::PendingJobs(self.jobs.clone()),
-            Effect::ReadBootIds => return Input::BootIds { at, ids: self.boot_ids() },
+            Effect::ReadBootIds => return Input::BootIds(self.boot_ids()),
             Effect::ReadBoot(key) if key.handle.is_some() || key.request.before.is_some() => {
                 let session = self.nameless_session(key);
                 return Input::Boot { at, name: key.request.name.clone(), session };

@@ -11,7 +11,7 @@ use crus_core::Limits;
 use crus_core::model::{Failure, NodeState};
 use crus_sim::cluster::bos::{NewSession, Operation};
 use crus_sim::cluster::slurm::Update;
-use crus_sim::config::{BootBehaviour, GroupSpec, Held, NodeSpec};
+use crus_sim::config::{BootBehaviour, BosApi, GroupSpec, Held, NodeSpec};
 use crus_sim::faults::{Fault, Plan};
 use crus_sim::world::World;
 
@@ -359,4 +359,25 @@ fn p3_p7_a_request_that_another_replica_made_is_waited_for_whatever_its_clock_sa
     // Slurm takes up to 5 s to hear of a node that it resumed.
     world.run_for(5_000).unwrap();
     assert!(world.session(id).is_none() && (1..=2).all(|n| in_service(&world, n)));
+}
+
+#[test]
+fn p9_peers_that_take_longer_to_answer_than_they_are_polled_hold_nothing_up() {
+    let each_alone_and_all = [[true, false, false], [false, true, false], [false, false, true], [true; 3]];
+    for (api, slow) in
+        [BosApi::V2, BosApi::V1].into_iter().flat_map(|api| each_alone_and_all.map(|slow| (api, slow)))
+    {
+        let mut config = cluster(4);
+        config.bos.api = api;
+        let mut world = world(config);
+        let ms = 3 * Limits::default().poll_ms;
+        let plan =
+            |is_slow| if is_slow { Plan::random(SEED, 1000, &[Fault::Slow { ms }]) } else { Plan::none() };
+        world.hsm.set_plan(plan(slow[0]));
+        world.bos.set_plan(plan(slow[1]));
+        world.wlm.set_plan(plan(slow[2]));
+        let id = world.create(spec(2)).unwrap();
+        world.run_to_end(2 * HOUR).unwrap_or_else(|error| panic!("{api:?}, slow {slow:?}: {error}"));
+        assert!(all_upgraded(&world, id), "{api:?}, slow {slow:?}");
+    }
 }

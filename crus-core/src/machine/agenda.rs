@@ -14,12 +14,15 @@ use crate::time::Time;
 /// At once.
 const NOW: Time = Time(0);
 
-/// What should be asked of the world now, the most urgent first.
+/// What should be asked of the world now: what has been due for longest, and of that the most urgent, first.
 ///
 /// After each answer the rest must be worked out anew: what was outstanding before may be wrong after it.
 pub fn outstanding(session: &Session, now: Time) -> Vec<Effect> {
-    let due = agenda(session, now).into_iter().filter(|(due, _)| *due <= now);
-    due.map(|(_, effect)| effect).collect()
+    let mut due: Vec<_> = agenda(session, now).into_iter().filter(|(due, _)| *due <= now).collect();
+    // A peer that takes longer to answer than a poll interval is to be looked at again as soon as it has answered: that
+    // must not hold up what has been due for longer (P9).
+    due.sort_by_key(|(due, _)| *due);
+    due.into_iter().map(|(_, effect)| effect).collect()
 }
 
 /// When there will be something to do again if nothing is outstanding now; `None` when the session is done.

@@ -80,11 +80,19 @@ impl Machine<'_> {
         // BOS knows no such session. A request that was lost on its way may still arrive.
         let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
         // A session that is forgotten may have existed: a node that booted anew was rebooted by it (P3).
-        let newer = |i: &usize| self.s.seen(*i).is_some_and(|seen| self.s.shows_newer_boot(*i, seen));
-        if !self.never_asked() && rebooting.iter().any(newer) {
-            self.fail_each(rebooting.iter().map(|&i| (i, Failure::BootSessionLost)).collect());
-            self.end_boot();
-            return true;
+        let newer = |i: &usize| {
+            let (at, seen) = self.s.seen_at(*i)?;
+            self.s.shows_newer_boot(*i, seen).then_some(at)
+        };
+        let newest = rebooting.iter().filter_map(newer).max();
+        if let Some(newest) = newest.filter(|_| !self.never_asked()) {
+            // BOS may know the session by now.
+            let is_lost = looked.is_some_and(|looked| looked >= newest);
+            if is_lost {
+                self.fail_each(rebooting.iter().map(|&i| (i, Failure::BootSessionLost)).collect());
+                self.end_boot();
+            }
+            return is_lost;
         }
         // One that was up and is silent now may be on its way through that boot: it is not asked for again, nor given
         // back, before the node shows which boot it has.

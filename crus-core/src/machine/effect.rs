@@ -144,12 +144,7 @@ pub enum Input {
     /// The jobs that hold pending nodes. Those of other nodes do no harm.
     PendingJobs(Vec<Job>),
     /// The boot sessions that there are, where BOS takes no names of ours.
-    BootIds {
-        /// When the look began.
-        at: Time,
-        /// Their ids.
-        ids: BootIds,
-    },
+    BootIds(BootIds),
     /// The boot session of this name, if BOS knows one.
     Boot {
         /// When the look began.

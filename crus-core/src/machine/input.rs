@@ -114,9 +114,10 @@ impl Machine<'_> {
                     self.s.known.chosen = Some((self.now, chosen));
                 }
             }
-            Input::BootIds { at, ids } => {
+            Input::BootIds(ids) => {
                 known.troubles.remove(&CallKind::ReadBootIds);
-                known.boot_ids = Some((at, ids));
+                // As old as the answer, as what a slow controller says is.
+                known.boot_ids = Some((self.now, ids));
             }
             Input::Boot { at, name, session } => {
                 known.troubles.remove(&CallKind::ReadBoot);

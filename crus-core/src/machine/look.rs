@@ -47,7 +47,7 @@ impl Session {
         self.seen_at(i).map(|(_, seen)| seen)
     }
 
-    fn seen_at(&self, i: usize) -> Option<(Time, &WlmNode)> {
+    pub(super) fn seen_at(&self, i: usize) -> Option<(Time, &WlmNode)> {
         let node = self.nodes.get(i)?;
         let (at, seen) = self.known.wlm.get(node.name.as_ref()?)?;
         // What was seen before a node rebooted says nothing about its return.

@@ -76,7 +76,7 @@ pub struct Known {
     pub outlook: Option<Outlook>,
     /// Of the jobs on each of these nodes, the one that is expected to end last.
     pub holding: HashMap<NodeName, HoldingJob>,
-    /// The partitions of which some nodes must stay in service, and when they were looked at.
+    /// The partitions of which some nodes must stay in service, and when that was answered.
     pub partitions: Option<(Time, Vec<Partition>)>,
     /// The clocks of the window's zone, and when they were asked for; `None` when nobody knows the zone.
     pub zone: Option<(Time, Option<ZoneOffset>)>,
@@ -103,7 +103,7 @@ pub struct Known {
     pub waited: Option<(Time, u64)>,
     /// The boot session of this step, and when it was looked at.
     pub boot: Option<(Time, SeenBoot)>,
-    /// The boot sessions that there are, where BOS takes no names of ours, and when they were looked at.
+    /// The boot sessions that there are, where BOS takes no names of ours, and when that was answered.
     pub boot_ids: Option<(Time, BootIds)>,
     /// Since when BOS does not show a boot session that it did show.
     pub boot_gone_since: Option<Time>,
