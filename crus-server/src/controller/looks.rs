@@ -9,6 +9,7 @@
 //! - No session looks less often than it would alone.
 //! - A look begins after it was planned, while its session does nothing: what it shows is as good as what the session would
 //!   have seen itself. A look that something else made necessary, the last one before a reboot above all, is the session's own.
+//! - What is refused when several sessions look together is said of none: one node is enough for that, and each looks itself.
 //! - A call that hangs holds up no look that falls due meanwhile.
 
 use std::collections::BTreeSet;
@@ -128,6 +129,9 @@ async fn look(wlm: Arc<dyn Wlm>, begun: Time, plans: Vec<Plan>) {
     let names: BTreeSet<&NodeName> = plans.iter().flat_map(|plan| &plan.names).collect();
     let names: Vec<NodeName> = names.into_iter().cloned().collect();
     let seen = wlm.nodes(&names).await;
+    if plans.len() > 1 && matches!(seen, Err(PortError::Refused { .. })) {
+        return;
+    }
     for Plan { names: asked, tell, .. } in plans {
         let nodes = match &seen {
             Ok(seen) => {
