@@ -120,6 +120,7 @@ impl Driver {
     /// [`advance`](Self::advance) had told to wait, and nothing was done for the session since. It is stored with the next
     /// round.
     pub fn looked(&mut self, begun: Time, asked: Vec<NodeName>, nodes: Result<Vec<WlmNode>, PortError>) {
+        debug!(step = self.session.head.step, "a planned look was made");
         let input = match nodes {
             Ok(nodes) => Input::Nodes { at: begun, asked, nodes },
             Err(error) => self.look_failed(Effect::ReadNodes(asked), error),

@@ -524,6 +524,11 @@ pub trait SessionStore: DriverStore {
     /// Ready once this process does not own the session any more.
     async fn disowned(&self, id: UpgradeId);
 
+    /// Removes a session that is done, with everything that belongs to it, unless anything is ordered for it or another
+    /// replica owns it: both may have come about since it was decided that it is to go. Tells whether it is gone; one that
+    /// is not there is.
+    async fn remove_finished(&self, id: UpgradeId) -> Result<bool, StoreError>;
+
     /// Gives a session up, so that another replica can own it at once. One that is not ours is fine.
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError>;
 

@@ -15,6 +15,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use crus_core::GroupLabel;
+use crus_sim::ClusterConfig;
+use crus_sim::config::{GroupSpec, TemplateSpec};
+use crus_sim::workload::{JobSpec, Wanted, Workload};
 use serde_json::Value;
 use simulated::Simulated;
 use support::{NOWHERE, Service, id_of, spec, until};
@@ -132,6 +136,66 @@ async fn a_collector_is_told_of_steps_stages_and_calls_in_one_trace_for_each_ses
     assert!(names["slurm drain"] >= 2 && names["hsm group"] > 0, "{names:?}");
     let reboot = spans.iter().find(|span| span["name"] == "bos reboot").unwrap();
     assert_eq!((attribute(reboot, "outcome"), &reboot["kind"]), ("ok".to_owned(), &3.into()));
+}
+
+/// Two pairs of nodes, each with groups and a template of its own, and a job on all of them that does not end.
+fn two_sites() -> ClusterConfig {
+    let mut config = simulated::nodes(4);
+    let others = config.groups.get_mut(&label("slurm-nodes")).unwrap().members.split_off(2);
+    let others = GroupSpec { members: others, ..GroupSpec::default() };
+    config.groups.insert(label("other-nodes"), others);
+    config.groups.insert(label("other-upgrading"), GroupSpec::default());
+    config.groups.insert(label("other-failed"), GroupSpec::default());
+    config.templates.insert("other-image".parse().unwrap(), TemplateSpec::of_group("other-upgrading"));
+    let job = JobSpec {
+        id: 1,
+        user: "ada".to_owned(),
+        wanted: Wanted::Nodes(config.nodes.iter().filter_map(|node| node.name.clone()).collect()),
+        cpus: None,
+        start_ms: 0,
+        duration_ms: None,
+        limit_ms: None,
+        partition: None,
+        requeue: false,
+    };
+    ClusterConfig { workload: Workload::Listed(vec![job]), ..config }
+}
+
+fn label(label: &str) -> GroupLabel {
+    label.parse().unwrap()
+}
+
+/// However many sessions a look is made for, the trace of each holds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_look_that_two_sessions_share_is_in_both_traces() {
+    let (collector, url) = Collector::start(200).await;
+    let site = Simulated::start(two_sites(), 7, 250.0).await;
+    let file = site.folder().join("headers");
+    fs::write(&file, format!("X-Key: {SECRET}\n")).unwrap();
+    // Long enough for two sessions to come together, however slowly a program starts.
+    let mut command = site.serve_from(&site.store(), "0.5");
+    command.args(["--otlp-endpoint", &url, "--otlp-headers-file"]).arg(&file);
+    let service = Service::start(command);
+    let mut other = spec(2);
+    for (key, value) in [
+        ("starting_label", "other-nodes"),
+        ("upgrading_label", "other-upgrading"),
+        ("failed_label", "other-failed"),
+        ("upgrade_template_id", "other-image"),
+    ] {
+        other[key] = value.into();
+    }
+    let ids = [service.create(&spec(2)).await, service.create(&other).await].map(|path| id_of(&path));
+    until("there are more looks in the traces than there were calls", async || {
+        let looks = ids.map(|id| {
+            let spans = collector.spans.lock().unwrap();
+            let looks = spans.iter().filter(|span| span["name"] == "slurm nodes");
+            looks.filter(|look| attribute(look, "upgrade_id") == id.to_string()).count() as u64
+        });
+        let calls = site.live.calls().get("scontrol show").copied().unwrap_or_default();
+        looks.iter().sum::<u64>() > calls && looks.iter().all(|looks| *looks > 0)
+    })
+    .await;
 }
 
 /// Refused for good, or away: the upgrade goes on, and the log tells.

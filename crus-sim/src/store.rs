@@ -141,6 +141,15 @@ impl Inner {
         }
     }
 
+    fn remove(&mut self, id: UpgradeId) {
+        self.written.writes += 1;
+        self.claims.remove(&id);
+        if self.sessions.remove(&id).is_some() {
+            self.tell(Change::Removed(id));
+        }
+        self.disown(id);
+    }
+
     fn disown(&mut self, id: UpgradeId) {
         if self.owners.remove(&id).is_some() {
             self.tell(Change::Unowned(id));
@@ -228,13 +237,7 @@ impl DriverStore for MemoryStore {
     }
 
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
-        let mut inner = self.open()?;
-        inner.written.writes += 1;
-        inner.claims.remove(&id);
-        if inner.sessions.remove(&id).is_some() {
-            inner.tell(Change::Removed(id));
-        }
-        inner.disown(id);
+        self.open()?.remove(id);
         Ok(())
     }
 
@@ -393,6 +396,18 @@ impl SessionStore for MemoryStore {
             Poll::Pending
         };
         poll_fn(lost).await;
+    }
+
+    async fn remove_finished(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        let mut inner = self.open()?;
+        let Some(stored) = inner.sessions.get(&id) else { return Ok(true) };
+        let is_anothers = inner.owners.get(&id).is_some_and(|owner| *owner != self.replica);
+        let is_ordered = stored.deletion.is_some() || !stored.commands.is_empty();
+        if is_anothers || is_ordered || !stored::head(id, &stored.head)?.is_done() {
+            return Ok(false);
+        }
+        inner.remove(id);
+        Ok(true)
     }
 
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {

@@ -232,11 +232,13 @@ async fn remove_outdated(shared: &Arc<Shared>) {
     for id in shared.board.outdated(&shared.retention, shared.ports.clock.now()) {
         shared.follower.beat();
         let span = shared.span(id);
-        match shared.store.remove(id).await {
-            Ok(()) => {
+        match shared.store.remove_finished(id).await {
+            Ok(true) => {
                 shared.board.remove(id);
                 span.in_scope(|| info!("finished session removed, as it is not to be kept longer"));
             }
+            // It is not what the board shows: it was retried since, or another replica has still to tell of it.
+            Ok(false) => shared.ask_follower(id),
             Err(error) => {
                 span.in_scope(|| warn!("failed to remove the finished session: {error}"));
             }

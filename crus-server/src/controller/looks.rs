@@ -9,6 +9,7 @@
 //! - No session looks less often than it would alone.
 //! - A look begins after it was planned, while its session does nothing: what it shows is as good as what the session would
 //!   have seen itself. A look that something else made necessary, the last one before a reboot above all, is the session's own.
+//! - What is refused when several sessions look together is said of none: one node is enough for that, and each looks itself.
 //! - A call that hangs holds up no look that falls due meanwhile.
 
 use std::collections::BTreeSet;
@@ -20,10 +21,10 @@ use crus_core::wlm::WlmNode;
 use crus_core::{NodeName, Time};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::{Instrument as _, Span};
+use tracing::{Instrument as _, Span, error_span};
 
 use crate::metrics::Metrics;
-use crate::otlp::{PLACE, Place};
+use crate::otlp::{PLACES, Place};
 
 /// What a look showed.
 pub(super) struct Look {
@@ -39,7 +40,7 @@ pub(super) struct Look {
 struct Plan {
     due: Time,
     names: Vec<NodeName>,
-    /// Where it is logged and traced, if it is the first one of a call.
+    /// Where it is traced, and logged if no other session looks together with it.
     place: Place,
     span: Span,
     tell: oneshot::Sender<Look>,
@@ -102,24 +103,27 @@ impl Maker {
                     }
                     None => return,
                 },
-                () = tokio::time::sleep_until(due), if next.is_some() => self.make(due),
+                () = tokio::time::sleep_until(due), if next.is_some() => self.make(),
             }
         }
     }
 
     /// Makes the looks that are due by now, and those that are almost.
-    fn make(&mut self, due: Instant) {
+    fn make(&mut self) {
         self.waiting.retain(|plan| !plan.tell.is_closed());
         let begun = self.clock.now();
-        if !self.waiting.iter().any(|plan| plan.due <= begun) {
-            return;
-        }
+        let first = self.waiting.iter().map(|plan| plan.due).min();
+        let Some(due) = first.filter(|due| *due <= begun) else { return };
+        self.metrics.polled_late(Duration::from_millis(begun.since(due)));
         let by = begun + self.together_ms;
         let plans: Vec<Plan> = self.waiting.extract_if(.., |plan| plan.due <= by).collect();
-        let Some((place, span)) = plans.first().map(|plan| (plan.place, plan.span.clone())) else { return };
-        self.metrics.polled_late(due.elapsed());
-        let wlm = Arc::clone(&self.wlm);
-        tokio::spawn(PLACE.scope(place, look(wlm, begun, plans)).instrument(span));
+        let places = plans.iter().map(|plan| plan.place).collect();
+        let span = match plans.as_slice() {
+            [plan] => plan.span.clone(),
+            _ => error_span!("look", sessions = plans.len()),
+        };
+        let look = look(Arc::clone(&self.wlm), begun, plans);
+        tokio::spawn(PLACES.scope(places, look).instrument(span));
     }
 }
 
@@ -128,6 +132,9 @@ async fn look(wlm: Arc<dyn Wlm>, begun: Time, plans: Vec<Plan>) {
     let names: BTreeSet<&NodeName> = plans.iter().flat_map(|plan| &plan.names).collect();
     let names: Vec<NodeName> = names.into_iter().cloned().collect();
     let seen = wlm.nodes(&names).await;
+    if plans.len() > 1 && matches!(seen, Err(PortError::Refused { .. })) {
+        return;
+    }
     for Plan { names: asked, tell, .. } in plans {
         let nodes = match &seen {
             Ok(seen) => {

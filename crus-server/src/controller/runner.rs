@@ -22,7 +22,7 @@ use super::Shared;
 use super::looks::Look;
 #[cfg(feature = "otlp")]
 use crate::otlp;
-use crate::otlp::{PLACE, Place};
+use crate::otlp::{PLACES, Place};
 use crate::webhook::{Courier, Start};
 
 /// The pause after the first failure of the store; it doubles with each further one.
@@ -185,13 +185,13 @@ impl Runner {
                 self.unless_stopped(courier.idle_in_time()).await;
             }
             self.span.record("step", driver.session().head.step);
-            let place = place(driver.session());
+            let places = [place(driver.session())].into();
             let round = async {
                 self.hand_over_deletion(&mut driver).await?;
                 self.hand_over_commands(&mut driver).await?;
                 driver.advance().await
             };
-            let next = match PLACE.scope(place, round).await {
+            let next = match PLACES.scope(places, round).await {
                 Ok(next) => next,
                 Err(StoreError::Failed(error)) => {
                     warn!("failed to use the store for the session, trying again: {error}");

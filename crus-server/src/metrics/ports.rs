@@ -18,7 +18,7 @@ use super::labels::{PeerCall, PeerLabel, PeerOperation};
 use super::{Metrics, lasted};
 use crate::health::PeerStates;
 #[cfg(feature = "otlp")]
-use crate::otlp::PLACE;
+use crate::otlp::PLACES;
 use crate::otlp::Tracer;
 
 /// Who is told of calls to peers.
@@ -88,8 +88,11 @@ impl Calls {
             .observe(lasted(begun));
         self.states.called(of, result.as_ref().err());
         #[cfg(feature = "otlp")]
-        if let (Some(tracer), Ok(place)) = (&self.tracer, PLACE.try_with(|place| *place)) {
-            tracer.send(crate::otlp::Span::of_call(place, format!("{peer} {operation}"), begun, outcome));
+        if let (Some(tracer), Ok(places)) = (&self.tracer, PLACES.try_with(Arc::clone)) {
+            for place in &*places {
+                let name = format!("{peer} {operation}");
+                tracer.send(crate::otlp::Span::of_call(*place, name, begun, outcome));
+            }
         }
         result
     }

@@ -150,6 +150,10 @@ impl SessionStore for WatchedStore {
         self.calls.watch(Access::Write, "own", self.inner.own(id)).await
     }
 
+    async fn remove_finished(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.calls.watch(Access::Write, "remove_finished", self.inner.remove_finished(id)).await
+    }
+
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         self.calls.watch(Access::Write, "disown", self.inner.disown(id)).await
     }

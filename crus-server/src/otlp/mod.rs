@@ -1,9 +1,10 @@
 //! Traces for a collector that speaks OTLP, when they are asked for: what a session did when, and for how long.
 //!
 //! The trace of a session has its upgrade id as trace id. Below its root are the steps, from the choice of their nodes to
-//! their end, below these their stages, and in these the calls to peers. The ids of root, steps and stages follow from the
-//! session alone, so that the spans of a session that several replicas ran, or that outlived a restart, still belong
-//! together. Each is sent once it has ended: a step that waits for jobs is seen when it is done.
+//! their end, below these their stages, and in these the calls to peers; a call that is made for several sessions is in the
+//! trace of each. The ids of root, steps and stages follow from the session alone, so that the spans of a session that several
+//! replicas ran, or that outlived a restart, still belong together. Each is sent once it has ended: a step that waits for jobs
+//! is seen when it is done.
 //!
 //! Spans go over HTTP as JSON, as the OpenTelemetry protocol has it beside protobuf (OTLP 1.x, JSON Protobuf Encoding):
 //! nothing but what is here already is needed for that.
@@ -19,6 +20,7 @@ mod sender;
 mod span;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crus_core::UpgradeId;
 
@@ -48,8 +50,8 @@ pub struct Place {
 }
 
 tokio::task_local! {
-    /// Where in a session the task is.
-    pub static PLACE: Place;
+    /// Where the task is: in several sessions at once while it looks for all of them.
+    pub static PLACES: Arc<[Place]>;
 }
 
 /// Without the feature there are none.

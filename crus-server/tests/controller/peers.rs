@@ -14,7 +14,9 @@ use crus_core::boots::BootIds;
 use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
-use crus_core::model::{Command, DeletionOrder, Node, NumberedCommand, PauseReason, Phase, Session, Summary};
+use crus_core::model::{
+    Command, DeletionOrder, Failure, Node, NodeState, NumberedCommand, PauseReason, Phase, Session, Summary,
+};
 use crus_core::names::BootHandle;
 use crus_core::ports::{
     BootKey, BootSession, Bos, Clock as _, DriverStore, Hsm, NodeFacts, Peer, PortError, RebootRequest,
@@ -137,6 +139,9 @@ struct Moody {
     /// Removing a session panics.
     panics: AtomicBool,
     creating: Semaphore,
+    /// How often the removal of a finished session was asked for, which waits for its turn.
+    removals: AtomicUsize,
+    removing: Semaphore,
 }
 
 impl Moody {
@@ -147,6 +152,8 @@ impl Moody {
             fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
             creating: Semaphore::new(1),
+            removals: AtomicUsize::new(0),
+            removing: Semaphore::new(1),
         })
     }
 
@@ -165,7 +172,6 @@ impl DriverStore for Moody {
         self.inner.save(s, events, r).await
     }
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
-        assert!(!self.panics.load(Ordering::SeqCst), "this panic is part of the test");
         self.mood()?;
         self.inner.remove(id).await
     }
@@ -229,6 +235,13 @@ impl SessionStore for Moody {
     }
     async fn disowned(&self, id: UpgradeId) {
         self.inner.disowned(id).await;
+    }
+    async fn remove_finished(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        let _removing = self.removing.acquire().await.unwrap();
+        assert!(!self.panics.load(Ordering::SeqCst), "this panic is part of the test");
+        self.mood()?;
+        self.inner.remove_finished(id).await
     }
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         self.inner.disown(id).await
@@ -693,6 +706,38 @@ async fn finished_sessions_are_kept_up_to_a_number_and_an_age_and_running_ones_a
         (kept.state, &*kept.messages),
         (SessionState::Ready, &["Upgrade Session Completed".into()][..])
     );
+}
+
+/// P4: a session may be retried after it was found to be too old and before it goes.
+#[tokio::test]
+async fn p4_a_session_that_is_retried_while_old_ones_go_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Moody::open(&directory.path().join("crus.redb"));
+    // The latest goes first.
+    let [mut retried, old] = [1_000, 2_000].map(finished);
+    retried.head.counts.failed = 1;
+    let node = Node::new("x1000c0s0b0n0".parse().unwrap(), None, Time(1));
+    retried.nodes = vec![Node { state: NodeState::Failed(Failure::BootTimedOut), ..node }];
+    for session in [&old, &retried] {
+        store.create(session).await.unwrap();
+    }
+    let removing = store.removing.acquire().await.unwrap();
+    let outside = outside(&Peers::new(Ends::Unreachable), &store);
+    let retention = Retention { max_sessions: 100, count: 0, max_age_ms: None };
+    let controller = Controller::start(outside, limits(), retention).await.unwrap();
+    eventually("old sessions go", async || store.removals.load(Ordering::SeqCst) == 1).await;
+    let id = retried.head.id;
+    controller.command(id, Command::Retry, None).await.unwrap().unwrap();
+    drop(removing);
+    eventually("it is its turn", async || store.removals.load(Ordering::SeqCst) == 2).await;
+    drop(store.removing.acquire().await.unwrap());
+    eventually("it works again", async || {
+        let session = controller.get(id).await.unwrap().expect("it is there");
+        session.state != SessionState::Ready
+    })
+    .await;
+    assert_eq!(store.load(old.head.id).await, Ok(None));
+    assert!(!store.load(id).await.unwrap().expect("it is stored").0.is_done());
 }
 
 /// What hangs costs a plan its time and is told; it is no error, and holds up nobody else.

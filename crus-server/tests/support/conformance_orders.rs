@@ -19,6 +19,8 @@ pub(crate) async fn conforms(store: &dyn SessionStore) {
     gives_a_session_that_begins_anew_the_last_place(store).await;
     notes_what_was_delivered(store).await;
     removes_orders_and_history_with_the_session(store).await;
+    removes_a_finished_session_unless_anything_is_ordered(store).await;
+    removes_a_finished_session_or_takes_an_order_for_it(store).await;
 }
 
 async fn noted(store: &dyn SessionStore, id: UpgradeId) -> Vec<Command> {
@@ -307,12 +309,82 @@ async fn removes_orders_and_history_with_the_session(store: &dyn SessionStore) {
     store.remove(id).await.unwrap();
 }
 
+/// P4, P7: who wants finished sessions gone decided so before, and somebody may have retried one of them since.
+async fn removes_a_finished_session_unless_anything_is_ordered(store: &dyn SessionStore) {
+    let (mut retried, deleted) = (session_apart("finished-a"), session_apart("finished-b"));
+    let nodes: [Xname; 1] = ["x9c4s0b0n0".parse().unwrap()];
+    for session in [&retried, &deleted] {
+        let id = session.head.id;
+        store.create(session).await.unwrap();
+        assert!(store.own(id).await.unwrap());
+        assert_eq!(store.remove_finished(id).await, Ok(false), "it is not done");
+        end(store, session.clone()).await;
+        store.disown(id).await.unwrap();
+    }
+    let id = retried.head.id;
+    let retry = store.command(id, Command::Retry, None).await.unwrap().unwrap();
+    assert_eq!(store.remove_finished(id).await, Ok(false), "it was retried");
+    assert_eq!(noted(store, id).await, [Command::Retry]);
+
+    // It begins anew. What it has taken in may be noted for a while.
+    assert!(store.own(id).await.unwrap());
+    (retried.head.phase, retried.head.commands) = (Phase::Created, retry);
+    let revision = load(store, id).await.1;
+    let events = [Event::Phase(Phase::Created), Event::Head];
+    store.save(&retried, &events, revision).await.unwrap();
+    assert_eq!(store.remove_finished(id).await, Ok(false), "it is at work");
+    assert_eq!(load(store, id).await.0, retried);
+    assert!(store.owns(id));
+    assert_eq!(store.claim(id, &nodes).await, Ok(Turn::Granted));
+    end(store, retried).await;
+    assert_eq!(store.remove_finished(id).await, Ok(true), "it is done, and runs nowhere else");
+    assert_eq!(store.load(id).await, Ok(None));
+    assert!(!store.ids().await.unwrap().contains(&id));
+    assert_eq!(store.remove_finished(id).await, Ok(true), "it is gone");
+
+    let id = deleted.head.id;
+    store.order_deletion(id, None).await.unwrap();
+    assert_eq!(store.remove_finished(id).await, Ok(false), "who deletes it tells so");
+    assert!(store.load(id).await.unwrap().is_some());
+    store.remove(id).await.unwrap();
+}
+
+/// Likewise when both come at once: nobody is told that a session is retried that goes.
+async fn removes_a_finished_session_or_takes_an_order_for_it(store: &dyn SessionStore) {
+    for round in 0..20 {
+        let mut session = session();
+        session.head.phase = Phase::Done;
+        let id = session.head.id;
+        store.create(&session).await.unwrap();
+        let (gone, retried) =
+            tokio::join!(store.remove_finished(id), store.command(id, Command::Retry, None));
+        let (gone, retried) = (gone.unwrap(), retried.unwrap());
+        assert_ne!(gone, retried.is_some(), "round {round}");
+        assert_eq!(gone, store.load(id).await.unwrap().is_none(), "round {round}");
+        store.remove(id).await.unwrap();
+    }
+}
+
 // ---- several replicas ------------------------------------------------------------------------------------
 
 pub(crate) async fn replicas_conform(one: &dyn SessionStore, two: &dyn SessionStore) {
     tells_commands_to_other_replicas(one, two).await;
     notes_commands_of_several_replicas(one, two).await;
     keeps_commands_when_another_takes_over(one, two).await;
+    leaves_a_finished_session_to_its_owner(one, two).await;
+}
+
+async fn leaves_a_finished_session_to_its_owner(one: &dyn SessionStore, two: &dyn SessionStore) {
+    let session = session();
+    let id = session.head.id;
+    one.create(&session).await.unwrap();
+    assert!(one.own(id).await.unwrap());
+    end(one, session).await;
+    assert_eq!(two.remove_finished(id).await, Ok(false));
+    assert!(one.owns(id) && one.load(id).await.unwrap().is_some());
+    one.disown(id).await.unwrap();
+    assert_eq!(two.remove_finished(id).await, Ok(true));
+    assert_eq!(one.load(id).await, Ok(None));
 }
 
 async fn tells_commands_to_other_replicas(one: &dyn SessionStore, two: &dyn SessionStore) {

@@ -273,17 +273,7 @@ impl DriverStore for EtcdStore {
     }
 
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
-        let keys = self.keys();
-        let whole = DeleteOptions::new().with_prefix();
-        let removed = [
-            TxnOp::delete(keys.session(id), Some(whole.clone())),
-            TxnOp::delete(keys.commands(id), Some(whole)),
-            TxnOp::delete(keys.head(id), None),
-            TxnOp::delete(keys.order(id), None),
-            TxnOp::delete(keys.owner(id), None),
-            TxnOp::delete(keys.claim(id), None),
-        ];
-        self.table().txn("remove a session", Txn::new().and_then(removed)).await?;
+        self.table().txn("remove a session", Txn::new().and_then(removal(self.keys(), id))).await?;
         self.shared.seen.forget(id);
         self.shared.ownership.leave(id);
         Ok(())
@@ -472,6 +462,34 @@ impl SessionStore for EtcdStore {
         self.shared.ownership.left(id).await;
     }
 
+    async fn remove_finished(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        let keys = self.keys();
+        let Some(look) = self.table().look(id).await? else { return Ok(true) };
+        let (revision, next) = (look.revision, look.at + 1);
+        let (head, commands, _) = look.commands(id)?;
+        if !head.is_done() || !commands.is_empty() {
+            return Ok(false);
+        }
+        let lease = self.shared.ownership.lease_of(id).unwrap_or_default();
+        let when = [
+            Compare::mod_revision(keys.revision(id), CompareOp::Equal, revision),
+            // Nothing was noted since; what was taken in may be there still.
+            Compare::create_revision(keys.commands(id), CompareOp::Less, next).with_prefix(),
+            Compare::version(keys.order(id), CompareOp::Equal, 0),
+            // What is not ours must be nobody's: a key that is not there has no lease.
+            Compare::lease(keys.owner(id), CompareOp::Equal, lease),
+        ];
+        let txn = Txn::new().when(when).and_then(removal(keys, id));
+        let removed = self.table().txn("remove a finished session", txn).await?.succeeded()
+            // By an attempt whose answer was lost.
+            || self.table().look(id).await?.is_none();
+        if removed {
+            self.shared.seen.forget(id);
+            self.shared.ownership.leave(id);
+        }
+        Ok(removed)
+    }
+
     async fn disown(&self, id: UpgradeId) -> Result<(), StoreError> {
         let Shared { connection, ownership, keys, .. } = &*self.shared;
         self.shared.seen.forget(id);
@@ -489,6 +507,19 @@ impl SessionStore for EtcdStore {
         let silence = LONGEST_SILENCE.min(*lease);
         Ok(Box::new(Watching::begin(connection, keys.clone(), silence).await?))
     }
+}
+
+/// What removes a session with everything that belongs to it.
+fn removal(keys: &Keys, id: UpgradeId) -> [TxnOp; 6] {
+    let whole = DeleteOptions::new().with_prefix();
+    [
+        TxnOp::delete(keys.session(id), Some(whole.clone())),
+        TxnOp::delete(keys.commands(id), Some(whole)),
+        TxnOp::delete(keys.head(id), None),
+        TxnOp::delete(keys.order(id), None),
+        TxnOp::delete(keys.owner(id), None),
+        TxnOp::delete(keys.claim(id), None),
+    ]
 }
 
 fn to_revision(revision: i64) -> Revision {

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use file::StoreFile;
 use tables::{
     CLAIMS, COMMANDED_KEY, COMMANDS, DELIVERED, HEADS, HISTORY, MESSAGES, META, NODES, ORDERED_BY, ORDERS,
-    REVISIONS, Trouble, claims_in, commands_of, enter_claim, head_of, keys_of, rows, write,
+    REVISIONS, Trouble, claims_in, commands_of, enter_claim, head_of, rows, write,
 };
 
 pub(super) use inspect::FileView;
@@ -112,18 +112,8 @@ impl DriverStore for RedbStore {
 
     async fn remove(&self, id: UpgradeId) -> Result<(), StoreError> {
         self.run(move |database| {
-            let key = id.0.as_u128();
             let writing = database.begin_write()?;
-            writing.open_table(REVISIONS)?.remove(key)?;
-            writing.open_table(HEADS)?.remove(key)?;
-            writing.open_table(NODES)?.retain_in(keys_of(key), |_, _| false)?;
-            writing.open_table(MESSAGES)?.retain_in(keys_of(key), |_, _| false)?;
-            writing.open_table(HISTORY)?.retain_in(keys_of(key), |_, _| false)?;
-            writing.open_table(COMMANDS)?.retain_in((key, 0)..=(key, u64::MAX), |_, _| false)?;
-            writing.open_table(ORDERS)?.remove(key)?;
-            writing.open_table(ORDERED_BY)?.remove(key)?;
-            writing.open_table(DELIVERED)?.remove(key)?;
-            writing.open_table(CLAIMS)?.remove(key)?;
+            tables::remove(&writing, id.0.as_u128())?;
             writing.commit()?;
             Ok(())
         })
@@ -379,6 +369,28 @@ impl SessionStore for RedbStore {
 
     async fn disowned(&self, _: UpgradeId) {
         std::future::pending::<()>().await;
+    }
+
+    async fn remove_finished(&self, id: UpgradeId) -> Result<bool, StoreError> {
+        self.run(move |database| {
+            let key = id.0.as_u128();
+            let writing = database.begin_write()?;
+            if writing.open_table(REVISIONS)?.get(key)?.is_none() {
+                return Ok(true);
+            }
+            let head = head_of(&writing.open_table(HEADS)?, id)?;
+            let is_done = stored::head(id, &head).map_err(Trouble::Told)?.is_done();
+            if !is_done
+                || writing.open_table(ORDERS)?.get(key)?.is_some()
+                || !commands_of(&writing.open_table(COMMANDS)?, id)?.is_empty()
+            {
+                return Ok(false);
+            }
+            tables::remove(&writing, key)?;
+            writing.commit()?;
+            Ok(true)
+        })
+        .await
     }
 
     async fn disown(&self, _: UpgradeId) -> Result<(), StoreError> {

@@ -85,6 +85,21 @@ pub(super) fn write(parts: &Parts, writing: &redb::WriteTransaction, id: u128) -
     Ok(())
 }
 
+/// Removes a session with everything that belongs to it.
+pub(super) fn remove(writing: &redb::WriteTransaction, id: u128) -> Result<(), Trouble> {
+    writing.open_table(REVISIONS)?.remove(id)?;
+    writing.open_table(HEADS)?.remove(id)?;
+    writing.open_table(NODES)?.retain_in(keys_of(id), |_, _| false)?;
+    writing.open_table(MESSAGES)?.retain_in(keys_of(id), |_, _| false)?;
+    writing.open_table(HISTORY)?.retain_in(keys_of(id), |_, _| false)?;
+    writing.open_table(COMMANDS)?.retain_in((id, 0)..=(id, u64::MAX), |_, _| false)?;
+    writing.open_table(ORDERS)?.remove(id)?;
+    writing.open_table(ORDERED_BY)?.remove(id)?;
+    writing.open_table(DELIVERED)?.remove(id)?;
+    writing.open_table(CLAIMS)?.remove(id)?;
+    Ok(())
+}
+
 /// Replaces or appends values, in the order of their positions. What would leave a gap is refused: the session could
 /// not be read again.
 pub(super) fn put(
@@ -116,7 +131,7 @@ pub(super) fn rows(
 }
 
 /// The keys of everything that belongs to one session.
-pub(super) fn keys_of(id: u128) -> std::ops::RangeInclusive<(u128, u32)> {
+fn keys_of(id: u128) -> std::ops::RangeInclusive<(u128, u32)> {
     (id, 0)..=(id, u32::MAX)
 }
 
