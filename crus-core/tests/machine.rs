@@ -1213,3 +1213,27 @@ fn p9_nodes_that_boot_by_the_other_version_of_bos_fail_with_that_reason() {
         assert!(why.contains("the other version"), "{why}");
     }
 }
+
+/// What comes after a refusal is asked for on a look of its own: not on one that was made for others before.
+#[test]
+fn p2_the_look_before_a_reboot_is_not_one_that_others_may_make_early() {
+    for names_boots in [true, false] {
+        let (mut paper, mut session) = pair(names_boots);
+        let effect = paper.until_reboot(&mut session);
+        paper.answered(&mut session, effect, Err(away(Peer::Bos)));
+        let mut sleeps = 0;
+        loop {
+            machine::step(&mut session, paper.now, Input::Tick);
+            match machine::outstanding(&session, paper.now).into_iter().next() {
+                Some(Effect::Reboot(_)) => break,
+                Some(_) => _ = paper.round(&mut session),
+                None => {
+                    sleeps += 1;
+                    assert_eq!(machine::next_look(&session, paper.now), None, "names {names_boots}");
+                    paper.wait_until(machine::next_wake(&session, paper.now));
+                }
+            }
+        }
+        assert!(sleeps > 0, "names {names_boots}: it is not asked for again at once");
+    }
+}
