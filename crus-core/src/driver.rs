@@ -22,9 +22,10 @@ use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 use crate::actor::Actor;
+use crate::history::{Entry, Happening};
 use crate::machine::{self, Effect, Event, Input};
 use crate::messages;
-use crate::model::{DeletionOrder, NumberedCommand, SeenGroup, Session};
+use crate::model::{DeletionOrder, Head, NumberedCommand, SeenGroup, Session};
 use crate::names::{BootHandle, NodeName, Xname};
 use crate::ports::{Bos, Checks, Clock, DriverStore, Hsm, PortError, Rejected, Revision, StoreError, Wlm};
 use crate::promises::{self, Violation};
@@ -174,20 +175,23 @@ impl Driver {
 
     /// Takes in an input; tells whether anything changed durably.
     fn take(&mut self, now: Time, input: Input) -> bool {
+        let Head { mut step, mut stage, .. } = self.session.head;
         let events = machine::step(&mut self.session, now, input);
-        let head = &self.session.head;
         for event in &events {
             match event {
-                Event::Message(i) => {
-                    info!(step = head.step, stage = %head.stage, "{}", self.session.messages[*i].text);
+                Event::Stage { step: next, stage: entered } => (step, stage) = (*next, *entered),
+                // Where it is among the messages is not known any more if they were folded.
+                Event::Entry(Entry { step, what: Happening::Message { text }, .. }) => {
+                    info!(step, stage = %stage, "{text}");
                 }
                 Event::Node(i) => {
                     let node = &self.session.nodes[*i];
-                    debug!(step = head.step, node = %node.xname, state = ?node.state, "node changed");
+                    debug!(step, node = %node.xname, state = ?node.state, "node changed");
                 }
                 _ => {}
             }
         }
+        let head = &self.session.head;
         for violation in promises::session(&self.session) {
             tracing::error!(step = head.step, "broken promise: {violation}");
             self.ports.observer.broken(&self.session, &violation);
@@ -295,14 +299,21 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
     use std::future::Future;
     use std::num::NonZeroU32;
     use std::pin::pin;
+    use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Metadata, Subscriber};
 
     use super::*;
     use crate::claims::Turn;
-    use crate::model::{Limits, Spec, UpgradeId};
+    use crate::machine::MESSAGES_MAX;
+    use crate::model::{Limits, Message, Phase, Spec, Stage, UpgradeId};
     use crate::ports::{MockBos, MockDriverStore, MockHsm, MockWlm, NodeFacts, Peer};
     use crate::strategy::Strategy;
     use crate::window::ZoneOffset;
@@ -415,5 +426,56 @@ mod tests {
         let mut driver = driver(MockHsm::new(), store(10, false));
         let end = at_once(driver.advance());
         assert_eq!(end, Err(StoreError::NotOwner(driver.session().head.id)));
+    }
+
+    /// Keeps the fields of each line that is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+
+    struct Fields(BTreeMap<&'static str, String>);
+
+    impl Visit for Fields {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.insert(field.name(), format!("{value:?}"));
+        }
+    }
+
+    impl Subscriber for Log {
+        fn enabled(&self, about: &Metadata<'_>) -> bool {
+            about.target() == "crus_core::driver"
+        }
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut fields = Fields(BTreeMap::new());
+            event.record(&mut fields);
+            self.0.lock().unwrap().push(fields.0);
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+    }
+
+    /// A step ends and the next begins in one go, at a moment when old messages are folded.
+    #[test]
+    fn each_message_is_logged_with_the_step_and_stage_that_it_was_said_in() {
+        let mut driver = driver(MockHsm::new(), store(0, true));
+        let session = &mut driver.session;
+        session.head.phase = Phase::Rolling;
+        session.head.stage = Stage::Booted;
+        session.messages = (0..MESSAGES_MAX).map(|n| Message::new(format!("said {n}"), Noon.now())).collect();
+        let log = Log::default();
+        tracing::subscriber::with_default(log.clone(), || driver.take(Noon.now(), Input::Tick));
+        let lines = log.0.lock().unwrap();
+        let lines: Vec<_> =
+            lines.iter().map(|line| ["step", "stage", "message"].map(|name| &*line[name])).collect();
+        let expected =
+            [["0", "BOOTED", &*messages::boot_failed(0)], ["1", "STARTING", &*messages::no_nodes(1)]];
+        assert_eq!(lines, expected);
     }
 }

@@ -264,7 +264,7 @@ impl Machine<'_> {
         true
     }
 
-    /// Takes note of who keeps a draining node out of service, and of the boot it has.
+    /// Takes note of who keeps a node out of service before it is rebooted, and of the boot it has.
     fn follow_holder(&mut self, i: usize) {
         let Some(seen) = self.s.seen(i) else { return };
         let holder = self.s.holder_of(seen);
@@ -305,10 +305,8 @@ impl Machine<'_> {
                 true
             }
             LastLook::Quiet if self.s.is_upgrading_group_filled() && self.s.knows_boots(self.now) => {
-                let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
-                let silent = batch.iter().copied().filter(is_silent).collect();
+                let silent = self.note_boots(&batch);
                 for &i in &batch {
-                    self.follow_holder(i);
                     self.change(i, |node| node.state = NodeState::Rebooting);
                 }
                 let before = self.s.boot_ids(self.now).cloned();

@@ -206,7 +206,7 @@ pub struct Boot {
     pub unanswered: Option<Time>,
     /// Since when BOS is known to have it.
     pub begun: Option<Time>,
-    /// The nodes, by their positions, that the workload manager was out of touch with when it was first noted. Of
+    /// The nodes, by their positions, that the workload manager was out of touch with before it was first asked for. Of
     /// the others one that falls silent may be booting.
     #[serde(default, with = "positions", skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<usize>,

@@ -1213,3 +1213,123 @@ fn p9_nodes_that_boot_by_the_other_version_of_bos_fail_with_that_reason() {
         assert!(why.contains("the other version"), "{why}");
     }
 }
+
+/// What comes after a refusal is asked for on a look of its own: not on one that was made for others before.
+#[test]
+fn p2_the_look_before_a_reboot_is_not_one_that_others_may_make_early() {
+    for names_boots in [true, false] {
+        let (mut paper, mut session) = pair(names_boots);
+        let effect = paper.until_reboot(&mut session);
+        paper.answered(&mut session, effect, Err(away(Peer::Bos)));
+        let mut sleeps = 0;
+        loop {
+            machine::step(&mut session, paper.now, Input::Tick);
+            match machine::outstanding(&session, paper.now).into_iter().next() {
+                Some(Effect::Reboot(_)) => break,
+                Some(_) => _ = paper.round(&mut session),
+                None => {
+                    sleeps += 1;
+                    assert_eq!(machine::next_look(&session, paper.now), None, "names {names_boots}");
+                    paper.wait_until(machine::next_wake(&session, paper.now));
+                }
+            }
+        }
+        assert!(sleeps > 0, "names {names_boots}: it is not asked for again at once");
+    }
+}
+
+impl Paper {
+    /// An administrator switches the node off and on.
+    fn power_cycle(&mut self, n: u32) -> Option<WlmTime> {
+        let node = self.nodes.get_mut(&name(n)).unwrap();
+        node.base = BaseState::Down;
+        node.boot_time = Some(WlmTime(i64::try_from(self.now.0 / 1000).unwrap()));
+        node.boot_time
+    }
+}
+
+/// Nothing was ever asked for: then no boot session was lost, whatever the nodes did by themselves.
+#[test]
+fn p4_p9_a_node_that_boots_by_itself_while_bos_is_away_does_not_fail_its_step() {
+    for names_boots in [true, false] {
+        for error in [away(Peer::Bos), PortError::Refused { peer: Peer::Bos, detail: "forbidden".into() }] {
+            let (mut paper, mut session) = pair(names_boots);
+            paper.takes = 4_000;
+            let effect = paper.until_reboot(&mut session);
+            paper.answered(&mut session, effect, Err(error.clone()));
+            paper.wait(3_600_000);
+            paper.power_cycle(1);
+            paper.run(&mut session);
+            assert!(
+                session.nodes.iter().all(|node| node.state == NodeState::Upgraded),
+                "names {names_boots}, {error}: {:?}",
+                session.nodes
+            );
+            assert_eq!(paper.reboots, BTreeMap::from([(xname(1), 1), (xname(2), 1)]));
+        }
+    }
+}
+
+/// The boot that a node made by itself before the request is no proof of the one that was asked for.
+#[test]
+fn p5_what_a_node_booted_before_it_was_asked_for_is_no_proof() {
+    for names_boots in [true, false] {
+        let (mut paper, mut session) = pair(names_boots);
+        let effect = paper.until_reboot(&mut session);
+        paper.answered(&mut session, effect, Err(away(Peer::Bos)));
+        paper.wait(3_600_000);
+        let theirs = paper.power_cycle(1);
+        let effect = paper.until_reboot(&mut session);
+        let first = &session.nodes[0];
+        assert_eq!((&first.state, first.boot_before), (&NodeState::Rebooting, theirs), "names {names_boots}");
+        // BOS will say that both have booted; the first one has not.
+        let input = paper.answer(effect);
+        paper.nodes.get_mut(&name(1)).unwrap().boot_time = theirs;
+        machine::step(&mut session, paper.now, input);
+        paper.run(&mut session);
+        let states: Vec<_> = session.nodes.iter().map(|node| &node.state).collect();
+        assert!(
+            matches!(states[..], [NodeState::Failed(Failure::ReturnTimedOut(_)), NodeState::Upgraded]),
+            "names {names_boots}: {states:?}"
+        );
+    }
+}
+
+/// A node that was out of touch at the intent has come back by itself since: silent after the request, it may be booting.
+#[test]
+fn p3_a_node_that_was_silent_at_the_intent_and_came_back_may_be_booting_once_it_is_silent_again() {
+    let (mut paper, mut session) = pair(true);
+    let out_of_touch = |paper: &mut Paper| {
+        let node = paper.nodes.get_mut(&name(1)).unwrap();
+        node.base = BaseState::Down;
+        node.flags.insert(Flag::NotResponding);
+    };
+    out_of_touch(&mut paper);
+    let effect = paper.until_reboot(&mut session);
+    paper.answered(&mut session, effect, Err(away(Peer::Bos)));
+    paper.wait(600_000);
+    paper.power_cycle(1);
+    paper.nodes.get_mut(&name(1)).unwrap().flags.remove(&Flag::NotResponding);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 3_600_000);
+    out_of_touch(&mut paper);
+    for _ in 0..50 {
+        paper.round(&mut session);
+    }
+    assert!(condition(&session).contains("may be booting"), "{:?}", condition(&session));
+}
+
+/// Likewise where nothing was asked for at all, since the last look came late.
+#[test]
+fn p4_p5_a_node_that_boots_by_itself_between_the_intent_and_the_request_does_not_fail_its_step() {
+    let (mut paper, mut session) = pair(true);
+    paper.until(&mut session, |s| s.head.boot.is_some());
+    paper.wait(300_000);
+    let theirs = paper.power_cycle(1);
+    let effect = paper.until_reboot(&mut session);
+    assert_eq!(session.nodes[0].boot_before, theirs);
+    let lost = PortError::MayHaveActed { peer: Peer::Bos, detail: "timed out".into() };
+    paper.answered(&mut session, effect, Err(lost));
+    paper.run(&mut session);
+    assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded), "{:?}", session.nodes);
+}

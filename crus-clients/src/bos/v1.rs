@@ -15,6 +15,9 @@
 //!
 //! - Some versions never say that a session is `complete`. Nodes that got somewhere are told of all the same; for those
 //!   that did not the time-out of the caller decides.
+//! - No status tells whether the template configures its nodes: a session that is complete, and shows no sign of having begun
+//!   or of having broken off before, is taken not to. So a node counts as booted, and is not configured, if the agent died
+//!   right between: that the template's `enable_cfs` alone would tell.
 //! - A boot set whose status, or whose phases, are not there yet may have any nodes: as long as one is missing, nobody is
 //!   said to be left out. The status begins with all nodes that the limit has left of the set; one that lists none has
 //!   none.
@@ -444,9 +447,12 @@ impl BootSet {
 /// How the nodes of all boot sets stand; `None` of one that all sets that name it have left out. Of a node in several the
 /// set that is worst off counts. `complete`: whether the session is, so that nothing begins any more.
 fn fold(sets: &[BootSet], complete: bool) -> BTreeMap<Xname, Option<BootNodeState>> {
+    let stories: Vec<(Xname, Story)> = sets.iter().flat_map(BootSet::stories).collect();
+    // A template configures the nodes of all its sets or of none, and what ended one of them may have ended the others.
+    let unconfigured = complete && stories.iter().all(|(_, story)| story.may_end_unconfigured());
     let mut nodes: BTreeMap<Xname, Option<BootNodeState>> = BTreeMap::new();
-    for (xname, story) in sets.iter().flat_map(BootSet::stories) {
-        let (here, known) = (story.state(complete), nodes.entry(xname).or_default());
+    for (xname, story) in stories {
+        let (here, known) = (story.state(unconfigured), nodes.entry(xname).or_default());
         if gravity(here.as_ref()) > gravity(known.as_ref()) {
             *known = here;
         }
@@ -465,20 +471,34 @@ fn gravity(state: Option<&BootNodeState>) -> u8 {
 }
 
 impl Story {
-    /// How the node stands; `None` when it was left out.
-    fn state(&self, complete: bool) -> Option<BootNodeState> {
+    /// Whether the set has left it out. One that was off already may be left out of its shutdown, and boots all the same.
+    fn is_left_out(&self) -> bool {
+        match self.categories[BOOT] {
+            None => self.categories.contains(&Some(Category::Excluded)),
+            Some(category) => category == Category::Excluded,
+        }
+    }
+
+    /// Whether the session of this node may be one that leaves all its nodes unconfigured, once it is over: the node shows
+    /// neither that one is configured, nor that the session broke off before.
+    fn may_end_unconfigured(&self) -> bool {
+        let [_, boot, configure] = self.categories;
+        let has_failed = self.categories.contains(&Some(Category::Failed));
+        let broke_off = matches!(boot, Some(Category::NotStarted | Category::InProgress)) && !has_failed;
+        let begun = configure.is_some_and(|category| category != Category::NotStarted);
+        self.is_left_out() || !(begun || broke_off)
+    }
+
+    /// How the node stands; `None` when it was left out. `unconfigured`: whether the session is over, and its template leaves
+    /// its nodes unconfigured: then that phase is shown all the same, and never begins.
+    fn state(&self, unconfigured: bool) -> Option<BootNodeState> {
         let [_, boot, configure] = self.categories;
         let phases = || PHASES.iter().zip(self.categories);
         if let Some((phase, _)) = phases().find(|(_, category)| *category == Some(Category::Failed)) {
             let error = self.error.clone().filter(|error| !error.is_empty());
             return Some(BootNodeState::Failed(error.unwrap_or_else(|| format!("failed in phase {phase}"))));
         }
-        // One that was off already may be left out of its shutdown, and boots all the same.
-        let left_out = match boot {
-            None => phases().any(|(_, category)| category == Some(Category::Excluded)),
-            Some(category) => category == Category::Excluded,
-        };
-        if left_out {
+        if self.is_left_out() {
             return None;
         }
         if configure == Some(Category::Excluded) {
@@ -487,8 +507,7 @@ impl Story {
         let booted = boot == Some(Category::Succeeded);
         let configured = match configure {
             Some(Category::Succeeded) => true,
-            // A template may leave its nodes unconfigured: then the phase never begins.
-            Some(Category::NotStarted) => complete,
+            Some(Category::NotStarted) => unconfigured,
             None => !self.configures,
             Some(_) => false,
         };

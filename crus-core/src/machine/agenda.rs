@@ -37,8 +37,11 @@ pub fn next_wake(session: &Session, now: Time) -> Option<Time> {
 
 /// The nodes that will be looked at in the workload manager, and when, if nothing happens before: a host that runs many
 /// sessions may make such looks in one call ([`Driver::looked`](crate::driver::Driver::looked)). `None` when there is no such
-/// look, or it is outstanding now.
+/// look, or it is outstanding now, or it may be the last one before a reboot: that one is the session's own (P2).
 pub fn next_look(session: &Session, now: Time) -> Option<(Time, Vec<NodeName>)> {
+    if session.head.stage == Stage::Quiesced {
+        return None;
+    }
     agenda(session, now).into_iter().find_map(|(due, effect)| match effect {
         Effect::ReadNodes(names) if due > now => Some((due, names)),
         _ => None,

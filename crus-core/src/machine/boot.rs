@@ -34,6 +34,7 @@ impl Machine<'_> {
             return true;
         }
         self.renew_before(&boot);
+        self.note_own_boots(&boot);
         // The look must have begun when each request had had its time to arrive.
         let looked = self.s.known.boot.as_ref().map(|(at, _)| *at);
         let settled = self.asked_until(&boot).is_none_or(|asked| {
@@ -85,7 +86,7 @@ impl Machine<'_> {
             self.s.shows_newer_boot(*i, seen).then_some(at)
         };
         let newest = rebooting.iter().filter_map(newer).max();
-        if let Some(newest) = newest.filter(|_| !self.never_asked()) {
+        if let Some(newest) = newest.filter(|_| self.asked_until(&boot).is_some()) {
             // BOS may know the session by now.
             let is_lost = looked.is_some_and(|looked| looked >= newest);
             if is_lost {
@@ -201,6 +202,33 @@ impl Machine<'_> {
             boot.before = latest;
             self.events.push(Event::Head);
         }
+    }
+
+    /// While no request is under way, and BOS shows nothing that one has come to, what nodes booted is their own doing: no sign
+    /// of a reboot that is yet to be asked for (P5), nor that one was lost.
+    fn note_own_boots(&mut self, boot: &Boot) {
+        let is_shown = matches!(self.s.known.boot, Some((_, Some(_))));
+        let rebooting = self.s.batch_in(|state| *state == NodeState::Rebooting);
+        if is_shown
+            || self.asked_until(boot).is_some()
+            || self.s.last_look(&rebooting, self.now) == LastLook::Stale
+        {
+            return;
+        }
+        let silent = self.note_boots(&rebooting);
+        if let Some(boot) = &mut self.s.head.boot
+            && boot.silent != silent
+        {
+            boot.silent = silent;
+            self.events.push(Event::Head);
+        }
+    }
+
+    /// Takes note of who keeps these nodes out of service, and of the boot that each has. Returns those that do not show theirs.
+    pub(super) fn note_boots(&mut self, nodes: &[usize]) -> Vec<usize> {
+        nodes.iter().for_each(|&i| self.follow_holder(i));
+        let is_silent = |i: &usize| self.s.seen(*i).is_none_or(|seen| !seen.shows_its_boot());
+        nodes.iter().copied().filter(is_silent).collect()
     }
 
     /// Whether a boot session shows each node that was asked for.

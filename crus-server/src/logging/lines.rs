@@ -137,12 +137,17 @@ impl Line<'_> {
             (Level::DEBUG, _) => "DEBUG",
             (Level::TRACE, _) => "TRACE",
         };
+        // What the event says itself goes before it: a session's step, say, may be over when its span is still of it.
+        let stands = |(name, value): &&(&str, Value)| {
+            self.own.0.iter().all(|(own, other)| own != name || other == value)
+        };
         let mut spans = String::new();
         for (name, fields) in self.spans {
             spans.push_str(name);
+            let fields = Fields(fields.0.iter().filter(stands).cloned().collect());
             if !fields.0.is_empty() {
                 spans.push('{');
-                spans.push_str(pairs(fields).trim_start());
+                spans.push_str(pairs(&fields).trim_start());
                 spans.push('}');
             }
             spans.push(':');
@@ -276,16 +281,20 @@ mod tests {
             session.record("step", 3);
             session.record("step", 4);
             session.in_scope(|| info!(step = 4, node = %"x1", "drained"));
+            session.in_scope(|| info!(step = 5, "the next one"));
             info!("outside");
         });
-        let (first, second) = text.trim_end().split_once('\n').unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let [first, next, last] = lines[..] else { panic!("{text}") };
         let after = |line: &str| line.split_once("Z ").unwrap().1.to_owned();
         let target = module_path!();
         assert_eq!(
             after(first),
             format!(" INFO session{{upgrade_id=1-2-3 step=4}}: {target}: drained node=x1")
         );
-        assert_eq!(after(second), format!(" INFO {target}: outside"));
+        // One line is not of two steps.
+        assert_eq!(after(next), format!(" INFO session{{upgrade_id=1-2-3}}: {target}: the next one step=5"));
+        assert_eq!(after(last), format!(" INFO {target}: outside"));
     }
 
     /// What peers say ends up in the log: it must not look like something that we said, nor steer who reads it.

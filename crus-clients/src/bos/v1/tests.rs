@@ -52,17 +52,59 @@ fn a_node_succeeded_only_when_it_did_in_each_phase() {
     );
     let unconfigured = set(&[("shutdown", &[("succeeded", &[1])]), ("boot", &[("succeeded", &[1])])]);
     assert_eq!(states(&[unconfigured]), [(x(1), Some(BootNodeState::Succeeded))], "without a configuration");
-    let never_configured = [set(&[
-        ("shutdown", &[("succeeded", &[1, 2])]),
-        ("boot", &[("succeeded", &[1]), ("not_started", &[2])]),
-        ("configure", &[("not_started", &[1, 2])]),
-    ])];
-    let later = |complete| fold(&never_configured, complete).into_values().collect::<Vec<_>>();
-    assert_eq!(later(false), [working("configure not_started"), working("boot not_started")]);
-    let ended = [Some(BootNodeState::Succeeded), working("boot not_started")];
-    assert_eq!(later(true), ended, "the session is over, and configures nothing");
     let shut_down = set(&[("shutdown", &[("succeeded", &[1])])]);
     assert_eq!(states(&[shut_down]), [(x(1), working("boot not_started"))]);
+}
+
+/// How nodes stand whose session shows these phases.
+fn at_the_end(sets: &[BootSet]) -> Vec<Option<BootNodeState>> {
+    fold(sets, true).into_values().collect()
+}
+
+#[test]
+fn a_node_that_a_finished_session_never_configures_has_booted() {
+    let sets = [set(&[
+        ("shutdown", &[("succeeded", &[1, 2]), ("failed", &[3]), ("excluded", &[4])]),
+        ("boot", &[("succeeded", &[1]), ("failed", &[2]), ("not_started", &[3]), ("excluded", &[4])]),
+        ("configure", &[("not_started", &[1, 2, 3]), ("excluded", &[4])]),
+    ])];
+    assert_eq!(fold(&sets, false)[&x(1)], working("configure not_started"));
+    let failed = |phase: &str| Some(BootNodeState::Failed(format!("failed in phase {phase}")));
+    let expected = [Some(BootNodeState::Succeeded), failed("boot"), failed("shutdown"), None];
+    assert_eq!(
+        at_the_end(&sets),
+        expected,
+        "that others fail, or are left out, does not end a session before its time"
+    );
+}
+
+/// P5: whoever dies between two nodes leaves one that was never configured, and a session that is complete.
+#[test]
+fn p5_a_node_that_the_agent_did_not_come_to_configure_has_not_succeeded() {
+    let unconfigured = || working("configure not_started");
+    for begun in ["succeeded", "in_progress", "failed"] {
+        let sets = [set(&[
+            ("shutdown", &[("succeeded", &[1, 2])]),
+            ("boot", &[("succeeded", &[1, 2])]),
+            ("configure", &[(begun, &[1]), ("not_started", &[2])]),
+        ])];
+        assert_eq!(at_the_end(&sets)[1], unconfigured(), "another is {begun}");
+    }
+    for unfinished in ["not_started", "in_progress"] {
+        let sets = [set(&[
+            ("shutdown", &[("succeeded", &[1, 2])]),
+            ("boot", &[("succeeded", &[1]), (unfinished, &[2])]),
+            ("configure", &[("not_started", &[1, 2])]),
+        ])];
+        let expected = [unconfigured(), working(&format!("boot {unfinished}"))];
+        assert_eq!(at_the_end(&sets), expected);
+    }
+    // A template configures the nodes of all its sets, or of none.
+    let booted = |node: u32, configure: &str| {
+        set(&[("boot", &[("succeeded", &[node])]), ("configure", &[(configure, &[node])])])
+    };
+    let expected = [Some(BootNodeState::Succeeded), unconfigured()];
+    assert_eq!(at_the_end(&[booted(1, "succeeded"), booted(2, "not_started")]), expected);
 }
 
 #[test]
