@@ -15,7 +15,7 @@ use crus_core::names::BootSessionName;
 use crus_core::ports::{BootKey, BootStatus, Bos, Hsm, Peer, PortError, RebootRequest};
 use crus_core::{GroupLabel, Xname};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 const TOKEN: &str = "eyJ0b2tlbiI6InRvcCBzZWNyZXQifQ";
@@ -204,8 +204,11 @@ fn may_have_acted(peer: Peer, detail: String) -> PortError {
 
 #[tokio::test]
 async fn nobody_listens() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let outcomes = Outcomes::of(&config(&format!("http://{free}/api"))).await;
+    // Held, so that nobody else gets the port meanwhile.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = held.local_addr().unwrap();
+    let outcomes = Outcomes::of(&config(&format!("http://{address}/api"))).await;
     outcomes.are(unreachable, unreachable, "failed to connect to 127.0.0.1: connection refused");
 }
 

@@ -215,6 +215,9 @@ fn ordinary(tls: bool) -> Client {
 }
 
 async fn besieged(tls: bool) {
+    // One siege at a time: the limit of files is that of all tests here.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _alone = ALONE.lock().await;
     raise_file_limit();
     let chance = seed();
     let cluster = Simulated::start(nodes(NODES), chance, SPEED).await;

@@ -89,7 +89,9 @@ impl Mounts {
     /// printed.
     fn start(&self, buildah: &Buildah, container: &str, config: &str) -> (Option<i32>, String) {
         let (file, state) = (self.0.path().join("crus.toml"), self.0.path().join("state"));
-        fs::write(&file, format!("{config}auth = \"off\"\nlisten = \"127.0.0.1:0\"\n")).unwrap();
+        // A program that it starts to look at Slurm would be the last child, for as long as that runs.
+        let common = "auth = \"off\"\nlisten = \"127.0.0.1:0\"\nprobe_interval_s = \"none\"\n";
+        fs::write(&file, format!("{config}{common}")).unwrap();
         let mut command = buildah.command(&["run"]);
         command.arg("--volume").arg(format!("{}:/etc/crus/crus.toml:ro", file.display()));
         command.arg("--volume").arg(format!("{}:/var/lib/crus", state.display()));

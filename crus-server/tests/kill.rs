@@ -52,6 +52,8 @@ const CALLS_PER_CHANGE: u64 = 8;
 /// One kill in so many hits a service that just starts, within so long.
 const STARTS: u64 = 5;
 const START: Duration = Duration::from_millis(30);
+/// No call in so long: a service waits.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What happens beside the kills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -531,10 +533,16 @@ async fn p9_a_restarted_service_acts_at_once_whatever_its_interval() {
             break;
         }
         until("a call after the restart", async || site.calls() > before).await;
-        // Until it has nothing more to do but wait.
-        let mut calls = 0;
-        until("the service to wait", async || std::mem::replace(&mut calls, site.calls()) == site.calls())
-            .await;
+        // Until it has nothing more to do but wait: for long it calls nobody, and no program of Slurm that it has started
+        // is still to come to its call.
+        let (mut calls, mut since) = (0, Instant::now());
+        until("the service to wait", async || {
+            if std::mem::replace(&mut calls, site.calls()) != calls || site.users() != [service.pid()] {
+                since = Instant::now();
+            }
+            since.elapsed() > QUIET
+        })
+        .await;
         service.kill();
         assert!(begun.elapsed() < 2 * PATIENCE, "seed {seed}: {restarts} restarts came to nothing");
     }

@@ -31,7 +31,7 @@ use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, Permiss
 use patience::{PATIENCE, until};
 
 /// Seconds: short where a test waits for its end, long where it must not end.
-const SHORT: u64 = 3;
+const SHORT: u64 = 6;
 const LONG: u64 = 60;
 
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -49,7 +49,7 @@ const SPEED: f64 = 60.0;
 const POLL_S: &str = "0.1";
 
 /// Seconds: a lease that tests wait for, and one that no test lives to see the end of.
-const SHORT: u64 = 3;
+const SHORT: u64 = 6;
 const LONG: u64 = 600;
 
 /// No call in so long: a replica sleeps between two looks, or does nothing any more.
@@ -621,6 +621,10 @@ async fn p9_the_upgrade_pauses_while_etcd_is_lost_and_goes_on_after() {
     }
     let mut site = Site::begin(seed(), SHORT, 0).await;
     site.etcd.stop();
+    for i in 0..REPLICAS {
+        site.tells_of_its_lease(i, &[("_held", 0.0)]).await;
+    }
+    // What was under way when it ended may come to its end.
     site.quiet().await;
     for replica in site.running() {
         assert_eq!(replica.get(&site.path).await.0, 200, "every replica answers all the same");

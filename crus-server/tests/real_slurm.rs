@@ -18,7 +18,7 @@ use crus_server::store::RedbStore;
 use crus_sim::http::LiveCluster;
 use crus_sim::slurm_lab::{SlurmLab, left_out};
 use slurm_site::{Record, Site, lock, members, nid};
-use support::{Service, id_of, spec, until};
+use support::{MUCH_PATIENCE, Service, id_of, spec, until, until_within};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.
@@ -127,7 +127,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
     let mut users = Users::start(&site).await;
 
     let path = service.create(&spec(STEP_SIZE)).await;
-    until("the session completed", async || {
+    until_within(MUCH_PATIENCE, "the session completed", async || {
         users.keep_waiting(&site);
         service.get(&path).await.1["completed"] == true
     })
@@ -247,7 +247,8 @@ async fn real_slurm_survives_kill_9_of_the_server() {
         site.boots.send_replace(true);
         service = site.service();
     }
-    until("the session completed", async || service.get(&path).await.1["completed"] == true).await;
+    let completed = async || service.get(&path).await.1["completed"] == true;
+    until_within(MUCH_PATIENCE, "the session completed", completed).await;
 
     site.assert_no_job_harmed(&submitted).await;
     assert_eq!(site.power_cuts(), (1..=6).map(|n| (nid(n), 1)).collect());

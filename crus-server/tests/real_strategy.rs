@@ -15,7 +15,7 @@ use std::time::Duration;
 use crus_sim::slurm_lab::{SlurmLab, left_out};
 use serde_json::{Value, json};
 use slurm_site::{Record, Site, lock, nid};
-use support::{Service, spec, until};
+use support::{MUCH_PATIENCE, Service, spec, until, until_within};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.
@@ -29,7 +29,8 @@ async fn ask(service: &Service, step_size: u32, strategy: Value) -> String {
 }
 
 async fn completed(service: &Service, path: &str) {
-    until("the session completed", async || service.get(path).await.1["completed"] == true).await;
+    let completed = async || service.get(path).await.1["completed"] == true;
+    until_within(MUCH_PATIENCE, "the session completed", completed).await;
 }
 
 /// The session's nodes, by their names in Slurm, as far as it knows them by now.
@@ -102,7 +103,7 @@ async fn real_slurm_skips_a_node_whose_job_runs_too_long_and_the_job_runs_on() {
     site.job_is(&job, "RUNNING").await;
     let before = site.node(&nid(1)).field("SlurmdStartTime").to_owned();
     let service = site.service();
-    let path = ask(&service, 3, json!({"drain_timeout_s": 2, "on_drain_timeout": "skip"})).await;
+    let path = ask(&service, 3, json!({"drain_timeout_s": 8, "on_drain_timeout": "skip"})).await;
     until("its drain", async || site.node(&nid(1)).is("DRAIN")).await;
     completed(&service, &path).await;
 

@@ -172,7 +172,7 @@ async fn a_token_is_renewed_before_it_expires_and_nobody_waits_for_that() {
 
 #[tokio::test]
 async fn while_the_issuer_is_away_the_old_token_is_used_as_long_as_it_is_good() {
-    let site = Site::new(numbered(2)).await;
+    let site = Site::new(numbered(10)).await;
     let clients = site.clients(site.issuer_config());
     clients.ask().await.unwrap();
     site.issuer.act(|_| json("503 Service Unavailable", "<html>"));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, binary, spec, until};
+use crate::support::{MUCH_PATIENCE, PATIENCE, binary, spec, until_within};
 
 /// A number that no user has here.
 const USER: u32 = 64_951;
@@ -99,7 +99,7 @@ async fn upgrade(url: &str) {
     assert_eq!(created.status(), 201);
     let created: Value = created.json().await.unwrap();
     let session = format!("{url}/session/{}", created["upgrade_id"].as_str().unwrap());
-    until("the upgrade's end", async || {
+    until_within(MUCH_PATIENCE, "the upgrade's end", async || {
         let now: Value = client.get(&session).send().await.unwrap().json().await.unwrap();
         now["completed"] == true
     })
@@ -148,6 +148,10 @@ async fn an_upgrade_makes_no_system_call_that_the_unit_forbids() {
         .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--store"])
         .arg(folder.path().join("crus.redb"));
     command.env_clear().env("PATH", "/usr/bin:/bin").env("CRUS_LOG", "error");
+    // What is traced is slow; the demo's own time-outs are for a fast cluster.
+    for time_out in ["CRUS_BOOT_TIMEOUT_S", "CRUS_RETURN_TIMEOUT_S", "CRUS_CALL_TIMEOUT_S"] {
+        command.env(time_out, MUCH_PATIENCE.as_secs().to_string());
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut service = Sandboxed(command.spawn().expect("strace is missing: apt-get install strace"));
     let mut lines = BufReader::new(service.0.stdout.take().unwrap()).lines();

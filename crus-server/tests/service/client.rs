@@ -1,10 +1,11 @@
 //! `crus session` against the real service, on a simulated cluster.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use crus_sim::config::BootBehaviour;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
 use crate::port::Port;
 use crate::simulated::{self, Simulated};
@@ -56,6 +57,31 @@ fn numbers(text: &str) -> Vec<u64> {
     text.lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["number"].as_u64().unwrap())
         .collect()
+}
+
+/// A watch that sees its session: it has printed something.
+struct Watch {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    out: String,
+}
+
+impl Watch {
+    fn begin(mut command: Command) -> Watch {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stdout, mut out) = (BufReader::new(child.stdout.take().unwrap()), String::new());
+        block_in_place(|| stdout.read_line(&mut out)).unwrap();
+        Watch { child, stdout, out }
+    }
+
+    /// What it ended with, and all that it printed to stdout, and to stderr unless that was taken.
+    fn end(mut self) -> (i32, String, String) {
+        block_in_place(|| {
+            self.stdout.read_to_string(&mut self.out).unwrap();
+            let Output { status, stderr, .. } = self.child.wait_with_output().unwrap();
+            (status.code().unwrap(), self.out, String::from_utf8(stderr).unwrap())
+        })
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,14 +149,11 @@ async fn a_session_is_paused_resumed_and_deleted() {
     let (_, described, _) = ask(url, &["session", "describe", id, "-o", "table"]).await;
     assert!(described.contains("Paused           Paused by an operator"), "{described}");
     answer(url, &["session", "resume", id]).await;
-    let watching =
-        client(url, &["session", "watch", id]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let watching = watching.unwrap();
+    let watching = Watch::begin(client(url, &["session", "watch", id]));
     let (code, out, err) = ask(url, &["session", "delete", id, "--yes", "--wait"]).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    let output = tokio::task::spawn_blocking(|| watching.wait_with_output().unwrap()).await.unwrap();
-    let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(4), "{err}");
+    let (code, _, err) = watching.end();
+    assert_eq!(code, 4, "{err}");
     assert!(err.ends_with("is gone: it was deleted\n"), "{err}");
     assert_eq!(answer(url, &["session", "list"]).await, json!([]));
 }
@@ -149,9 +172,8 @@ async fn a_watch_survives_kills_of_the_service_and_misses_and_repeats_nothing() 
     let url = service.url.clone();
     let created = answer(&url, &create(&["--upgrade-step-size", "3"])).await;
     let id = created["upgrade_id"].as_str().unwrap().to_owned();
-    let mut command = client(&url, &["session", "watch", &id, "--format", "json"]);
-    let mut watch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut notes = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let mut watch = Watch::begin(client(&url, &["session", "watch", &id, "--format", "json"]));
+    let mut notes = BufReader::new(watch.child.stderr.take().unwrap()).lines();
     for round in 0..3 {
         let done = async || {
             let progress = service.get(&format!("/session/{id}/progress")).await.1;
@@ -159,15 +181,14 @@ async fn a_watch_survives_kills_of_the_service_and_misses_and_repeats_nothing() 
         };
         until("progress", done).await;
         service.kill();
-        let lost = tokio::task::block_in_place(|| notes.next().unwrap().unwrap());
+        let lost = block_in_place(|| notes.next().unwrap().unwrap());
         assert!(lost.ends_with("trying again until the service is back"), "{lost}");
         service = start();
-        let back = tokio::task::block_in_place(|| notes.next().unwrap().unwrap());
+        let back = block_in_place(|| notes.next().unwrap().unwrap());
         assert_eq!(back, format!("crus: connected to {url} again"));
     }
-    let output = tokio::task::spawn_blocking(|| watch.wait_with_output().unwrap()).await.unwrap();
-    let out = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{out}");
+    let (code, out, _) = watch.end();
+    assert_eq!(code, 0, "{out}");
     let events = answer(&url, &["session", "events", &id]).await;
     let all: Vec<u64> = (1..=events["events"].as_array().unwrap().len() as u64).collect();
     assert_eq!(numbers(&out), all);

@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{crus, path_of, spec};
-
-/// Long enough for a machine that does other things as well; only a failure takes that long.
-const PATIENCE: Duration = Duration::from_secs(240);
+use crate::support::{MUCH_PATIENCE, crus, path_of, spec};
 
 /// `crus serve --demo`, killed with the test.
 struct Service {
@@ -65,7 +62,7 @@ async fn until(session: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Val
         if holds(&status) {
             return status;
         }
-        assert!(start.elapsed() < PATIENCE, "no {what}: {status:#}");
+        assert!(start.elapsed() < MUCH_PATIENCE, "no {what}: {status:#}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -172,13 +172,15 @@ async fn a_stream_shows_each_event_once_whatever_becomes_of_the_service() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stream_of_a_session_that_is_deleted_shows_how_it_ended() {
-    let site = Simulated::start(cluster(6), SEED, SPEED).await;
+    // No boot ends, and so no session, before it was looked at.
+    let site = Simulated::start(cluster(6), SEED, 0.0).await;
     let service = Service::start(site.serve());
     let path = service.create(&spec(2)).await;
     let client = Client::connect(&service, &path, 0).await;
     until("the first step", async || progress(&service, &path).await["stage"] == "BOOTING").await;
     assert_eq!(service.delete(&path).await.0, 200);
     assert_eq!(progress(&service, &path).await["state"], "DELETING");
+    site.live.set_speed(SPEED);
     let (seen, in_order) = client.end().await;
     assert!(in_order);
     let kinds: Vec<&str> = seen.iter().map(|event| event.kind.as_str()).collect();
@@ -190,7 +192,8 @@ async fn a_stream_of_a_session_that_is_deleted_shows_how_it_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_paused_session_finishes_its_step_and_starts_no_other() {
-    let site = Simulated::start(cluster(6), SEED, SPEED).await;
+    // Time stands still until the session is paused: nodes without jobs are drained at once, and boots take time.
+    let site = Simulated::start(cluster(6), SEED, 0.0).await;
     let service = Service::start(site.serve());
     let path = service.create(&spec(2)).await;
     until("the first step", async || progress(&service, &path).await["stage"] == "BOOTING").await;
@@ -201,6 +204,7 @@ async fn a_paused_session_finishes_its_step_and_starts_no_other() {
         let (code, session) = order(&service, &path, "pause").await;
         assert_eq!((code, &session["state"]), (200, &json!("UPDATING")));
     }
+    site.live.set_speed(SPEED);
     until("the session paused", async || progress(&service, &path).await["paused"] != Value::Null).await;
     until("the step finished", async || progress(&service, &path).await["counts"]["upgraded"] == 2).await;
     until("the next step begun", async || progress(&service, &path).await["step"] == 1).await;

@@ -117,6 +117,9 @@ impl Etcd {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
             warden.env_remove(name);
         }
+        // Nothing here outlives the host, and a lease need not wait for a busy disk. As a variable, since not every version
+        // has it.
+        warden.env("ETCD_UNSAFE_NO_FSYNC", "true");
         let mut warden =
             warden.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
         let mut pid = String::new();

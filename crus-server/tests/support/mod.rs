@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 pub(crate) use self::patience::*;
 
+/// As [`PATIENCE`], for what takes a large part of that on a fast machine.
+pub(crate) const MUCH_PATIENCE: Duration = Duration::from_secs(240);
+
 /// Where nobody listens.
 pub(crate) const NOWHERE: &str = "http://127.0.0.1:1";
 

@@ -6,10 +6,15 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until `met` holds.
-pub(crate) async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, met: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, met).await;
+}
+
+/// The same, for so long.
+pub(crate) async fn until_within(patience: Duration, what: &str, mut met: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !met().await {
-        assert!(begun.elapsed() < PATIENCE, "not seen in {} s: {what}", PATIENCE.as_secs());
+        assert!(begun.elapsed() < patience, "not seen in {} s: {what}", patience.as_secs());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

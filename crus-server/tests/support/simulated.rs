@@ -109,17 +109,23 @@ impl Simulated {
         store.load(id).await.unwrap().unwrap().0
     }
 
-    /// Whether a process has this cluster's address or folder among its arguments: a service, or one of Slurm's programs.
+    /// Whether a process uses this cluster.
     pub(crate) fn is_used(&self) -> bool {
+        !self.users().is_empty()
+    }
+
+    /// The processes with this cluster's address or folder among their arguments: services, and Slurm's programs.
+    pub(crate) fn users(&self) -> Vec<u32> {
         let marks = [self.server.address().to_string(), self.folder().display().to_string()];
-        let processes =
-            std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
-        // A process may end meanwhile.
-        let mut arguments = processes.filter_map(|path| std::fs::read(path).ok());
-        arguments.any(|arguments| {
+        let uses = |process: &Path| {
+            // It may end meanwhile.
+            let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
             let arguments = String::from_utf8_lossy(&arguments);
             marks.iter().any(|mark| arguments.contains(mark))
-        })
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let users = processes.filter(|process| uses(process));
+        users.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
     }
 
     /// How many calls have reached HSM, BOS and Slurm: a clock that counts what the service does.

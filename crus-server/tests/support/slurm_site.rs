@@ -224,7 +224,7 @@ fn cluster(nodes: usize, failing: Option<usize>, upgraded: impl IntoIterator<Ite
             boot_end: BootEnd::Reported,
             attempts: 1,
             // The node that will not boot is given up after this; the others' slurmd needs far less to start.
-            attempt_ms: if failing.is_some() { 8_000 } else { 60_000 },
+            attempt_ms: if failing.is_some() { 20_000 } else { 60_000 },
             ..BosConfig::default()
         },
         ..ClusterConfig::default()
