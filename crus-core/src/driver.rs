@@ -250,9 +250,7 @@ impl Driver {
                 let session = bos.session(key).await;
                 session.map(|session| Input::Boot { at, name: key.request.name.clone(), session })
             }
-            Effect::ReadPartitions(names) => {
-                wlm.partitions(names).await.map(|partitions| Input::Partitions { at, partitions })
-            }
+            Effect::ReadPartitions(names) => wlm.partitions(names).await.map(Input::Partitions),
             Effect::ReadZone(name) => Ok(Input::Zone { at, offset: clock.zone(name, at) }),
             Effect::Check(request) => {
                 let verdicts = checks.judge(request).await;

@@ -155,7 +155,7 @@ impl Paper {
                     total: self.nodes.len(),
                     in_service: in_service.clone(),
                 };
-                return Input::Partitions { at, partitions: names.iter().map(partition).collect() };
+                return Input::Partitions(names.iter().map(partition).collect());
             }
             Effect::ReadZone(_) => return Input::Zone { at, offset: Some(ZoneOffset::UTC) },
             Effect::Check(request) => {
@@ -999,6 +999,25 @@ fn p3_a_request_that_is_held_up_is_given_its_time_however_old_its_intent_is() {
         assert!(paper.reboots.values().all(|&n| n == 1), "names {names_boots}: {:?}", paper.reboots);
         assert!(session.nodes.iter().all(|node| node.state == NodeState::Upgraded));
     }
+}
+
+/// It is about to be asked for once more when the first request is carried out after all, and BOS forgets it: the nodes show
+/// their new boot before BOS is looked at.
+#[test]
+fn p3_a_node_that_shows_a_newer_boot_is_not_asked_to_reboot_again() {
+    let (mut paper, mut session) = pair(true);
+    let effect = paper.until_reboot(&mut session);
+    paper.hold(&mut session, effect, 300_000);
+    paper.until(&mut session, |s| s.known.may_ask);
+    paper.wait(600_000);
+    paper.boots.clear();
+    paper.run(&mut session);
+    assert!(paper.reboots.values().all(|&n| n == 1), "{:?}", paper.reboots);
+    assert!(
+        session.nodes.iter().all(|node| node.state == NodeState::Failed(Failure::BootSessionLost)),
+        "{:?}",
+        session.nodes
+    );
 }
 
 /// The same while the operator takes the session away: the nodes are not put back to work to be rebooted there.

@@ -370,7 +370,7 @@ fn p9_peers_that_take_longer_to_answer_than_they_are_polled_hold_nothing_up() {
         let mut config = cluster(4);
         config.bos.api = api;
         let mut world = world(config);
-        let ms = 3 * Limits::default().poll_ms;
+        let ms = 5 * Limits::default().poll_ms;
         let plan =
             |is_slow| if is_slow { Plan::random(SEED, 1000, &[Fault::Slow { ms }]) } else { Plan::none() };
         world.hsm.set_plan(plan(slow[0]));

@@ -483,9 +483,10 @@ impl Story {
     /// neither that one is configured, nor that the session broke off before.
     fn may_end_unconfigured(&self) -> bool {
         let [_, boot, configure] = self.categories;
-        let has_failed = self.categories.contains(&Some(Category::Failed));
+        // What failed was told, if not always by its category: nothing broke off there.
+        let has_failed = self.error.is_some() || self.categories.contains(&Some(Category::Failed));
         let broke_off = matches!(boot, Some(Category::NotStarted | Category::InProgress)) && !has_failed;
-        let begun = configure.is_some_and(|category| category != Category::NotStarted);
+        let begun = matches!(configure, Some(Category::InProgress | Category::Succeeded | Category::Failed));
         self.is_left_out() || !(begun || broke_off)
     }
 

@@ -303,7 +303,7 @@ impl Agenda<'_> {
             return;
         }
         // Right before, somebody may have let them go.
-        let oldest = self.now - s.limits.last_look_ms;
+        let oldest = s.nodes_looked_by(self.now) - s.limits.last_look_ms;
         let stale = |name: &&NodeName| s.known.wlm.get(*name).is_none_or(|(at, _)| *at < oldest);
         let names = || late.iter().filter_map(|&i| s.nodes[i].name.as_ref());
         if names().any(|name| stale(&name)) {

@@ -87,7 +87,8 @@ impl Machine<'_> {
         };
         let newest = rebooting.iter().filter_map(newer).max();
         if let Some(newest) = newest.filter(|_| self.asked_until(&boot).is_some()) {
-            // BOS may know the session by now.
+            // BOS may know the session by now: no other is asked for before it was asked.
+            self.s.known.may_ask = false;
             let is_lost = looked.is_some_and(|looked| looked >= newest);
             if is_lost {
                 self.fail_each(rebooting.iter().map(|&i| (i, Failure::BootSessionLost)).collect());
@@ -382,8 +383,8 @@ impl crate::model::Session {
     /// What there is of boot sessions before one is asked for, where BOS takes no names of ours, as seen lately.
     pub(super) fn boot_ids(&self, now: Time) -> Option<&BootIds> {
         let (at, ids) = self.known.boot_ids.as_ref()?;
-        // The last look at nodes and jobs comes after it.
-        let oldest = now - self.limits.last_look_ms.saturating_mul(3);
+        // The last look at nodes and jobs comes after it, however long that one takes.
+        let oldest = self.nodes_looked_by(now) - self.limits.last_look_ms.saturating_mul(3);
         let since = oldest.max(self.head.stage_since);
         (!self.limits.names_boots && *at >= since).then_some(ids)
     }

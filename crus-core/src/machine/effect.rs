@@ -155,12 +155,7 @@ pub enum Input {
         session: Option<BootSession>,
     },
     /// Partitions as the workload manager reports them; unknown ones are left out.
-    Partitions {
-        /// When the look began.
-        at: Time,
-        /// The partitions.
-        partitions: Vec<Partition>,
-    },
+    Partitions(Vec<Partition>),
     /// The clocks of the time zone that was asked for; `None`: there is no such zone.
     Zone {
         /// When that was so.

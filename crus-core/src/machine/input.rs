@@ -132,10 +132,10 @@ impl Machine<'_> {
                     }
                 }
             }
-            Input::Partitions { at, partitions } => {
+            Input::Partitions(partitions) => {
                 known.troubles.remove(&CallKind::ReadPartitions);
                 // What was chosen by an earlier look stands until it is chosen anew, for those who ask why it waits.
-                known.partitions = Some((at, partitions));
+                known.partitions = Some((self.now, partitions));
             }
             Input::Zone { at, offset } => known.zone = Some((at, offset)),
             Input::Checked { step, verdicts } => {

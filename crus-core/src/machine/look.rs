@@ -111,12 +111,17 @@ impl Session {
         since.zip(looked).is_some_and(|(since, looked)| looked.since(*since) >= self.limits.poll_ms)
     }
 
+    /// By when nodes must have been looked at for their last look: right before their jobs were, however long that took.
+    pub(super) fn nodes_looked_by(&self, now: Time) -> Time {
+        let jobs = self.known.jobs.as_ref().filter(|jobs| jobs.at >= now - self.limits.last_look_ms);
+        jobs.map_or(now, |jobs| jobs.begun)
+    }
+
     /// Judges the latest look at nodes and jobs.
     pub(super) fn last_look(&self, nodes: &[usize], now: Time) -> LastLook {
         let fresh = |at: Time, then: Time| at >= then - self.limits.last_look_ms;
         let jobs = self.known.jobs.as_ref().filter(|jobs| fresh(jobs.at, now));
-        // The nodes were looked at right before their jobs, however long that took.
-        let then = jobs.map_or(now, |jobs| jobs.begun);
+        let then = self.nodes_looked_by(now);
         let mut busy = Vec::new();
         for &i in nodes {
             match self.seen_at(i).filter(|(at, _)| fresh(*at, then)) {

@@ -6,6 +6,7 @@ use crus_core::model::{Failure, NodeState};
 use crus_core::promises::What;
 use crus_sim::ClusterConfig;
 use crus_sim::cluster::slurm::Update;
+use crus_sim::faults::{Fault, Plan};
 use crus_sim::workload::JobSpec;
 use crus_sim::world::World;
 
@@ -120,6 +121,17 @@ fn p9_a_job_that_cannot_be_requeued_is_waited_for_and_said() {
         "{:#?}",
         messages(&world, id)
     );
+}
+
+/// Its answers are older than a last look may be, and the newest there are.
+#[test]
+fn p9_jobs_of_late_nodes_are_ended_by_a_controller_that_takes_its_time() {
+    let mut world = world(busy(2, vec![job(1, &[1], 300)]));
+    world.wlm.set_plan(Plan::random(SEED, 1000, &[Fault::Slow { ms: 25_000 }]));
+    let json = r#"{"drain_timeout_s":600,"on_drain_timeout":"cancel","min_in_service":{"batch":0}}"#;
+    let id = world.create(spec_of(2, json)).unwrap();
+    world.run_to_end(2 * HOUR).unwrap();
+    assert_eq!((counts(&world, id).upgraded, ended(&world)), (2, vec![("1".to_owned(), false)]));
 }
 
 /// Jobs may have started meanwhile, and have their time.

@@ -64,13 +64,23 @@ fn at_the_end(sets: &[BootSet]) -> Vec<Option<BootNodeState>> {
 #[test]
 fn a_node_that_a_finished_session_never_configures_has_booted() {
     let sets = [set(&[
-        ("shutdown", &[("succeeded", &[1, 2]), ("failed", &[3]), ("excluded", &[4])]),
-        ("boot", &[("succeeded", &[1]), ("failed", &[2]), ("not_started", &[3]), ("excluded", &[4])]),
-        ("configure", &[("not_started", &[1, 2, 3]), ("excluded", &[4])]),
+        ("shutdown", &[("succeeded", &[1, 2, 9]), ("failed", &[3]), ("excluded", &[4])]),
+        (
+            "boot",
+            &[
+                ("succeeded", &[1]),
+                ("failed", &[2]),
+                ("not_started", &[3]),
+                ("excluded", &[4]),
+                ("in_progress", &[9]),
+            ],
+        ),
+        ("configure", &[("not_started", &[1, 3, 9]), ("excluded", &[2, 4])]),
     ])];
     assert_eq!(fold(&sets, false)[&x(1)], working("configure not_started"));
     let failed = |phase: &str| Some(BootNodeState::Failed(format!("failed in phase {phase}")));
-    let expected = [Some(BootNodeState::Succeeded), failed("boot"), failed("shutdown"), None];
+    let told = working("boot in_progress");
+    let expected = [Some(BootNodeState::Succeeded), failed("boot"), failed("shutdown"), None, told];
     assert_eq!(
         at_the_end(&sets),
         expected,
