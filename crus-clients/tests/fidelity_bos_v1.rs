@@ -1,5 +1,4 @@
 //! The client of BOS v1 against the simulated one over HTTP, which answers as the real one was seen to.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,4 @@
 //! The clients of HSM and BOS against the simulated ones over HTTP, which answer as the real ones were seen to.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 

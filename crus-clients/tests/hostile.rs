@@ -1,6 +1,5 @@
 //! Names from whoever means harm, whichever way they come: of the API, of HSM, of BOS, of Slurm. What then reaches a path,
 //! a query, a body or a command line is exactly one value in its place, or nothing at all.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,6 +1,5 @@
 //! Peers that misbehave in ways the simulated ones do not: each error is of the right class, says the same each time,
 //! and holds no secret.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,5 +1,4 @@
 //! The machine by itself, given values: no ports, no clock, no simulator.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;

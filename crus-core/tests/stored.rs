@@ -1,6 +1,5 @@
 //! What was stored once can be read for ever: the files beside this test stay as they are. A new form gets a new
 //! file.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;

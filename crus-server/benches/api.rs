@@ -7,14 +7,7 @@
 //! processors for it as the service does.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
 
-#[expect(dead_code, reason = "tests use the rest")]
-#[path = "../tests/auth/issuer.rs"]
-mod issuer;
-#[expect(dead_code, reason = "tests use the rest")]
-#[path = "../tests/support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "tests use the rest")]
-#[path = "../tests/support/mod.rs"]
+#[expect(dead_code, unused_imports, clippy::panic, clippy::expect_used, reason = "tests use the rest")]
 mod support;
 
 use std::net::SocketAddr;
@@ -29,7 +22,8 @@ use crus_core::{Limits, Session, Spec, Time, UpgradeId};
 use crus_server::store::RedbStore;
 use crus_sim::workload::{Drawn, Workload};
 use serde_json::Value;
-use simulated::Simulated;
+use support::issuer;
+use support::simulated::{self, Simulated};
 use support::{Service, path_of, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;

@@ -2,18 +2,14 @@
 //! a peer. It looks once in an hour, so that nothing but the restart makes it act.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
 
-#[expect(dead_code, reason = "tests use the rest")]
-#[path = "../tests/support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "tests use the rest")]
-#[path = "../tests/support/mod.rs"]
+#[expect(dead_code, unused_imports, clippy::panic, clippy::expect_used, reason = "tests use the rest")]
 mod support;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crus_sim::workload::{Drawn, Workload};
-use simulated::Simulated;
+use support::simulated::{self, Simulated};
 use support::{Service, spec, until};
 
 /// How often it is killed and started.

@@ -1,28 +1,19 @@
 //! The real process on a BOS that speaks version 1 of its API: what is asked for twice happens twice there. It is killed
 //! whenever it has asked for a reboot, and at other moments, and each node reboots once all the same. And tenants, whom
 //! version 1 does not know, through version 2.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use chance::{draw, seed};
+use crate::support::chance::{draw, seed};
+use crate::support::simulated::{self, Simulated};
+use crate::support::{PATIENCE, Service, id_of, path_of, spec, until};
 use crus_core::Xname;
 use crus_core::model::NodeState;
 use crus_core::promises::What;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, SlurmConfig, Span, TemplateSpec};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{PATIENCE, Service, id_of, path_of, spec, until};
 
 const NODES: u32 = 9;
 /// So many virtual seconds pass in a real one.

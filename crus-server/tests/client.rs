@@ -1,26 +1,15 @@
 //! `crus session` and `crus plan` as processes, against a service that answers what a test wants.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[path = "support/fake.rs"]
-mod fake;
-#[path = "support/port.rs"]
-mod port;
-
-#[path = "client/answers.rs"]
 mod answers;
-#[path = "client/errors.rs"]
 mod errors;
-#[path = "client/following.rs"]
 mod following;
-#[path = "client/manual.rs"]
 mod manual;
-#[path = "client/secure.rs"]
 mod secure;
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use fake::{Fake, Held};
+use crate::support::fake::{Fake, Held};
 use serde_json::{Value, json};
 
 /// How long a test waits for what must come, on the slowest of machines.

@@ -1,27 +1,17 @@
 //! The disk under the running service is full: it says so, answers what it can, asks nothing more of the world, and
 //! goes on once there is room.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/limits.rs"]
-mod limits;
-#[path = "support/shortage.rs"]
-mod shortage;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::support::limits;
+use crate::support::shortage::Disk;
+use crate::support::simulated::{self, Simulated};
+use crate::support::{Service, id_of, path_of, spec, until};
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BosConfig, Span};
-use shortage::Disk;
-use simulated::Simulated;
-use support::{Service, id_of, path_of, spec, until};
 
 const NODES: u32 = 12;
 const SEED: u64 = 7;

@@ -1,13 +1,4 @@
 //! Ten thousand connections that are idle or mean harm, and one client that only wants to be served.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use chance::{draw, seed};
+use crate::support::chance::{draw, seed};
+use crate::support::simulated::{Simulated, nodes};
+use crate::support::{self, PATIENCE, Service, spec, until};
 use reqwest::Client;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
-use simulated::{Simulated, nodes};
-use support::{PATIENCE, Service, spec, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;

@@ -2,7 +2,6 @@
 //!
 //! The base is made here, of the loader and the libraries of this machine that the program needs: no registry is asked,
 //! and whatever else is in the image is ours.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
 use std::fs;

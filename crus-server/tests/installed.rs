@@ -3,7 +3,6 @@
 //!
 //! No systemd manages a test, and no slurmdbd knows users: what they are asked for is taken down instead, and the service
 //! started as its unit says.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

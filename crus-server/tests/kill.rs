@@ -2,22 +2,15 @@
 //! is simulated; the service, its store, its clients and the programs they start are processes of their own.
 //!
 //! `CRUS_TEST_KILLS` says how often instead of 60 times: `cargo xtask test` also kills a release build, 500 times.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chance::{draw, seed};
+use crate::support::chance::{draw, seed};
+use crate::support::simulated::{self, Simulated};
+use crate::support::{PATIENCE, Service, id_of, spec, until};
 use crus_core::messages;
 use crus_core::model::{Failure, NodeState};
 use crus_core::promises::{Audit, Fact, Outcome, Violation, What};
@@ -27,8 +20,6 @@ use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, GroupSpec, Held, SlurmConfig, Span};
 use crus_sim::workload::{Drawn, JobSpec, Wanted, Workload};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{PATIENCE, Service, id_of, spec, until};
 use tokio::task::{JoinHandle, JoinSet};
 
 const NODES: u32 = 12;

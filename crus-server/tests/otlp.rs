@@ -1,16 +1,11 @@
 //! Traces: a collector over HTTP is told what a session did, and is never waited for.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/simulated.rs"]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::{Arc, Mutex};
 
+use crate::support::simulated::{self, Simulated};
+use crate::support::{NOWHERE, Service, id_of, spec, until};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -20,8 +15,6 @@ use crus_sim::ClusterConfig;
 use crus_sim::config::{GroupSpec, TemplateSpec};
 use crus_sim::workload::{JobSpec, Wanted, Workload};
 use serde_json::Value;
-use simulated::Simulated;
-use support::{NOWHERE, Service, id_of, spec, until};
 
 const SECRET: &str = "a-secret-of-the-collector";
 

@@ -1,6 +1,5 @@
 //! What must hold of every input that comes from elsewhere, tried on the seeds of the fuzz targets, and on what becomes of
 //! these and of nothing by chance. `cargo xtask fuzz` tries longer, and learns from what it tries.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,22 +1,14 @@
 //! The store in etcd, on a real one: what every store must do, and what this one must do besides.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
-#[path = "support/conformance.rs"]
-mod conformance;
-#[path = "support/etcd.rs"]
-mod etcd;
-#[path = "support/patience.rs"]
-mod patience;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use chance::{draw, seed};
-use conformance::{conforms, freeze, load, replicas_conform, session};
+use crate::support::chance::{draw, seed};
+use crate::support::conformance::{conforms, freeze, load, replicas_conform, session};
+use crate::support::etcd::{Etcd, Tls, left_out};
+use crate::support::{PATIENCE, until};
 use crus_core::Time;
 use crus_core::claims::Turn;
 use crus_core::history::{Entry, Happening};
@@ -26,9 +18,7 @@ use crus_core::ports::{Change, DriverStore as _, SessionStore as _, StoreError};
 use crus_server::settings::{Config, EtcdOptions};
 use crus_server::store::inspect::{self, InspectError, Report};
 use crus_server::store::{EtcdError, EtcdStore};
-use etcd::{Etcd, Tls, left_out};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, PermissionType, PutOptions};
-use patience::{PATIENCE, until};
 
 /// Seconds: short where a test waits for its end, long where it must not end.
 const SHORT: u64 = 6;

@@ -2,26 +2,16 @@
 //! upgrade goes on elsewhere, and the world ends right.
 //!
 //! Each replica has a face of the cluster for itself, so that its calls can be told from those of the others.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[path = "support/chance.rs"]
-mod chance;
-#[path = "support/etcd.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod etcd;
-#[path = "support/simulated.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod simulated;
-#[path = "support/stream.rs"]
-mod stream;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chance::{draw, seed};
+use crate::support::chance::{draw, seed};
+use crate::support::etcd::{Etcd, left_out};
+use crate::support::simulated::{self, Simulated};
+use crate::support::stream::{Client, Event};
+use crate::support::{self, Service, id_of, spec, until};
 use crus_core::history::Happening;
 use crus_core::model::{Command as Order, NodeState};
 use crus_core::ports::SessionStore as _;
@@ -31,11 +21,7 @@ use crus_server::store::EtcdStore;
 use crus_sim::config::{BootBehaviour, BosConfig, SlurmConfig, Span};
 use crus_sim::workload::{Drawn, Workload};
 use crus_sim::{ClusterConfig, stand_in};
-use etcd::{Etcd, left_out};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use stream::{Client, Event};
-use support::{Service, id_of, spec, until};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

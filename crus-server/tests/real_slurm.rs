@@ -1,24 +1,18 @@
 //! The running service upgrades a real Slurm on this host. HSM and BOS are the simulator's HTTP faces; a reboot by
 //! that BOS ends the node's real slurmd and starts it anew.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/slurm_site.rs"]
-mod slurm_site;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::slurm_site::{Record, Site, lock, members, nid};
+use crate::support::{MUCH_PATIENCE, Service, id_of, spec, until, until_within};
 use crus_core::model::Stage;
 use crus_core::ports::SessionStore as _;
 use crus_server::store::RedbStore;
 use crus_sim::http::LiveCluster;
 use crus_sim::slurm_lab::{SlurmLab, left_out};
-use slurm_site::{Record, Site, lock, members, nid};
-use support::{MUCH_PATIENCE, Service, id_of, spec, until, until_within};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.

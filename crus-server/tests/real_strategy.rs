@@ -1,21 +1,15 @@
 //! What operators ask of a session beyond an upgrade, on a real Slurm: what becomes of jobs that run too long, what is told
 //! of those that are waited for, how many nodes of a partition stay in service, and who may return to it.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/slurm_site.rs"]
-mod slurm_site;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::slurm_site::{Record, Site, lock, nid};
+use crate::support::{MUCH_PATIENCE, Service, spec, until, until_within};
 use crus_sim::slurm_lab::{SlurmLab, left_out};
 use serde_json::{Value, json};
-use slurm_site::{Record, Site, lock, nid};
-use support::{MUCH_PATIENCE, Service, spec, until, until_within};
 use tokio::task::{JoinSet, block_in_place};
 
 /// How often real Slurm is looked at beside the service.

@@ -2,13 +2,6 @@
 //! nothing.
 //!
 //! `cargo xtask fuzz --api` installs it and runs this.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/simulated.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod simulated;
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,12 +10,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::simulated::Simulated;
+use crate::support::{self, Service, id_of, until};
 use aws_lc_rs::digest;
 use crus_sim::ClusterConfig;
 use crus_sim::config::{BootBehaviour, BootSet, BosConfig, GroupSpec, TemplateSpec};
 use serde_json::{Value, json};
-use simulated::Simulated;
-use support::{Service, id_of, until};
 
 /// Where schemathesis is installed: a virtual environment of Python.
 const INSTALLED: &str = "CRUS_TEST_SCHEMATHESIS";

@@ -2,59 +2,39 @@
 //! first opening; the disk is full. What was acknowledged is there, what was under way is there as a whole or
 //! not at all.
 //!
-//! Writes are made by a process of its own, which is this program again.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a panic is how a test fails; seeds are told")]
-
-#[path = "support/chance.rs"]
-mod chance;
-#[path = "support/limits.rs"]
-mod limits;
-#[path = "support/shortage.rs"]
-mod shortage;
+//! Writes are made by a process of its own, which is this program again, at the test [`writer`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use chance::{draw, seed};
 use crus_core::history::{Entry, Happening};
 use crus_core::machine::Event;
 use crus_core::model::{Command as Order, Limits, Message, Node, NodeState, Phase, Session, Spec, UpgradeId};
 use crus_core::ports::{DriverStore as _, SessionStore, StoreError};
 use crus_core::{Time, Xname};
 use crus_server::store::RedbStore;
-use libtest_mimic::{Arguments, Trial};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
-use shortage::Disk;
 use uuid::Uuid;
 
-/// The first argument of a process that writes.
-const WRITER: &str = "store-writer";
+use crate::support::chance::{draw, seed};
+use crate::support::limits;
+use crate::support::shortage::Disk;
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    if let Some((WRITER, rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return write_for_ever(&rest[0], Writes::named(&rest[1]), rest[2].parse().unwrap());
-    }
-    let test = |name: &str, run: fn()| {
-        Trial::test(name, move || {
-            run();
-            Ok(())
-        })
-    };
-    let trials = vec![
-        test("a_kill_in_the_middle_of_a_write_leaves_what_was_acknowledged", kills_in_writes),
-        test("a_kill_while_the_store_is_created_leaves_one_that_can_be_opened", kills_in_creation),
-        test("a_kill_while_an_old_store_is_migrated_leaves_the_old_one_or_the_new", kills_in_migration),
-        test("a_full_disk_is_said_and_harms_nothing_and_is_overcome", full_disk),
-        test("p9_a_store_that_is_gone_after_an_error_is_never_begun_anew", gone_after_an_error),
-    ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+/// The variable that makes [`writer`] write: the store, the [`Writes`] and the number of the first, in lines.
+const WRITER: &str = "CRUS_TEST_STORE_WRITER";
+
+/// Not a test by itself: the process that the tests kill.
+#[test]
+fn writer() {
+    let Ok(asked) = env::var(WRITER) else { return };
+    let asked: Vec<&str> = asked.lines().collect();
+    write_for_ever(Path::new(asked[0]), Writes::named(asked[1]), asked[2].parse().unwrap());
 }
 
 fn wait<T>(work: impl Future<Output = T>) -> T {
@@ -72,7 +52,7 @@ struct Writes {
 }
 
 impl Writes {
-    /// Their name among a process's arguments.
+    /// Their name for the process that makes them.
     fn name(self) -> String {
         format!("{},{}", self.seed, self.sessions)
     }
@@ -185,13 +165,13 @@ async fn read_all(store: &RedbStore) -> Result<(), StoreError> {
 
 /// Opens the store and, once told to, makes one write after the other, from the nth on, saying what came of each.
 /// After one that failed, it waits to be told again.
-fn write_for_ever(path: &str, writes: Writes, mut n: u64) -> ExitCode {
+fn write_for_ever(path: &Path, writes: Writes, mut n: u64) {
     println!("{OPENING}");
-    let store = match RedbStore::open(Path::new(path)) {
+    let store = match RedbStore::open(path) {
         Ok(store) => store,
         Err(error) => {
             println!("{error}");
-            return ExitCode::FAILURE;
+            return;
         }
     };
     println!("{OPENED}");
@@ -214,7 +194,6 @@ fn write_for_ever(path: &str, writes: Writes, mut n: u64) -> ExitCode {
             }
         }
     });
-    ExitCode::SUCCESS
 }
 
 const OPENING: &str = "opening";
@@ -240,13 +219,17 @@ impl Writer {
     /// Starts one, up to the moment when it opens the store.
     fn start(path: &Path, writes: Writes, n: u64) -> Writer {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.arg(WRITER).arg(path).args([writes.name(), n.to_string()]);
+        let test = concat!(module_path!(), "::writer").split_once("::").unwrap().1;
+        // With one thread the harness would begin a line that it ends after the test.
+        command.args(["--exact", test, "--nocapture", "--test-threads", "2"]);
+        command.env(WRITER, format!("{}\n{}\n{n}", path.display(), writes.name()));
         let mut command = limits::survivor(&command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut writer = Writer { child, input, output, acknowledged: n };
-        assert_eq!(writer.line().unwrap(), OPENING);
+        // The harness has its say first.
+        while writer.line().unwrap() != OPENING {}
         writer
     }
 
@@ -444,7 +427,8 @@ fn a_while(random: &mut u64, most_micros: u64) {
 /// How many sessions there are where room is of no interest.
 const FEW: usize = 12;
 
-fn kills_in_writes() {
+#[test]
+fn a_kill_in_the_middle_of_a_write_leaves_what_was_acknowledged() {
     const KILLS: u32 = 100;
     let writes = Writes { seed: seed(), sessions: FEW };
     let mut random = writes.seed;
@@ -467,7 +451,8 @@ fn kills_in_writes() {
     println!("killed {KILLS} times during {written} writes; {finished} of those under way were found done");
 }
 
-fn kills_in_creation() {
+#[test]
+fn a_kill_while_the_store_is_created_leaves_one_that_can_be_opened() {
     const KILLS: u32 = 100;
     let writes = Writes { seed: seed(), sessions: FEW };
     let mut random = writes.seed;
@@ -496,7 +481,8 @@ fn kills_in_creation() {
     println!("killed {KILLS} times, leaving {found:#?}");
 }
 
-fn kills_in_migration() {
+#[test]
+fn a_kill_while_an_old_store_is_migrated_leaves_the_old_one_or_the_new() {
     for format in [1, 2] {
         kills_in_migration_from(format);
     }
@@ -540,7 +526,8 @@ fn kills_in_migration_from(format: u32) {
 
 // ---- no room -----------------------------------------------------------------------------------------------
 
-fn full_disk() {
+#[test]
+fn a_full_disk_is_said_and_harms_nothing_and_is_overcome() {
     let seed = seed();
     for (kind, disk) in Disk::kinds() {
         let (mut random, mut room) = (seed, Vec::new());
@@ -606,7 +593,8 @@ fn runs_out_of_room(disk: &Disk, name: &str, writes: Writes) -> u64 {
 
 /// After an error the file is not where it was, as when its file system was unmounted: that is said, nothing is created,
 /// and once it is back all of it is there.
-fn gone_after_an_error() {
+#[test]
+fn p9_a_store_that_is_gone_after_an_error_is_never_begun_anew() {
     let writes = Writes { seed: seed(), sessions: FEW };
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::NoWrites(tempfile::tempdir().unwrap());

@@ -1,16 +1,13 @@
 //! Counts what an upgrade of 1000 nodes in steps of 50 costs its peers, next to what it cost the original.
 #![expect(clippy::print_stdout, reason = "a benchmark reports")]
 
-#[path = "../tests/common/mod.rs"]
 #[expect(dead_code, clippy::unwrap_used, clippy::panic, reason = "the scenarios use the rest, and may panic")]
 mod common;
-#[path = "../tests/common/thousand.rs"]
-mod thousand;
 
-use thousand::{NODES, POLLS, STEP_SIZE};
+use common::thousand::{NODES, POLLS, STEP_SIZE};
 
 fn main() -> Result<(), crus_sim::world::Stuck> {
-    let cost = thousand::run()?;
+    let cost = common::thousand::run()?;
     println!("{NODES} nodes in steps of {STEP_SIZE}, {POLLS} polls to drain and {POLLS} to return:\n");
     println!("{:<32}{:>10}{:>10}   {:<20}", "", "here", "limit", "the original");
     println!(

@@ -15,7 +15,7 @@
 //! - [`worlds`]: such worlds drawn from seeds, with faults, crashes and operators of every kind.
 //! - [`journal`]: what happens in a world, counted and written down.
 //! - [`http`] and [`stand_in`]: the model as the servers and programs that the real clients talk to.
-//! - [`slurm_lab`]: a real Slurm on this host, for tests.
+//! - [`slurm_lab`]: a real Slurm on this host, for tests. `testing` (a feature): what tests of several crates share.
 //!
 //! What the real peers were seen to do is the specification; the tests beside each part hold it.
 
@@ -32,6 +32,8 @@ mod rng;
 pub mod slurm_lab;
 pub mod stand_in;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod workload;
 pub mod world;
 pub mod worlds;

@@ -2,7 +2,6 @@
 //! every machine.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[path = "common/mod.rs"]
 #[expect(dead_code, clippy::panic, reason = "the scenarios use the rest, and may panic")]
 mod common;
 

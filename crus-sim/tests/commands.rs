@@ -1,10 +1,6 @@
 //! What operators order of sessions, through the store: it holds whoever runs the session, and survives a crash.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
-#[expect(dead_code, reason = "shared with tests that need more of it")]
-mod common;
-
-use common::*;
+use crate::common::*;
 use crus_core::UpgradeId;
 use crus_core::history::Happening;
 use crus_core::model::{Command, NodeState};

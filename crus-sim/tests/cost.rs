@@ -1,11 +1,6 @@
 //! What an upgrade costs its peers: counted, so the same on every machine.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[path = "common/mod.rs"]
-#[expect(dead_code, clippy::panic, reason = "the scenarios use the rest, and may panic")]
-mod common;
-#[path = "common/thousand.rs"]
-mod thousand;
+use crate::common::thousand;
 
 /// The original needed 33,580 to 62,000 `scontrol` processes and 3,924 HSM calls for this.
 #[test]

@@ -5,14 +5,10 @@
 //! `CRUS_TEST_CRASHES=N` tries N times as many second crashes and long absences. `CRUS_TEST_SCENARIO` names the
 //! only scenario to run, and with `CRUS_TEST_STRIKES` replays what a failure printed. `CRUS_TEST_SEED` is
 //! the seed of the clusters, and decides which pairs of crashes are drawn.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "the other scenarios use the rest")]
-mod common;
 
 use std::num::NonZero;
 
-use common::*;
+use crate::common::*;
 use crus_core::model::{Command, NodeState, Stage};
 use crus_core::promises::What;
 use crus_core::strategy::OnDrainTimeout;

@@ -1,12 +1,8 @@
 //! Slow, forgetful, forbidding and meddled-with peers: what a review of the machine found, each a scenario.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "the other scenarios use the rest")]
-mod common;
 
 use std::collections::BTreeSet;
 
-use common::*;
+use crate::common::*;
 use crus_core::Limits;
 use crus_core::model::{Failure, NodeState};
 use crus_sim::cluster::bos::{NewSession, Operation};

@@ -1,11 +1,7 @@
 //! Each promise broken once on purpose: the checks of the world, or the crashes at every point, must see it and name
 //! the promise. The same scenario without the break must pass.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
-#[expect(dead_code, reason = "the other scenarios use the rest")]
-mod common;
-
-use common::*;
+use crate::common::*;
 use crus_core::driver::Next;
 use crus_core::model::Stage;
 use crus_core::{Limits, Spec, UpgradeId};

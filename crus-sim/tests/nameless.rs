@@ -1,11 +1,7 @@
 //! A BOS that takes no names of ours (API v1): each request is another reboot. What came of one whose reply is not known
 //! must be found out.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
-#[expect(dead_code, reason = "the other scenarios use the rest")]
-mod common;
-
-use common::*;
+use crate::common::*;
 use crus_core::model::{Failure, NodeState};
 use crus_core::{Limits, UpgradeId};
 use crus_sim::ClusterConfig;

@@ -1,12 +1,9 @@
 //! The fifteen faults of the original service, each a scenario that passes here. What was seen of the original is
 //! told above each.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::collections::BTreeSet;
 
-use common::*;
+use crate::common::*;
 use crus_core::Limits;
 use crus_core::model::{Failure, NodeState, Phase, Stage};
 use crus_core::ports::Peer;
@@ -107,7 +104,7 @@ fn f04_p9_a_boot_session_that_vanishes_or_hangs_is_given_up() {
     assert_eq!(node(&world, id, 1).state, NodeState::Failed(Failure::BootTimedOut));
     assert_eq!(node(&world, id, 2).state, NodeState::Upgraded);
 
-    let mut world = common::world(cluster(2));
+    let mut world = crate::common::world(cluster(2));
     let id = world.create(spec(1)).unwrap();
     until_said(&mut world, id, "Began the boot session for step 0");
     let boot = world.session(id).unwrap().head.boot.clone().unwrap();
@@ -180,7 +177,7 @@ fn f07_p7_deletion_does_not_depend_on_groups_that_are_gone() {
     world.run_to_end(MINUTE).unwrap();
     assert!(world.session(id).is_none());
 
-    let mut world = common::world(crus_sim::ClusterConfig { groups, ..cluster(2) });
+    let mut world = crate::common::world(crus_sim::ClusterConfig { groups, ..cluster(2) });
     let id = world.create(spec(1)).unwrap();
     world.run_to_end(4 * HOUR).unwrap();
     for group in ["all", "up", "failed"] {

@@ -2,13 +2,10 @@
 //!
 //! The world itself checks P1–P8 against what really happened after every step; a scenario says what else must be
 //! so in the end.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::collections::BTreeSet;
 
-use common::*;
+use crate::common::*;
 use crus_core::Limits;
 use crus_core::model::{Failure, NodeState, Phase, Stage};
 use crus_core::promises::What;

@@ -1,5 +1,4 @@
 //! The lab itself: a test that stands on it may believe it. A real Slurm is started each time.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,4 @@
 //! The stand-in for `scontrol`, `squeue` and `scancel`: every text below was printed by Slurm 22.05.8.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use crus_sim::config::{NodeSpec, SlurmConfig, Span};
 use crus_sim::http::{LiveCluster, serve};

@@ -1,5 +1,4 @@
 //! Random worlds: whatever happens in them, the promises hold. `cargo xtask sim` runs many more.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use crus_core::driver::Next;
 use crus_core::ports::Peer;

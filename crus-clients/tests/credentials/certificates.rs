@@ -6,9 +6,9 @@ use crus_clients::hsm::HsmClient;
 use crus_clients::http::{ConfigError, IdentityFiles, PeerConfig, TlsFiles};
 use crus_core::ports::{Hsm, Peer, PortError};
 
-use crate::pki::{Ca, Pair, put};
-use crate::server::Server;
-use crate::{config, empty_group, label, trusting, until};
+use super::{config, empty_group, label, trusting, until};
+use crus_sim::testing::pki::{Ca, Pair, put};
+use crus_sim::testing::server::Server;
 
 async fn hsm_with(certificate: &Pair, clients: Option<&Ca>) -> Server {
     Server::new(certificate.serving(clients), |_| empty_group()).await

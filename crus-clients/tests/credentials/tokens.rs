@@ -15,9 +15,9 @@ use futures_util::future::join_all;
 use serde_json::{Value, json as object};
 use tempfile::TempDir;
 
-use crate::pki::{Ca, put};
-use crate::server::{Answer, Server, json};
-use crate::{config, empty_group, label, trusting, until};
+use super::{config, empty_group, label, trusting, until};
+use crus_sim::testing::pki::{Ca, put};
+use crus_sim::testing::server::{Answer, Server, json};
 
 /// With characters that have a meaning in forms, URLs and headers.
 const SECRET: &str = "s3cr%2B+& et=/:ü";

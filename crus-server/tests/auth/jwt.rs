@@ -6,8 +6,8 @@ use crus_server::auth::{Audience, AuthOptions};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::issuer::{AUDIENCE, ISSUER, Issuer, Key, claims, encoded, in_s};
-use crate::{ask, known, start};
+use super::{ask, known, start};
+use crate::support::issuer::{AUDIENCE, ISSUER, Issuer, Key, claims, encoded, in_s};
 
 /// An issuer with a key of each kind.
 async fn all_keys() -> (Issuer, [Key; 4]) {

@@ -7,9 +7,9 @@ use crus_api::access::Refused;
 use crus_server::auth::{AuthOptions, JwksPlace};
 use serde_json::json;
 
-use crate::issuer::{Issuer, Key, claims, in_s};
+use super::{ask, known, start};
+use crate::support::issuer::{Issuer, Key, claims, in_s};
 use crate::support::until;
-use crate::{ask, known, start};
 
 #[tokio::test]
 async fn a_new_key_is_known_with_the_first_token_that_names_it() {

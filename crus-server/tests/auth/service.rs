@@ -7,8 +7,8 @@ use std::process::Stdio;
 use reqwest::Client;
 use serde_json::Value;
 
-use crate::command::line_of;
-use crate::issuer::{Issuer, Key, claims, encoded};
+use super::command::line_of;
+use crate::support::issuer::{Issuer, Key, claims, encoded};
 use crate::support::{NOWHERE, Service, crus, serve, spec, until};
 
 const ADA: &str = "crus_ada-0123456789-0123456789-0123456789";

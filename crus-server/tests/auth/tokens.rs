@@ -9,10 +9,10 @@ use std::time::Duration;
 use crus_api::access::Refused;
 use crus_server::auth::{Auth, AuthOptions};
 
-use crate::command::line_of;
-use crate::issuer::{Issuer, Key, claims};
+use super::command::line_of;
+use super::{ask, known, start};
+use crate::support::issuer::{Issuer, Key, claims};
 use crate::support::until;
-use crate::{ask, known, start};
 
 const ADA: &str = "crus_ada-0123456789-0123456789-0123456789";
 const BOB: &str = "crus_bob-0123456789-0123456789-0123456789";

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::fake::{Fake, Held};
 use super::{ID, OTHER, UPGRADE, ask, at_work, printed, session};
+use crate::support::fake::{Fake, Held};
 
 /// The lines of a table: what is at their ends and how wide its columns are does not matter.
 fn words(text: &str) -> Vec<Vec<String>> {

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 
-use super::fake::{Fake, Held, problem_text};
-use super::port::Port;
 use super::{Ended, ID, UPGRADE, ask, at_work, crus, run};
+use crate::support::fake::{Fake, Held, problem_text};
+use crate::support::port::Port;
 
 fn instead(code: u16, kind: &str, body: &str) -> Fake {
     let headers = vec![("content-type", kind.to_owned())];
@@ -169,7 +169,7 @@ fn wrong_values_are_named_by_their_options() {
 fn an_order_counts_as_taken_only_by_a_session() {
     let create = [&["session", "create"], UPGRADE.as_slice()].concat();
     check(&ask(&instead(200, "application/json", "{\"ok\":true}"), &create), 1, &["not as CRUS does"]);
-    let session = crate::session(ID, "CREATED").to_string();
+    let session = super::session(ID, "CREATED").to_string();
     check(&ask(&instead(200, "application/json", &session), &create), 1, &["not as CRUS does (200"]);
     check(
         &ask(&instead(201, "application/json", "{\"upgrade_id\":\"\"}"), &create),

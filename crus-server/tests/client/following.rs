@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::fake::{Fake, Held};
 use super::{Ended, ID, PATIENCE, UPGRADE, ask, at_work, crus, finish};
+use crate::support::fake::{Fake, Held};
 
 /// A command that runs.
 struct Running {

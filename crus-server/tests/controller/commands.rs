@@ -9,7 +9,7 @@ use crus_core::ports::{DriverStore as _, SessionStore as _, StoreError};
 use crus_sim::config::BootBehaviour;
 use uuid::Uuid;
 
-use crate::replicas::{HOUR_MS, Site, busy, config, eventually};
+use crate::support::replicas::{HOUR_MS, Site, busy, config, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_ordered_of_one_replica_reaches_the_owner_at_once_however_long_it_sleeps() {

@@ -31,7 +31,7 @@ use crus_sim::store::MemoryStore;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::replicas::{PATIENCE, eventually};
+use crate::support::replicas::{PATIENCE, eventually};
 
 /// How every call to a peer ends.
 #[derive(Clone, Copy)]

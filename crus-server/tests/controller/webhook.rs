@@ -22,7 +22,7 @@ use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use crate::replicas::{PATIENCE, Replica, Site, config, eventually};
+use crate::support::replicas::{PATIENCE, Replica, Site, config, eventually};
 
 const SECRET: &str = "a secret that nobody may see";
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
-use crate::source::{literals, shape, source, sources};
-use crate::{chapter, codes};
+use super::source::{literals, shape, source, sources};
+use super::{chapter, codes};
 
 /// What is in the module of messages and is none by itself.
 const PARTS: &[&str] = &["step ", "Step ", "1 node", "… nodes", "cancelled", "requeued", "; … "];

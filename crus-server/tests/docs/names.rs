@@ -6,8 +6,8 @@ use clap::Command;
 use crus_server::docs::CHAPTERS;
 use crus_server::{cli, settings};
 
-use crate::source::{literals, sources};
-use crate::{chapter, codes};
+use super::source::{literals, sources};
+use super::{chapter, codes};
 
 /// Names that belong to others.
 const FOREIGN: &[&str] = &["crus_core"];

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use libtest_mimic::Trial;
 use regex_lite::Regex;
 
 const ANY: char = '…';
@@ -198,60 +197,55 @@ fn of_seen(pattern: &str, line: &Line) -> Vec<(usize, String)> {
     told.collect()
 }
 
-/// What this module promises.
-pub(crate) fn trials() -> Vec<Trial> {
-    let only = Trial::test("only_what_may_differ_may_differ", || {
-        let equal = |told: &str, seen: &str| compared(told, seen, &mut Ids::default()).0.is_ok();
-        for (told, seen) in [
-            ("", ""),
-            ("…", ""),
-            ("…", "a\nb"),
-            ("a\n…\nd", "a\nb\nc\nd"),
-            ("a\n…\nd", "a\nd"),
-            ("the … one …", "the second one of all"),
-            ("took  3 s", "took 1 min 20 s"),
-            ("at 10:31:07, 2026-01-01T00:00:00Z", "at 09:00:00, 2027-12-31T10:00:00.5Z"),
-            ("id 00000000-0000-0000-0000-000000000000", "id ffffffff-ffff-ffff-ffff-ffffffffffff"),
-        ] {
-            assert!(equal(told, seen), "{told:?} {seen:?}");
-        }
-        for (told, seen) in [
-            ("", "a"),
-            ("a", ""),
-            ("a\n…\nd", "a\nb\nc"),
-            ("8 nodes", "9 nodes"),
-            ("the … one", "the second two"),
-            ("a…a", "a"),
-            ("at 10:31:07", "at noon"),
-            ("a\nb", "b\na"),
-        ] {
-            assert!(!equal(told, seen), "{told:?} {seen:?}");
-        }
-        Ok(())
-    });
-    let one_story = Trial::test("a_page_tells_one_story", || {
-        let [a, b, c] =
-            ['a', 'b', 'c'].map(|c| [8, 4, 4, 4, 12].map(|count| c.to_string().repeat(count)).join("-"));
-        let mut ids = Ids::default();
-        let mut fits = |told: &str, seen: &str| compared(told, seen, &mut ids).0.is_ok();
-        assert!(
-            fits(&format!("… is {a}\n…\n{b}"), &format!("{c} is {b}\n{c}\n{a}")),
-            "a is b now, and b is a"
-        );
-        assert!(fits(&format!("{b}, {a}"), &format!("{a}, {b}")));
-        assert!(!fits(&a, &a), "it was another");
-        assert!(!fits(&c, &b), "two of the page are one");
-        Ok(())
-    });
-    let renewed = Trial::test("a_page_is_renewed_as_a_whole", || {
-        let told = "took 3 s …  at 10:31:07\n…\nsize  1 KiB at 127.0.0.1:8080";
-        let seen = "took 1 min 4 s and 5 s at 11:00:00\nmore 3 s\nsize 12 KiB at 127.0.0.1:41";
-        let (same, now) = compared(told, seen, &mut Ids::default());
-        assert_eq!(now, ["took 1 min 4 s …  at 11:00:00", "…", "size 12 KiB at 127.0.0.1:8080"]);
-        same?;
-        Ok(())
-    });
-    vec![only, one_story, renewed]
+#[test]
+fn only_what_may_differ_may_differ() {
+    let equal = |told: &str, seen: &str| compared(told, seen, &mut Ids::default()).0.is_ok();
+    for (told, seen) in [
+        ("", ""),
+        ("…", ""),
+        ("…", "a\nb"),
+        ("a\n…\nd", "a\nb\nc\nd"),
+        ("a\n…\nd", "a\nd"),
+        ("the … one …", "the second one of all"),
+        ("took  3 s", "took 1 min 20 s"),
+        ("at 10:31:07, 2026-01-01T00:00:00Z", "at 09:00:00, 2027-12-31T10:00:00.5Z"),
+        ("id 00000000-0000-0000-0000-000000000000", "id ffffffff-ffff-ffff-ffff-ffffffffffff"),
+    ] {
+        assert!(equal(told, seen), "{told:?} {seen:?}");
+    }
+    for (told, seen) in [
+        ("", "a"),
+        ("a", ""),
+        ("a\n…\nd", "a\nb\nc"),
+        ("8 nodes", "9 nodes"),
+        ("the … one", "the second two"),
+        ("a…a", "a"),
+        ("at 10:31:07", "at noon"),
+        ("a\nb", "b\na"),
+    ] {
+        assert!(!equal(told, seen), "{told:?} {seen:?}");
+    }
+}
+
+#[test]
+fn a_page_tells_one_story() {
+    let [a, b, c] =
+        ['a', 'b', 'c'].map(|c| [8, 4, 4, 4, 12].map(|count| c.to_string().repeat(count)).join("-"));
+    let mut ids = Ids::default();
+    let mut fits = |told: &str, seen: &str| compared(told, seen, &mut ids).0.is_ok();
+    assert!(fits(&format!("… is {a}\n…\n{b}"), &format!("{c} is {b}\n{c}\n{a}")), "a is b now, and b is a");
+    assert!(fits(&format!("{b}, {a}"), &format!("{a}, {b}")));
+    assert!(!fits(&a, &a), "it was another");
+    assert!(!fits(&c, &b), "two of the page are one");
+}
+
+#[test]
+fn a_page_is_renewed_as_a_whole() {
+    let told = "took 3 s …  at 10:31:07\n…\nsize  1 KiB at 127.0.0.1:8080";
+    let seen = "took 1 min 4 s and 5 s at 11:00:00\nmore 3 s\nsize 12 KiB at 127.0.0.1:41";
+    let (same, now) = compared(told, seen, &mut Ids::default());
+    assert_eq!(now, ["took 1 min 4 s …  at 11:00:00", "…", "size 12 KiB at 127.0.0.1:8080"]);
+    same.unwrap();
 }
 
 fn compared(told: &str, seen: &str, ids: &mut Ids) -> (Result<(), String>, Vec<String>) {

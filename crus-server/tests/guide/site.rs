@@ -4,8 +4,8 @@ use crus_sim::http::{LiveCluster, Server};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 use tokio::runtime::Runtime;
 
-use crate::page::Wish;
-use crate::shell::Shell;
+use super::page::Wish;
+use super::shell::Shell;
 use crate::support;
 
 /// Which cluster it is; the same each time.
@@ -22,7 +22,7 @@ pub(crate) struct Site {
     _runtime: Runtime,
     _server: Option<Server>,
     #[cfg(feature = "etcd")]
-    _etcd: Option<crate::etcd::Etcd>,
+    _etcd: Option<crate::support::etcd::Etcd>,
 }
 
 impl Site {
@@ -61,8 +61,8 @@ impl Site {
             service = OPTIONS.replace("{url}", &url);
         }
         #[cfg(feature = "etcd")]
-        let etcd = (wish.get("etcd", "off") == "on" && !crate::etcd::left_out())
-            .then(|| runtime.block_on(crate::etcd::Etcd::start()));
+        let etcd = (wish.get("etcd", "off") == "on" && !crate::support::etcd::left_out())
+            .then(|| runtime.block_on(crate::support::etcd::Etcd::start()));
         #[cfg(feature = "etcd")]
         environment.extend(etcd.iter().map(|etcd| ("ETCD", etcd.endpoint())));
         #[cfg(feature = "etcd")]

@@ -7,8 +7,8 @@ use crus_sim::config::BootBehaviour;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
-use crate::port::Port;
-use crate::simulated::{self, Simulated};
+use crate::support::port::Port;
+use crate::support::simulated::{self, Simulated};
 use crate::support::{Service, crus, until};
 
 /// Virtual seconds in a real one: an upgrade of minutes takes seconds.

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::json as object;
 
-use crate::pki::{Ca, put};
-use crate::server::{Answer, Server, json};
 use crate::support::{self, Service, spec, until};
+use crus_sim::testing::pki::{Ca, put};
+use crus_sim::testing::server::{Answer, Server, json};
 
 fn serve(folder: &Path, hsm: &Server, bos: &Server) -> Command {
     let mut command = support::serve(&folder.join("crus.redb"), &hsm.url, &bos.url, "0.05");

@@ -4,7 +4,7 @@ use crus_sim::ClusterConfig;
 use crus_sim::config::GroupSpec;
 use serde_json::json;
 
-use crate::simulated::{self, Simulated};
+use crate::support::simulated::{self, Simulated};
 use crate::support::{Service, id_of, spec, until};
 
 const SEED: u64 = 3;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crus_core::promises::What;
 use serde_json::{Value, json};
 
-use crate::simulated::{self, Simulated};
+use crate::support::simulated::{self, Simulated};
 use crate::support::{Service, spec, until};
 
 /// Puts a program before the simulated `scontrol` whose updates hang until they are let go. It notes each call

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::simulated::{self, Simulated};
+use crate::support::simulated::{self, Simulated};
 use crate::support::{NOWHERE, Service, id_of, spec, until};
 
 const SEED: u64 = 5;

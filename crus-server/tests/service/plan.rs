@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::simulated::{self, Simulated};
+use crate::support::simulated::{self, Simulated};
 use crate::support::{Service, spec, until};
 
 async fn plan(service: &Service, prefix: &str, spec: &Value) -> (u16, Value) {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::simulated::{self, Simulated};
+use crate::support::simulated::{self, Simulated};
 use crate::support::{Service, spec, until};
 
 /// Runs promtool in the folder of this package.

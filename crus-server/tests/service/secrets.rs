@@ -11,10 +11,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json as object;
 
-use crate::credentials;
-use crate::pki::{Ca, Pair, put};
-use crate::server::{Answer, Server, json};
+use super::credentials;
 use crate::support::{self, Service, path_of, spec, until};
+use crus_sim::testing::pki::{Ca, Pair, put};
+use crus_sim::testing::server::{Answer, Server, json};
 
 const HSM_TOKEN: &str = "hsm-tok3n.AAAA_BBBB-CCCC";
 const CLIENT_SECRET: &str = "cl1ent-s3cret";

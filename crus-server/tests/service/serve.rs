@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::limits;
+use crate::support::limits;
 use crate::support::{self, NOWHERE, PATIENCE, Service, crus, path_of, spec, until};
 
 fn serve(store: &Path) -> Command {

@@ -8,8 +8,8 @@ use crus_sim::config::BootBehaviour;
 use crus_sim::workload::{JobSpec, Wanted};
 use serde_json::{Value, json};
 
-use crate::simulated::{self, Simulated};
-use crate::stream::{Client, Event};
+use crate::support::simulated::{self, Simulated};
+use crate::support::stream::{Client, Event};
 use crate::support::{self, NOWHERE, PATIENCE, Service, spec, until};
 
 const SEED: u64 = 5;

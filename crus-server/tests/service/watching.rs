@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::limits;
-use crate::simulated::{self, Simulated};
+use crate::support::limits;
+use crate::support::simulated::{self, Simulated};
 use crate::support::{self, NOWHERE, Service, id_of, spec, until};
 
 const SEED: u64 = 11;

@@ -9,7 +9,7 @@ use crus_core::ports::{SessionStore as _, StoreError};
 use crus_server::store::{OpenError, RedbStore};
 use crus_sim::store::MemoryStore;
 
-use crate::conformance::{conforms, freeze, load, replicas_conform, session};
+use crate::support::conformance::{conforms, freeze, load, replicas_conform, session};
 
 #[tokio::test]
 async fn the_store_in_memory_conforms() {

@@ -16,7 +16,7 @@ use crus_server::store::{OpenError, RedbStore};
 use redb::{ReadableDatabase, ReadableTableMetadata};
 use uuid::Uuid;
 
-use crate::chance::{draw, seed};
+use crate::support::chance::{draw, seed};
 
 /// Written by the version before: one session that waits and is to be deleted, one at work, one that is done.
 const OLD: &str = "tests/stored/format-1.redb";

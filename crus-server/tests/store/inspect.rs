@@ -15,7 +15,7 @@ use redb::{ReadableTable as _, TableDefinition};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::chance::{draw, seed};
+use crate::support::chance::{draw, seed};
 
 /// One session that waits and is to be deleted, one at work, one that is done.
 const WAITING: UpgradeId = UpgradeId(Uuid::from_u128(1));

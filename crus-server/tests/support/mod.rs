@@ -1,6 +1,18 @@
-//! `crus serve` as a process that dies with the test.
+//! What tests share: `crus serve` as a process that dies with the test, and beside it clusters, peers and conditions.
 
-mod patience;
+pub(crate) mod chance;
+pub(crate) mod conformance;
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd;
+pub(crate) mod fake;
+pub(crate) mod issuer;
+pub(crate) mod limits;
+pub(crate) mod port;
+pub(crate) mod replicas;
+pub(crate) mod shortage;
+pub(crate) mod simulated;
+pub(crate) mod slurm_site;
+pub(crate) mod stream;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,7 +22,7 @@ use std::time::{Duration, Instant};
 use crus_core::UpgradeId;
 use serde_json::{Value, json};
 
-pub(crate) use self::patience::*;
+pub(crate) use crus_sim::testing::{PATIENCE, until, until_within};
 
 /// As [`PATIENCE`], for what takes a large part of that on a fast machine.
 pub(crate) const MUCH_PATIENCE: Duration = Duration::from_secs(240);

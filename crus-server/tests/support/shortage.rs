@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::limits;
+use crate::support::limits;
 
 /// How room runs out.
 pub(crate) enum Disk {

@@ -1,5 +1,7 @@
 //! A small cluster and a service on it, as every scenario needs them.
 
+pub(crate) mod thousand;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 

@@ -12,7 +12,7 @@ use crus_sim::config::{BootBehaviour, Span};
 use crus_sim::workload::{Drawn, Workload};
 use proptest::prelude::*;
 
-use crate::support::{Ask as _, config, job, name, x};
+use super::support::{Ask as _, config, job, name, x};
 
 const NODES: u32 = 8;
 

@@ -8,7 +8,7 @@ use crus_sim::cluster::bos::{BosError, NewSession, Operation, Session, SessionSt
 use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, BootEnd, BootSet, ClusterConfig, TemplateSpec};
 
-use crate::support::{Ask as _, cluster, steady, with, x};
+use super::support::{Ask as _, cluster, steady, with, x};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 

@@ -6,7 +6,7 @@ use crus_sim::checks::{CheckEnd, SimChecks};
 use crus_sim::cluster::lock;
 use crus_sim::faults::{Fault, Faulty, Plan};
 
-use crate::support::{Ask as _, cluster, name, x};
+use super::support::{Ask as _, cluster, name, x};
 
 fn request(step: u32, nodes: &[u32]) -> CheckRequest {
     CheckRequest {

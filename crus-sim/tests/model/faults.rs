@@ -7,7 +7,7 @@ use crus_sim::cluster::slurm::Update;
 use crus_sim::faults::{Fault, Faulty, Plan};
 use crus_sim::ports::{SimBos, SimHsm, SimPorts, SimWlm};
 
-use crate::support::{Ask as _, cluster, job, name, with, x};
+use super::support::{Ask as _, cluster, job, name, with, x};
 
 fn wlm(plan: Plan) -> (SharedCluster, Faulty<SimWlm>, SimPorts) {
     let cluster = cluster().shared();
@@ -67,7 +67,7 @@ async fn a_stale_answer_is_the_one_from_before() {
 
 #[tokio::test]
 async fn what_was_before_a_change_of_ones_own_is_not_said_again() {
-    let cluster = with(crate::support::steady).shared();
+    let cluster = with(super::support::steady).shared();
     let ports = SimPorts::new(&cluster);
     let plan = || Plan::none().at("group", 2, Fault::Stale).at("nodes", 2, Fault::Stale);
     let hsm: Faulty<SimHsm> = Faulty::new(ports.hsm.clone(), &cluster, plan());
@@ -83,7 +83,7 @@ async fn what_was_before_a_change_of_ones_own_is_not_said_again() {
 
 #[tokio::test]
 async fn stale_answers_of_hsm_and_bos() {
-    let cluster = with(crate::support::steady).shared();
+    let cluster = with(super::support::steady).shared();
     let ports = SimPorts::new(&cluster);
     let plan = || {
         Plan::none().at("group", 2, Fault::Stale).at("facts", 2, Fault::Stale).at("session", 2, Fault::Stale)

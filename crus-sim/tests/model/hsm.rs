@@ -5,7 +5,7 @@ use crus_sim::Cluster;
 use crus_sim::cluster::hsm::HsmError;
 use crus_sim::config::GroupSpec;
 
-use crate::support::{Ask as _, cluster, with, x};
+use super::support::{Ask as _, cluster, with, x};
 
 fn answer<T: std::fmt::Debug>(result: Result<T, HsmError>) -> (u16, String) {
     let error = result.expect_err("HSM refuses");

@@ -7,7 +7,7 @@ use crus_sim::config::Span;
 use crus_sim::workload::{Drawn, Wanted, Workload};
 use crus_sim::{Cluster, ClusterConfig};
 
-use crate::support::{Ask as _, cluster, job, name, with, x};
+use super::support::{Ask as _, cluster, job, name, with, x};
 
 const FILE: &str = r#"
 # two jobs of the morning

@@ -9,7 +9,7 @@ use crus_sim::cluster::slurm::Update;
 use crus_sim::config::{BootBehaviour, GroupSpec};
 use crus_sim::ports::SimPorts;
 
-use crate::support::{Ask as _, cluster, job, name, steady, with, x};
+use super::support::{Ask as _, cluster, job, name, steady, with, x};
 
 #[tokio::test]
 async fn groups_are_filled_and_emptied_one_request_a_node() {

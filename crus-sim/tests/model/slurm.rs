@@ -6,7 +6,7 @@ use crus_sim::Cluster;
 use crus_sim::cluster::slurm::{SlurmError, Update};
 use crus_sim::config::{BootBehaviour, ReturnToService, Span};
 
-use crate::support::{Ask as _, cluster, job, name, with, x};
+use super::support::{Ask as _, cluster, job, name, with, x};
 
 #[test]
 fn an_idle_node_that_is_drained_is_quiet_at_once() {

@@ -11,7 +11,7 @@ use crus_sim::{Cluster, ClusterConfig};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::support::{SEED, job};
+use super::support::{SEED, job};
 
 /// What an upgrade does, and what happens beside it.
 #[derive(Debug, Clone)]
@@ -252,7 +252,7 @@ fn a_snapshot_of_another_version_is_not_guessed_at() {
 
 #[test]
 fn a_snapshot_cut_short_anywhere_is_refused() {
-    let text = Cluster::new(crate::support::config(), SEED).save().unwrap();
+    let text = Cluster::new(super::support::config(), SEED).save().unwrap();
     for end in 0..text.len() {
         let error = refusal(text.get(..end).expect("it is ASCII"));
         assert!(matches!(error, RestoreError::NotASnapshot | RestoreError::Damaged(_)), "{end}: {error:?}");
@@ -261,7 +261,7 @@ fn a_snapshot_cut_short_anywhere_is_refused() {
 
 #[test]
 fn a_snapshot_whose_parts_contradict_each_other_is_refused() {
-    let mut cluster = Cluster::new(crate::support::config(), SEED);
+    let mut cluster = Cluster::new(super::support::config(), SEED);
     assert!(cluster.submit(job(7, &[3])));
     cluster.restart_slurmctld(0);
     let whole: serde_json::Value = serde_json::from_str(&cluster.save().unwrap()).unwrap();

@@ -6,7 +6,7 @@ use crus_core::ports::{DriverStore as _, Revision, SessionStore as _, StoreError
 use crus_core::{Message, Time};
 use crus_sim::store::MemoryStore;
 
-use crate::support::{name, x};
+use super::support::{name, x};
 
 fn session() -> Session {
     let id: UpgradeId = "6ba7b810-9dad-11d1-80b4-00c04fd430c8".parse().unwrap();

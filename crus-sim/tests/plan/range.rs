@@ -6,8 +6,8 @@ use crus_core::window::ZoneOffset;
 use crus_core::{Time, UpgradeId};
 use crus_sim::world::World;
 
+use super::site::{Site, site};
 use crate::common::HOUR;
-use crate::site::{Site, site};
 
 /// So many random clusters.
 const CLUSTERS: u64 = 40;

@@ -10,8 +10,8 @@ use crus_core::ports::{CheckRequest, Checks, PortError, Verdict};
 use crus_core::{Time, UpgradeId, Xname};
 use crus_sim::world::World;
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 /// Judges a node after so long, by the clock.
 struct Program {

@@ -10,8 +10,8 @@ use crus_sim::faults::{Fault, Plan};
 use crus_sim::workload::JobSpec;
 use crus_sim::world::World;
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 fn busy(size: u32, jobs: Vec<JobSpec>) -> ClusterConfig {
     with_jobs(brisk(size), jobs)

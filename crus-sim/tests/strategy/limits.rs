@@ -9,8 +9,8 @@ use crus_sim::cluster::slurm::Update;
 use crus_sim::config::BootBehaviour;
 use crus_sim::world::World;
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 /// Nodes 1 to 12: four in each of the slots 1 to 3, two of which are on each board.
 fn blades() -> ClusterConfig {

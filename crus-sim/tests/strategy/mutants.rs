@@ -8,8 +8,8 @@ use crus_sim::crash::Points;
 use crus_sim::mutants::Mutant;
 use crus_sim::world::{Stuck, World};
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 /// A run on this cluster passes, and with the mutant it breaks this promise.
 fn caught(

@@ -7,8 +7,8 @@ use crus_core::model::{Command, Failure, NodeState, PauseReason, Stage};
 use crus_sim::config::{BootBehaviour, TemplateSpec};
 use crus_sim::world::World;
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 /// The image boots again.
 fn mend(world: &World, size: u32) {

@@ -6,8 +6,8 @@ use crus_sim::checks::CheckEnd;
 use crus_sim::cluster::slurm::Update;
 use crus_sim::config::BootBehaviour;
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 /// Nobody asked for the verdict on a node that was not heard of any more, and the session waited for it for ever.
 #[test]

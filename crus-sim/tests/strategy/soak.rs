@@ -4,8 +4,8 @@ use crus_core::model::{Command, Failure, NodeState, PauseReason};
 use crus_sim::cluster::slurm::Update;
 use crus_sim::world::World;
 
+use super::support::*;
 use crate::common::*;
-use crate::support::*;
 
 #[test]
 fn canaries_grow_only_with_success() {

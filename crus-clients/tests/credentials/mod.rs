@@ -1,12 +1,7 @@
 //! Who we say we are, and whom we believe: certificates of a private CA on either side, and tokens that are fetched,
 //! against real TLS servers.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod certificates;
-#[path = "../../../crus-server/tests/support/patience.rs"]
-mod patience;
-mod pki;
-mod server;
 mod tokens;
 
 use std::path::Path;
@@ -15,9 +10,9 @@ use std::time::Duration;
 use crus_clients::http::{PeerConfig, TlsFiles};
 use crus_core::GroupLabel;
 
-use crate::patience::until;
-use crate::pki::Ca;
-use crate::server::{Answer, json};
+use crus_sim::testing::pki::{self, Ca};
+use crus_sim::testing::server::{Answer, json};
+use crus_sim::testing::until;
 
 /// What HSM answers about an empty group.
 fn empty_group() -> Answer {

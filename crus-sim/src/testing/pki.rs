@@ -12,19 +12,23 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// A certificate authority.
-pub(crate) struct Ca {
+pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    pub(crate) pem: String,
+    /// Its own certificate, as PEM.
+    pub pem: String,
 }
 
 /// A certificate and its key, as PEM.
-pub(crate) struct Pair {
-    pub(crate) cert: String,
-    pub(crate) key: String,
+pub struct Pair {
+    /// The certificate.
+    pub cert: String,
+    /// The key.
+    pub key: String,
 }
 
 impl Ca {
-    pub(crate) fn new(name: &str) -> Self {
+    /// A new CA of this name.
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,7 +39,7 @@ impl Ca {
     }
 
     /// A certificate for this host, or for a client of this name.
-    pub(crate) fn issue(&self, name: &str) -> Pair {
+    pub fn issue(&self, name: &str) -> Pair {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -46,7 +50,7 @@ impl Ca {
 
 impl Pair {
     /// What a server with this certificate goes by. With a CA, it takes only clients with a certificate of that.
-    pub(crate) fn serving(&self, clients: Option<&Ca>) -> Arc<ServerConfig> {
+    pub fn serving(&self, clients: Option<&Ca>) -> Arc<ServerConfig> {
         let certificate = CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
         let config = ServerConfig::builder();
@@ -65,7 +69,7 @@ impl Pair {
 }
 
 /// Puts a file in the place of another, as platforms do: it is never seen half-written.
-pub(crate) fn put(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub fn put(folder: &Path, name: &str, text: &str) -> PathBuf {
     let (new, path) = (folder.join(format!("{name}.new")), folder.join(name));
     std::fs::write(&new, text).unwrap();
     std::fs::rename(&new, &path).unwrap();

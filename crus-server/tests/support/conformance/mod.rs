@@ -1,6 +1,5 @@
 //! What every session store must do, alone and with several replicas on it.
 
-#[path = "conformance_orders.rs"]
 mod orders;
 
 use std::collections::BTreeSet;

@@ -1,13 +1,6 @@
 //! Who may use the service: whose tokens are good, and whose are not.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[expect(dead_code, reason = "other tests use more of it")]
-#[path = "../support/mod.rs"]
-mod support;
-
 mod command;
-mod issuer;
 mod jwt;
 mod keys;
 mod service;

@@ -1,5 +1,4 @@
 //! The listener against clients that are slow, silent or many, TLS, and its shutdown.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod limits;
 mod tls;

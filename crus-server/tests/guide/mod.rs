@@ -11,57 +11,76 @@
 //! - `<!-- hidden`, commands, `-->` are run as well, print nothing on the page, and must succeed.
 //!
 //! What may differ between the page and what is printed, [`compare`] says. `CRUS_GUIDE_BLESS=1 cargo test -p crus-server
-//! --test guide` writes what was printed into the pages that differ, all of it, so that a page is of one run: look at the
+//! --test integration guide::` writes what was printed into the pages that differ, all of it, so that a page is of one run: look at the
 //! difference before it is committed, and put a `…` for what need not be told.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod compare;
 mod page;
 mod shell;
 mod site;
-#[expect(dead_code, reason = "other tests need more of it")]
-#[path = "../support/mod.rs"]
-mod support;
 
-#[cfg(feature = "etcd")]
-#[expect(dead_code, clippy::panic, reason = "other tests need more of it, and a panic is how a test fails")]
-#[path = "../support/etcd.rs"]
-mod etcd;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-
-use libtest_mimic::{Arguments, Failed, Trial};
-
-use compare::{Ids, Rules};
-use page::{Page, Part};
-use site::Site;
+use self::compare::{Ids, Rules};
+use self::page::{Page, Part};
+use self::site::Site;
 
 /// With it the pages are made to say what is printed.
 const BLESS: &str = "CRUS_GUIDE_BLESS";
 
-fn main() -> ExitCode {
-    let bless = std::env::var_os(BLESS).is_some_and(|value| value == "1");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages: Vec<PathBuf> = std::fs::read_dir(folder.join("docs"))
+/// A test for each page.
+macro_rules! pages {
+    ($($test:ident: $file:literal),* $(,)?) => {
+        const PAGES: &[&str] = &[$($file),*];
+
+        $(
+            #[test]
+            fn $test() {
+                if let Err(error) = run(&docs().join($file)) {
+                    panic!("{error}");
+                }
+            }
+        )*
+    };
+}
+
+pages! {
+    readme: "README.md",
+    backup: "backup.md",
+    connecting: "connecting.md",
+    failures: "failures.md",
+    first_upgrade: "first-upgrade.md",
+    from_the_original: "from-the-original.md",
+    installing: "installing.md",
+    limits: "limits.md",
+    messages: "messages.md",
+    metrics: "metrics.md",
+    replicas: "replicas.md",
+    security: "security.md",
+    strategies: "strategies.md",
+    troubleshooting: "troubleshooting.md",
+    upgrading: "upgrading.md",
+    watching: "watching.md",
+}
+
+#[test]
+fn every_page_has_its_test() {
+    let found: BTreeSet<String> = std::fs::read_dir(docs())
         .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".md"))
         .collect();
-    pages.sort();
-    let mut trials: Vec<Trial> = pages
-        .into_iter()
-        .map(|path| {
-            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            Trial::test(name, move || run(&path, bless).map_err(Failed::from))
-        })
-        .collect();
-    trials.extend(compare::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    assert_eq!(found, PAGES.iter().map(|&name| name.to_owned()).collect());
+}
+
+fn docs() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"))
 }
 
 /// Runs the commands of a page.
-fn run(path: &Path, bless: bool) -> Result<(), String> {
+fn run(path: &Path) -> Result<(), String> {
+    let bless = std::env::var_os(BLESS).is_some_and(|value| value == "1");
     let text = std::fs::read_to_string(path).unwrap();
     let page = Page::read(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     let (rules, mut ids) = (Rules::new(), Ids::default());

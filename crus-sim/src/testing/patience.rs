@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 /// On the slowest of machines.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until `met` holds.
-pub(crate) async fn until(what: &str, met: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, met: impl AsyncFnMut() -> bool) {
     until_within(PATIENCE, what, met).await;
 }
 
 /// The same, for so long.
-pub(crate) async fn until_within(patience: Duration, what: &str, mut met: impl AsyncFnMut() -> bool) {
+pub async fn until_within(patience: Duration, what: &str, mut met: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !met().await {
         assert!(begun.elapsed() < patience, "not seen in {} s: {what}", patience.as_secs());

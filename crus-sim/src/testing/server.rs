@@ -13,7 +13,7 @@ type Act = dyn Fn(&str) -> Answer + Send + Sync;
 
 /// What a request is answered with.
 #[derive(Debug, Clone)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// A status line's end, and JSON.
     Json(&'static str, String),
     /// This, whatever it is.
@@ -22,13 +22,15 @@ pub(crate) enum Answer {
     Silence,
 }
 
-pub(crate) fn json(status: &'static str, body: impl Display) -> Answer {
+/// An answer with this status line's end and body.
+pub fn json(status: &'static str, body: impl Display) -> Answer {
     Answer::Json(status, body.to_string())
 }
 
 /// A server on the loopback; it ends when this is dropped.
-pub(crate) struct Server {
-    pub(crate) url: String,
+pub struct Server {
+    /// The address of its API.
+    pub url: String,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -46,10 +48,8 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) async fn new(
-        tls: Arc<ServerConfig>,
-        act: impl Fn(&str) -> Answer + Send + Sync + 'static,
-    ) -> Self {
+    /// A server with this certificate that answers so.
+    pub async fn new(tls: Arc<ServerConfig>, act: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}/api", listener.local_addr().unwrap().port());
         let act: Arc<Act> = Arc::new(act);
@@ -60,21 +60,22 @@ impl Server {
     }
 
     /// From the next connection on it shows this certificate.
-    pub(crate) fn show(&self, tls: Arc<ServerConfig>) {
+    pub fn show(&self, tls: Arc<ServerConfig>) {
         *self.state.tls.lock().unwrap() = tls;
     }
 
     /// From the next request on it answers so.
-    pub(crate) fn act(&self, act: impl Fn(&str) -> Answer + Send + Sync + 'static) {
+    pub fn act(&self, act: impl Fn(&str) -> Answer + Send + Sync + 'static) {
         *self.state.act.lock().unwrap() = Arc::new(act);
     }
 
     /// What was asked so far: request lines, headers and bodies.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    pub fn requests(&self) -> Vec<String> {
         self.state.requests.lock().unwrap().clone()
     }
 
-    pub(crate) fn count(&self) -> usize {
+    /// The number of requests so far.
+    pub fn count(&self) -> usize {
         self.state.requests.lock().unwrap().len()
     }
 }

@@ -1,6 +1,5 @@
 //! HSM v2, BOS v2 and the control face over HTTP: each route's codes and bodies as the real ones were seen to
 //! answer.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod bos;
 mod control;
