@@ -20,10 +20,6 @@ struct Facts {
     members: Vec<Member>,
     /// The core and all that it needs at run time, as `name v1.2.3`.
     core_tree: BTreeSet<String>,
-    /// Everything that anything here needs, tests and build scripts included.
-    whole_tree: BTreeSet<String>,
-    /// What a build without features needs, build scripts included.
-    default_tree: BTreeSet<String>,
     /// The source files of the core: path and text.
     core_sources: Vec<(String, String)>,
 }
@@ -53,8 +49,6 @@ fn gather() -> Result<Facts> {
     Ok(Facts {
         members: cargo::members()?,
         core_tree: cargo::tree(&["--package", "crus-core", "--edges", "normal"])?,
-        whole_tree: cargo::tree(&["--workspace", "--all-features", "--edges", "normal,build,dev"])?,
-        default_tree: cargo::tree(&["--package", "crus-server", "--edges", "normal,build"])?,
         core_sources,
     })
 }

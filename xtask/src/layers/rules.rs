@@ -12,13 +12,11 @@ pub(super) struct Rule {
     pub violations: fn(&Facts) -> Vec<String>,
 }
 
-pub(super) const ALL: [Rule; 6] = [
+pub(super) const ALL: [Rule; 4] = [
     Rule { says: "crates depend only on the layers below them", violations: upward_dependencies },
     Rule { says: "crus-core has no runtime, HTTP, clock or randomness below it", violations: impure_crates },
     Rule { says: "crus-core needs fewer than 40 crates", violations: too_many_crates },
     Rule { says: "crus-core does no I/O and reads no clock", violations: impure_sources },
-    Rule { says: "one TLS provider: aws-lc-rs, and no other", violations: tls_providers },
-    Rule { says: "the default build of crus-server needs no protoc", violations: protoc },
 ];
 
 /// What a crate of the workspace may need of the others.
@@ -142,31 +140,6 @@ fn impure_sources(facts: &Facts) -> Vec<String> {
     violations
 }
 
-/// Two providers in one program panic at run time, in the first TLS connection.
-fn tls_providers(facts: &Facts) -> Vec<String> {
-    let names: BTreeSet<&str> = facts.whole_tree.iter().map(|package| name_of(package)).collect();
-    let mut violations: Vec<String> = ["native-tls", "openssl", "ring"]
-        .into_iter()
-        .filter(|name| names.contains(name))
-        .map(|name| format!("{name} is in the tree (`cargo tree --invert {name}` tells why)"))
-        .collect();
-    if !names.contains("aws-lc-rs") {
-        violations.push("aws-lc-rs is not in the tree".to_owned());
-    }
-    violations
-}
-
-/// Build scripts that run protoc, and what has such a one.
-const NEEDS_PROTOC: [&str; 4] = ["etcd-client", "prost-build", "tonic-build", "tonic-prost-build"];
-
-fn protoc(facts: &Facts) -> Vec<String> {
-    let below = facts.default_tree.iter();
-    below
-        .filter(|package| NEEDS_PROTOC.contains(&name_of(package)))
-        .map(|package| format!("{package} is below it"))
-        .collect()
-}
-
 fn name_of(package: &str) -> &str {
     package.split(' ').next().unwrap_or(package)
 }
@@ -237,8 +210,6 @@ mod tests {
                 member("xtask", &[("clap", None)]),
             ],
             core_tree: crates(&["crus-core", "serde", "timely"]),
-            whole_tree: crates(&["aws-lc-rs", "rustls", "string"]),
-            default_tree: crates(&["aws-lc-rs", "prost"]),
             core_sources: vec![(
                 "lib.rs".to_owned(),
                 "//! No SystemTime here.\nuse std::time::Duration; // never std::fs\nlet instantly = fs;"
@@ -322,21 +293,5 @@ mod tests {
             facts.core_sources.push(("x.rs".to_owned(), code.to_owned()));
             assert_eq!(violations(&facts), [says], "{code}");
         }
-    }
-
-    #[test]
-    fn a_default_build_that_runs_protoc_is_a_violation() {
-        let mut facts = sound();
-        facts.default_tree.extend(crates(&["etcd-client", "prost-build"]));
-        assert_eq!(violations(&facts), ["etcd-client v1.0.0 is below it", "prost-build v1.0.0 is below it"]);
-    }
-
-    #[test]
-    fn a_second_tls_provider_or_none_is_a_violation() {
-        let mut facts = sound();
-        facts.whole_tree.extend(crates(&["ring"]));
-        assert_eq!(violations(&facts), ["ring is in the tree (`cargo tree --invert ring` tells why)"]);
-        facts.whole_tree = crates(&["rustls"]);
-        assert_eq!(violations(&facts), ["aws-lc-rs is not in the tree"]);
     }
 }
