@@ -32,6 +32,15 @@ fn output(args: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).with_context(line)
 }
 
+/// The target triple of this machine.
+pub(crate) fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().context("failed to run rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("failed to read the target triple of this machine from rustc -vV")
+}
+
 /// A crate of the workspace.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Member {
@@ -79,7 +88,6 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 /// A crate, ours or not.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Package {
-    pub id: String,
     pub name: String,
     pub version: String,
     /// An expression of SPDX names.
@@ -105,67 +113,19 @@ impl Package {
 #[derive(Deserialize)]
 struct Graph {
     packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Need>,
-}
-
-#[derive(Deserialize)]
-struct Need {
-    pkg: String,
-    dep_kinds: Vec<NeedKind>,
-}
-
-#[derive(Deserialize)]
-struct NeedKind {
-    /// `None` for a normal one.
-    kind: Option<String>,
 }
 
 /// The crates that are linked into one of ours that has these features, for this machine's platform, by their names.
 pub(crate) fn linked_into(crate_name: &str, features: &str) -> Result<Vec<Package>> {
-    let platform = format!("{}-unknown-linux-gnu", env::consts::ARCH);
-    let features: Vec<String> = features
-        .split(',')
-        .filter(|feature| !feature.is_empty())
-        .map(|feature| format!("{crate_name}/{feature}"))
-        .collect();
-    let text = output(&[
-        "metadata",
-        "--format-version",
-        "1",
-        "--locked",
-        "--filter-platform",
-        &platform,
-        "--features",
-        &features.join(","),
-    ])?;
+    // `cargo metadata` knows the licences; but it counts in what only tests have crates linked for.
+    let linked = tree(&["--locked", "--package", crate_name, "--features", features, "--edges", "normal"])?;
+    let text = output(&["metadata", "--format-version", "1", "--locked", "--all-features"])?;
     let graph: Graph =
         serde_json::from_str(&text).context("failed to read the answer of `cargo metadata`")?;
-    let first = graph.packages.iter().find(|package| package.name == crate_name && !package.is_foreign());
-    let mut reached = BTreeSet::new();
-    let mut next = vec![first.with_context(|| format!("failed to find the crate {crate_name}"))?.id.as_str()];
-    while let Some(id) = next.pop() {
-        if !reached.insert(id) {
-            continue;
-        }
-        let needs = graph.resolve.nodes.iter().filter(|node| node.id == id).flat_map(|node| &node.deps);
-        let is_linked = |need: &&Need| need.dep_kinds.iter().any(|kind| kind.kind.is_none());
-        next.extend(needs.filter(is_linked).map(|need| need.pkg.as_str()));
-    }
-    let mut linked: Vec<Package> =
-        graph.packages.iter().filter(|package| reached.contains(package.id.as_str())).cloned().collect();
-    linked.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-    Ok(linked)
+    let is_linked = |package: &Package| linked.contains(&format!("{} v{}", package.name, package.version));
+    let mut packages: Vec<Package> = graph.packages.into_iter().filter(is_linked).collect();
+    packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+    Ok(packages)
 }
 
 /// The crates, as `name v1.2.3`, that `cargo tree` lists for these options.

@@ -8,8 +8,10 @@ mod fuzz;
 mod layers;
 mod peers;
 mod python;
+mod roots;
 mod sim;
 mod test;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -25,15 +27,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run everything that must pass: format, layers, clippy, all tests, docs, and hundreds of kills.
+    /// Run everything that must pass: format, dependencies, clippy, all tests, docs, what is shipped, and its kills.
     ///
-    /// Tests talk to a real Slurm and a real etcd, whose client is built with protoc. What of it is missing is installed
-    /// by apt-get, given root or a sudo that asks for no password. The API is fuzzed with schemathesis, from PyPI.
-    Test {
-        /// Leave out the tests against real servers and the fuzzer from PyPI, and need neither these nor protoc.
-        #[arg(long)]
-        no_peers: bool,
-    },
+    /// Tests talk to a real etcd and to real Slurms: that of this host, and those of other Debian releases in roots below
+    /// `target`. Missing packages are installed by apt-get, given root or a sudo that asks for no password. The API is
+    /// fuzzed with schemathesis, from PyPI.
+    Test(test::Test),
     /// Check which crate depends on what.
     Layers,
     /// Run the benchmarks.
@@ -47,16 +46,23 @@ enum Task {
     Dist(dist::Dist),
     /// Look for input that breaks something, with libFuzzer, or with schemathesis for the API.
     Fuzz(fuzz::Fuzz),
+    /// Make the Debian roots with other Slurms than this host's, or see that they are as new as their suites.
+    Roots,
+    /// Run a program in such a root: cargo runs test programs so.
+    #[command(hide = true)]
+    InRoot(roots::InRoot),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
-        Task::Test { no_peers } => test::run(no_peers),
+        Task::Test(test) => test::run(&test),
         Task::Layers => layers::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Sim(sim) => sim::run(&sim),
         Task::Dist(dist) => dist::run(&dist),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),
+        Task::Roots => roots::ensure_made().map(drop),
+        Task::InRoot(in_root) => roots::enter(&in_root),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

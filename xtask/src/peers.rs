@@ -13,7 +13,7 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 17] = [
+const PROGRAMS: [Program; 18] = [
     Program { name: "slurmctld", package: "slurm-wlm" },
     Program { name: "slurmd", package: "slurm-wlm" },
     Program { name: "scontrol", package: "slurm-wlm" },
@@ -31,6 +31,8 @@ const PROGRAMS: [Program; 17] = [
     Program { name: "systemd-analyze", package: "systemd" },
     Program { name: "buildah", package: "buildah" },
     Program { name: "strace", package: "strace" },
+    // Makes the roots with other Slurms.
+    Program { name: "debootstrap", package: "debootstrap" },
 ];
 
 /// What protoc includes, in the folder `include` beside that of some programs: Debian has it in a package of its own.
@@ -110,9 +112,7 @@ fn by_hand(packages: &[&str]) -> String {
 
 /// What to put before a command to run it as root; `None` when that is not allowed.
 fn rights() -> Option<Vec<&'static str>> {
-    let is_root =
-        Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
-    if is_root {
+    if is_root() {
         return Some(Vec::new());
     }
     let may_sudo = Command::new("sudo")
@@ -124,7 +124,12 @@ fn rights() -> Option<Vec<&'static str>> {
     may_sudo.then(|| vec!["sudo", "-n"])
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// Whether this process has root's rights.
+pub(crate) fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program == VENV {
         let python = find("python3")?;
         let there =

@@ -53,8 +53,16 @@ impl Build {
 
     /// Builds it. Where it is.
     pub(super) fn run(&self) -> Result<PathBuf> {
-        let args =
-            ["build", "--release", "--locked", "--package", "crus-server", "--features", &self.features];
+        let args = [
+            "build",
+            "--profile",
+            "dist",
+            "--locked",
+            "--package",
+            "crus-server",
+            "--features",
+            &self.features,
+        ];
         let line = format!("cargo {}", args.join(" "));
         println!("$ {line}");
         let places = places()?;
@@ -70,7 +78,7 @@ impl Build {
         if !status.success() {
             bail!("`{line}` failed ({status})");
         }
-        Ok(cargo::target_directory()?.join("release/crus"))
+        Ok(cargo::target_directory()?.join("dist/crus"))
     }
 }
 

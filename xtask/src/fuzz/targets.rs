@@ -4,11 +4,10 @@
 //! The seeds are in `xtask/fuzz/seeds`, a folder for each property; the tests of `crus-server` try them, too. What libFuzzer
 //! learns is kept below the target directory, so that the next run goes on from there.
 
-use std::env;
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -95,7 +94,7 @@ fn names(seeds: &Path, only: Option<&str>) -> Result<Vec<String>> {
 
 /// The fuzzer of all properties.
 fn build() -> Result<PathBuf> {
-    let host = host()?;
+    let host = cargo::host()?;
     let place = cargo::target_directory()?.join("fuzz");
     let directory = place.to_str().context("the target directory has a name that is not UTF-8")?;
     let manifest = ["--manifest-path", "xtask/fuzz/Cargo.toml"];
@@ -109,16 +108,6 @@ fn build() -> Result<PathBuf> {
         "failed to build the fuzzer ({status}); it needs a C++ compiler, too (Debian: g++)"
     );
     Ok(place.join(host).join("release/crus-fuzz"))
-}
-
-/// What the compiler calls this machine.
-fn host() -> Result<String> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output =
-        Command::new(rustc).arg("-vV").stdin(Stdio::null()).output().context("failed to run rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("failed to learn from rustc what machine this is")
 }
 
 #[cfg(test)]
