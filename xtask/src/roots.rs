@@ -73,9 +73,20 @@ impl Root {
 
     /// Whether the version asked for, such as `24.11`, or the suite is this one's.
     pub(crate) fn is(&self, asked: &str) -> bool {
-        let rest = self.version.strip_prefix(asked);
-        asked == self.suite || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        asked == self.suite || is_version(&self.version, asked)
     }
+}
+
+/// The version of this host's Slurm.
+pub(crate) fn host_version() -> Result<String> {
+    let program = peers::find("slurmd").context("failed to find slurmd")?;
+    let text = output(Command::new(program).arg("-V"))?;
+    text.split_whitespace().last().map(str::to_owned).context("failed to read the answer of slurmd -V")
+}
+
+/// Whether a version is the one asked for, such as `24.11`.
+pub(crate) fn is_version(version: &str, asked: &str) -> bool {
+    version.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Makes the roots that are missing or outdated.

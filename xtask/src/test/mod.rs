@@ -38,7 +38,7 @@ pub(crate) struct Test {
     /// Check everything for longer, install and image what is shipped, and install missing tools.
     #[arg(long, conflicts_with_all = ["no_peers", "slurm"])]
     full: bool,
-    /// Run only the tests on a real Slurm, on this version of those in Debian roots, such as 24.11.
+    /// Run only the tests on a real Slurm, and on this version alone, such as 24.11: the host's or one in a Debian root.
     #[arg(long, value_name = "VERSION", conflicts_with = "no_peers")]
     slurm: Option<String>,
     /// Leave out the tests against real servers and the fuzzer from PyPI, and need neither these nor protoc.
@@ -231,23 +231,31 @@ fn spelling(left_out: &LeftOut) -> Result<()> {
 
 /// Runs the tests on a real Slurm in a root.
 fn on(root: &roots::Root, features: &[&'static str]) -> Result<()> {
-    println!("\n-- {}", root.name());
-    let runner = Some(root.runner()?);
-    runner::run(&Selection { features, no_peers: false, name: Some(ON_REAL_SLURM), runner })
-        .with_context(|| format!("on {}", root.name()))
+    on_slurm(&root.name(), Some(root.runner()?), features)
 }
 
-/// The same on one version alone.
-fn only_slurm(version: &str, features: &[&'static str]) -> Result<()> {
+fn on_slurm(name: &str, runner: Option<String>, features: &[&'static str]) -> Result<()> {
+    println!("\n-- {name}");
+    runner::run(&Selection { features, no_peers: false, name: Some(ON_REAL_SLURM), runner })
+        .with_context(|| format!("on {name}"))
+}
+
+/// Runs the same tests on one version alone.
+fn only_slurm(asked: &str, features: &[&'static str]) -> Result<()> {
+    let host = roots::host_version()?;
+    let host_name = format!("Slurm {host} (this host)");
+    if roots::is_version(&host, asked) {
+        return on_slurm(&host_name, None, features);
+    }
     if let Some(why) = roots::obstacle() {
-        bail!("failed to run tests on Slurm {version}: {why}");
+        bail!("failed to run tests on Slurm {asked}: this host has {host}, and {why}");
     }
     let roots = roots::ensure_made()?;
-    match roots.iter().find(|root| root.is(version)) {
+    match roots.iter().find(|root| root.is(asked)) {
         Some(root) => on(root, features),
         None => {
             let names: Vec<String> = roots.iter().map(roots::Root::name).collect();
-            bail!("failed to find a root with Slurm {version}; there are {}", names.join(", "))
+            bail!("failed to find Slurm {asked}; there are {host_name}, {}", names.join(", "))
         }
     }
 }
