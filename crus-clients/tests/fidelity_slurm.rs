@@ -22,14 +22,14 @@ use crus_core::ports::{Peer, PortError, Wlm};
 use crus_core::wlm::{BaseState, Flag, Job, WlmNode};
 use crus_sim::config::{BosConfig, NodeSpec, Span};
 use crus_sim::http::{LiveCluster, Server, serve};
-use crus_sim::slurm_lab::{LabConfig, SlurmLab, left_out};
+use crus_sim::slurm_lab::{LabConfig, SlurmLab, SlurmVersion, known_failure, left_out};
 use crus_sim::workload::{JobSpec, Wanted};
 use crus_sim::{Cluster, ClusterConfig, stand_in};
 use libtest_mimic::{Arguments, Trial};
 
 const STAND_IN: &str = "slurm-stand-in";
 
-/// How long something may take that must happen.
+/// The time that something may take that must happen.
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -44,22 +44,52 @@ fn main() -> ExitCode {
             runtime().block_on(async { scenario(&StandIn::start().await).await });
             Ok(())
         }));
-        trials.push(Trial::test(format!("real_slurm_{name}"), move || {
-            if !left_out() {
-                runtime().block_on(async { scenario(&Real::start()).await });
-            }
-            Ok(())
-        }));
+        trials.push(on_a_real_slurm(name, move |site| scenario(site)));
     }
     for (name, scenario) in REAL_ONLY {
-        trials.push(Trial::test(format!("real_slurm_{name}"), move || {
-            if !left_out() {
-                runtime().block_on(async { scenario(&Real::start()).await });
-            }
-            Ok(())
-        }));
+        trials.push(on_a_real_slurm(name, scenario));
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn on_a_real_slurm<S>(name: &'static str, scenario: S) -> Trial
+where
+    S: for<'a> Fn(&'a Real) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send + 'static,
+{
+    Trial::test(format!("real_slurm_{name}"), move || {
+        if !left_out() {
+            let site = Real::start(lines_of(name));
+            runtime().block_on(as_known(name, scenario(&site)));
+        }
+        Ok(())
+    })
+}
+
+/// Further lines of the lab's `slurm.conf` for a scenario.
+fn lines_of(name: &str) -> &'static [&'static str] {
+    match name {
+        // While the controller is down, each program tries once a second for so long, by default 9 to 10 seconds.
+        // (src/common/slurm_protocol_api.c)
+        "a_controller_that_is_down_is_unreachable" => &["MessageTimeout=2"],
+        _ => &[],
+    }
+}
+
+/// Runs a scenario, which on some releases is known to fail.
+async fn as_known(name: &str, scenario: impl Future<Output = ()>) {
+    match name {
+        "resuming_what_is_in_service_is_harmless" => {
+            known_failure(
+                SlurmVersion::new(25, 11)..,
+                // The client does not know the newer text, "Invalid node state transition".
+                "… a RESUME refused for a node's state is that node's fault and counts against the time-out, on 22.05 \
+                 as on 26.05.",
+                scenario,
+            )
+            .await;
+        }
+        _ => scenario.await,
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -75,13 +105,15 @@ trait Site: Sync {
     /// Submits a job that takes one processor of each of these nodes and runs until it is ended; its id. It may wait
     /// for a while.
     fn submit(&self, nodes: &[&str], limit_minutes: Option<u32>) -> String;
-    /// Likewise, a job that may not be requeued.
+    /// Submits such a job that may not be requeued, and has no limit.
     fn submit_once(&self, nodes: &[&str]) -> String;
     fn end_job(&self, id: &str);
     /// Boots the node anew, whatever runs there.
     fn reboot(&self, node: &str);
     fn stop_controller(&self);
     fn start_controller(&self);
+    /// Returns true if RESUME leaves the reason on the node.
+    fn keeps_the_reason_after_resume(&self) -> bool;
 }
 
 struct Real {
@@ -90,12 +122,12 @@ struct Real {
 }
 
 impl Real {
-    fn start() -> Self {
-        let extra = [
+    fn start(lines: &[&str]) -> Self {
+        let partitions = [
             "PartitionName=pair Nodes=nid[000003-000004] Hidden=YES State=UP",
             "PartitionName=empty State=UP",
         ];
-        let extra = extra.map(str::to_owned).to_vec();
+        let extra = partitions.iter().chain(lines).map(|line| (*line).to_owned()).collect();
         let lab = SlurmLab::start(LabConfig { nodes: 4, extra, ..LabConfig::default() }).unwrap();
         let env = lab.env().map(|(name, value)| (name.into(), value.to_owned())).to_vec();
         Real { lab, slurm: Slurm::new(SlurmConfig { env, ..SlurmConfig::default() }) }
@@ -108,7 +140,7 @@ impl Real {
         self.lab.run("sbatch", &[&common, args].concat()).unwrap().trim().to_owned()
     }
 
-    /// How a job stands, and how often it was requeued.
+    /// The state of a job, and the number of times it was requeued.
     fn job(&self, id: &str) -> (String, String) {
         let field = |name| self.lab.job_field(id, name).unwrap().unwrap();
         (field("JobState"), field("Restarts"))
@@ -139,11 +171,15 @@ impl Site for Real {
     }
 
     fn stop_controller(&self) {
-        self.lab.kill_controller().unwrap();
+        self.lab.stop_controller().unwrap();
     }
 
     fn start_controller(&self) {
         self.lab.start_controller().unwrap();
+    }
+
+    fn keeps_the_reason_after_resume(&self) -> bool {
+        self.lab.version().keeps_the_reason_after_resume()
     }
 }
 
@@ -232,6 +268,10 @@ impl Site for StandIn {
 
     fn start_controller(&self) {
         self.live.with(Cluster::start_slurmctld);
+    }
+
+    fn keeps_the_reason_after_resume(&self) -> bool {
+        false
     }
 }
 
@@ -418,7 +458,8 @@ async fn a_resumed_node_is_in_service_once_it_answers(site: &dyn Site) {
     site.slurm().resume(&one).await.unwrap();
     assert!(!node(site, "nid000001").await.is_held());
     let node = node_once(site, "nid000001", |node| node.is_in_service() && node.boot_time.is_some()).await;
-    assert_eq!((node.state().as_str(), node.reason), ("IDLE", None));
+    let left = site.keeps_the_reason_after_resume().then(|| "rolling-upgrade".to_owned());
+    assert_eq!((node.state().as_str(), node.reason), ("IDLE", left));
 }
 
 async fn a_node_set_down_loses_its_job_and_can_be_resumed(site: &dyn Site) {
@@ -465,17 +506,18 @@ async fn a_controller_that_is_down_is_unreachable(site: &dyn Site) {
     let detail = "Unable to contact slurm controller (connect failure)".to_owned();
     let unreachable = PortError::Unreachable { peer: Peer::Wlm, detail };
     let (partition, job) = (["batch".parse().unwrap()], ["1".to_owned()]);
-    let (nodes, jobs, resumed, partitions) = tokio::join!(
+    let (nodes, jobs, resumed, partitions, requeued, cancelled) = tokio::join!(
         site.slurm().nodes(&one),
         site.slurm().jobs(&one),
         site.slurm().resume(&one),
         site.slurm().partitions(&partition),
+        site.slurm().requeue(&job),
+        site.slurm().cancel(&job),
     );
     assert_eq!(nodes, Err(unreachable.clone()));
     assert_eq!(jobs, Err(unreachable.clone()));
     assert_eq!(resumed, Err(unreachable.clone()));
     assert_eq!(partitions, Err(unreachable));
-    let (requeued, cancelled) = tokio::join!(site.slurm().requeue(&job), site.slurm().cancel(&job));
     // `scontrol requeue` does not say what kept it from it.
     let detail = "Unexpected message received for job 1".to_owned();
     assert_eq!(requeued, Err(PortError::MayHaveActed { peer: Peer::Wlm, detail }));

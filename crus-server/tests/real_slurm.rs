@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::slurm_site::{Record, Site, lock, members, nid};
+use crate::support::slurm_site::{Boots, Record, Site, lock, members, nid};
 use crate::support::{MUCH_PATIENCE, Service, id_of, spec, until, until_within};
 use crus_core::model::Stage;
 use crus_core::ports::SessionStore as _;
 use crus_server::store::RedbStore;
 use crus_sim::http::LiveCluster;
-use crus_sim::slurm_lab::{SlurmLab, left_out};
+use crus_sim::slurm_lab::{SlurmLab, SlurmVersion, known_failure, left_out};
+use serde_json::Value;
 use tokio::task::{JoinSet, block_in_place};
 
-/// How often real Slurm is looked at beside the service.
+/// The pause between two looks at real Slurm, beside the service's.
 const SAMPLE: Duration = Duration::from_millis(150);
 
 // ---- the upgrade -----------------------------------------------------------------------------------------
@@ -28,7 +29,7 @@ const ADMINS_REASON: &str = "bad DIMM, ticket 4711";
 /// The node that will not boot.
 const FAILING: usize = 10;
 
-/// How many nodes were out of service at most, in all samples.
+/// The largest number of nodes that were out of service in any sample.
 #[derive(Default)]
 struct Width {
     widest: usize,
@@ -104,7 +105,7 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
     if left_out() {
         return;
     }
-    let site = Site::start(NODES, Some(FAILING)).await;
+    let site = Site::start(NODES, Boots { failing: Some(FAILING), ..Boots::default() }).await;
     let drain = format!("NodeName={}", nid(ADMINS));
     block_in_place(|| {
         site.lab.scontrol(&["update", &drain, "State=DRAIN", &format!("Reason={ADMINS_REASON}")]).unwrap();
@@ -178,6 +179,116 @@ async fn real_slurm_upgrades_a_cluster_and_harms_no_job() {
     assert_eq!(told.last().unwrap(), "Upgrade Session Completed", "{told:?}");
 }
 
+// ---- boots that go another way ---------------------------------------------------------------------------
+
+/// The time that an upgrade of one step may take once its nodes have booted. It is short, since a known failure takes as
+/// long.
+const SOON: Duration = Duration::from_secs(20);
+const RETURN_TIMEOUT_S: &str = "4";
+
+impl Site {
+    fn drain(&self, name: &str, reason: &str) {
+        let (node, reason) = (format!("NodeName={name}"), format!("Reason={reason}"));
+        block_in_place(|| self.lab.scontrol(&["update", &node, "State=DRAIN", &reason]).unwrap());
+    }
+
+    /// The service, which soon fails a node that booted and is not back.
+    fn impatient_service(&self) -> Service {
+        let mut command = self.serve();
+        command.args(["--return-timeout-s", RETURN_TIMEOUT_S]);
+        Service::start(command)
+    }
+
+    /// P5: of three nodes the second failed, as the session, the failed group and Slurm tell; the others are upgraded.
+    async fn second_of_three_failed(&self, service: &Service, path: &str) {
+        until_within(SOON, "the session completed", async || service.get(path).await.1["completed"] == true)
+            .await;
+        let page = service.get(&format!("{path}/nodes")).await.1;
+        let states: Vec<&Value> =
+            page["nodes"].as_array().unwrap().iter().map(|node| &node["state"]).collect();
+        assert_eq!(states, ["upgraded", "failed", "upgraded"], "{page}");
+        assert_eq!(self.members("failed-nodes"), BTreeSet::from([nid(2)]));
+        assert!(self.node(&nid(2)).is_held(), "{}", self.node(&nid(2)).0);
+        for n in [1, 3] {
+            assert!(self.node(&nid(n)).is_in_service(), "{}", self.node(&nid(n)).0);
+        }
+    }
+}
+
+/// P4, P6: Slurm takes each node for dead while it boots, and says so in its reason, whoever drained it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_slurm_brings_back_nodes_whose_boots_outlast_slurmd_timeout() {
+    if left_out() {
+        return;
+    }
+    let site = Site::start(4, Boots { long: true, ..Boots::default() }).await;
+    site.drain(&nid(3), ADMINS_REASON);
+    let service = site.service();
+    let path = service.create(&spec(4)).await;
+    let completed = async || service.get(&path).await.1["completed"] == true;
+    until_within(MUCH_PATIENCE, "the session completed", completed).await;
+
+    assert_eq!(site.power_cuts(), (1..=4).map(|n| (nid(n), 1)).collect());
+    let admins = site.node(&nid(3));
+    assert!(admins.is("DRAIN") && admins.field("Reason").starts_with(ADMINS_REASON), "{}", admins.0);
+    assert_eq!(site.members("failed-nodes"), BTreeSet::new());
+    known_failure(
+        SlurmVersion::new(23, 2)..,
+        "Whose drain it is, is ours to remember (P6). … Since 23.02 Slurm appends to it, replaces it, or drops it, and \
+         every node whose boot outlasts SlurmdTimeout stays DOWN+DRAIN and counts as upgraded.",
+        async {
+            for n in [1, 2, 4] {
+                assert!(site.node(&nid(n)).is_in_service(), "{}", site.node(&nid(n)).0);
+            }
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_slurm_fails_a_node_that_registers_badly_after_its_boot() {
+    if left_out() {
+        return;
+    }
+    let site = Site::start(3, Boots { badly: Some(2), ..Boots::default() }).await;
+    let service = site.impatient_service();
+    let path = service.create(&spec(3)).await;
+    until("a bad registration", async || site.node(&nid(2)).is("INVALID_REG")).await;
+    known_failure(
+        ..,
+        "Back means back (P5). … INVALID_REG likewise, and a RESUME refused for a node's state is that node's fault and \
+         counts against the time-out, on 22.05 as on 26.05.",
+        async {
+            site.second_of_three_failed(&service, &path).await;
+            assert!(site.node(&nid(2)).is("INVALID_REG"), "{}", site.node(&nid(2)).0);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn real_slurm_fails_a_node_that_a_health_check_drained_after_its_boot() {
+    if left_out() {
+        return;
+    }
+    let reason = "NHC: check_fs_mount: /lus/scratch not mounted";
+    let site = Site::start(3, Boots { drained: Some((2, reason)), ..Boots::default() }).await;
+    let service = site.impatient_service();
+    let path = service.create(&spec(3)).await;
+    let is_theirs = || site.node(&nid(2)).field("Reason").starts_with(reason);
+    until("the health check's drain", async || is_theirs()).await;
+    known_failure(
+        ..,
+        "Back means back (P5). A node in service before, and held after its boot by anything but our own drain … is \
+         never resumed over: it is waited for until return_timeout_s, then failed.",
+        async {
+            site.second_of_three_failed(&service, &path).await;
+            assert!(is_theirs(), "{}", site.node(&nid(2)).0);
+        },
+    )
+    .await;
+}
+
 // ---- kill -9 ---------------------------------------------------------------------------------------------
 
 /// `kill -9` while the session is in this stage: the world holds it there, and what is stored says so.
@@ -210,7 +321,7 @@ async fn real_slurm_survives_kill_9_of_the_server() {
     if left_out() {
         return;
     }
-    let site = Site::start(6, None).await;
+    let site = Site::start(6, Boots::default()).await;
     // They run until they are told to end: so long a step that holds their nodes is QUIESCING.
     let script = |gate: &Path| format!("until [ -e {} ]; do sleep 0.1; done", gate.display());
     let gates = [0, 1].map(|step| site.folder.path().join(format!("end-{step}")));

@@ -22,6 +22,11 @@
 //!
 //! - The calls block. From an async test use `spawn_blocking`, or a runtime with several threads.
 //! - While the controller is down, each of Slurm's programs takes about nine seconds to give up.
+//! - The controller believes what a node registers with (see `slurm.conf.in`), and so a node can register badly:
+//!   [`SlurmLab::start_node_badly`].
+//! - A controller that is killed loses what it has not saved, which it does every five seconds at most. A job whose
+//!   start was lost comes back, on a newer Slurm, as a node drained for `Duplicate jobid` or as a failed job. A test
+//!   of what survives uses [`SlurmLab::stop_controller`], or [`SlurmLab::wait_until_saved`] before a kill.
 //! - A node "reboots" when its slurmd is killed and started again so that it reports a boot time of now. The
 //!   processes of a job on it live on, but Slurm takes the job for lost and requeues it: its `Restarts` tells.
 //! - Slurm reckons a boot time from an uptime in whole seconds. Within about a second of a boot, the next report may
@@ -39,26 +44,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use error::Trying as _;
 use ports::{MAX_NODES, Ports};
 
 mod error;
 mod ports;
+mod version;
 
 pub use error::LabError;
+pub use version::{SlurmVersion, known_failure};
 
 const CONF: &str = include_str!("slurm_lab/slurm.conf.in");
 const WARDEN: &str = include_str!("slurm_lab/warden.sh");
 
-/// What a lab calls, and what Debian calls the packages that hold it.
+/// The programs that a lab runs.
 const PROGRAMS: [&str; 7] = ["munged", "slurmctld", "slurmd", "scontrol", "squeue", "sinfo", "sbatch"];
+/// The command that installs them on Debian.
 const REMEDY: &str = "apt-get install -y --no-install-recommends slurm-wlm munge";
 
-/// How long daemons may take to come up. They need about a second; a busy machine of two cores, several.
+/// The time that daemons may take to come up. They need about a second; on a busy machine of two cores, several.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long between two looks at something that is waited for.
+/// The pause between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(100);
 
 /// As [`crate::left_out`], for tests that need a lab.
@@ -66,13 +74,23 @@ pub fn left_out() -> bool {
     crate::left_out("a real Slurm")
 }
 
-/// What a lab is made of.
+/// `SlurmdTimeout` of a lab with [`LabConfig::quick_silence`].
+pub const QUICK_SILENCE: Duration = Duration::from_secs(6);
+
+/// The make-up of a lab.
 #[derive(Debug, Clone)]
 pub struct LabConfig {
-    /// How many nodes, `nid000001` and so on; 1 to 125.
+    /// The number of nodes, which are called `nid000001` and so on; 1 to 125.
     pub nodes: usize,
-    /// Processors of each node, as far as Slurm is told.
+    /// The number of processors of each node, as far as Slurm is told.
     pub cpus: usize,
+    /// Makes a silent node go DOWN after 8 to 10 seconds, as one does on a site whose boots take longer than
+    /// `SlurmdTimeout`. Without it that takes 20 to 30 seconds.
+    ///
+    /// `SlurmdTimeout` is then [`QUICK_SILENCE`]: with 3 to 4 seconds, 24.11 takes healthy nodes for silent ones.
+    /// `MessageTimeout` is 2 seconds: with the 10 of the default, a ping of a silent node takes so long that the node
+    /// is not DOWN within 17 seconds.
+    pub quick_silence: bool,
     /// Lines added to `slurm.conf`; they win over its own.
     pub extra: Vec<String>,
 }
@@ -80,7 +98,7 @@ pub struct LabConfig {
 impl Default for LabConfig {
     /// Four nodes of four processors.
     fn default() -> Self {
-        LabConfig { nodes: 4, cpus: 4, extra: Vec::new() }
+        LabConfig { nodes: 4, cpus: 4, quick_silence: false, extra: Vec::new() }
     }
 }
 
@@ -89,6 +107,8 @@ impl Default for LabConfig {
 pub struct SlurmLab {
     dir: PathBuf,
     conf: PathBuf,
+    version: SlurmVersion,
+    cpus: usize,
     nodes: Vec<String>,
     /// By name: `munged`, `slurmctld`, and the nodes.
     daemons: Mutex<BTreeMap<String, Child>>,
@@ -98,6 +118,15 @@ pub struct SlurmLab {
 
 const MUNGED: &str = "munged";
 const CONTROLLER: &str = "slurmctld";
+
+/// The configuration of nodes and clients, in the lab's folder.
+const NODES_CONF: &str = "slurm.conf";
+/// The controller's configuration.
+const CONTROLLER_CONF: &str = "ctl.conf";
+/// The configuration of a node that registers badly.
+const BAD_CONF: &str = "bad.conf";
+/// Makes a node what its configuration says, whatever this host has.
+const OVERRIDES: &str = "SlurmdParameters=config_overrides";
 
 impl SlurmLab {
     /// The programs that a lab needs and this host lacks, with what to do about it; `None` when all are there.
@@ -109,7 +138,7 @@ impl SlurmLab {
     /// Starts a Slurm and waits until all its nodes are idle.
     ///
     /// # Errors
-    /// When something is missing, or the daemons do not come up within a minute.
+    /// Fails if something is missing, or if the daemons do not come up within a minute.
     #[expect(clippy::needless_pass_by_value, reason = "so that a test can write the configuration in place")]
     pub fn start(config: LabConfig) -> Result<SlurmLab, LabError> {
         if let Some(missing) = Self::missing() {
@@ -130,16 +159,21 @@ impl SlurmLab {
     }
 
     fn try_start(config: &LabConfig) -> Result<SlurmLab, LabError> {
+        let version = SlurmVersion::installed()?;
+        if !version.is_measured() {
+            eprintln!("Slurm {version} is a release that these tests were not measured on");
+        }
         let ports = Ports::claim(config.nodes)?;
         let dir = new_dir()?;
         let nodes: Vec<String> = (1..=config.nodes).map(|nid| format!("nid{nid:06}")).collect();
         let warden = start_warden(&dir)?;
         // From here on, whatever fails, dropping the lab clears up.
-        let conf = dir.join("slurm.conf");
-        let lab = SlurmLab { dir, conf, nodes, daemons: Mutex::default(), warden, ports };
+        let conf = dir.join(NODES_CONF);
+        let cpus = config.cpus;
+        let lab = SlurmLab { dir, conf, version, cpus, nodes, daemons: Mutex::default(), warden, ports };
         lab.write_files(config)?;
         lab.start_munged()?;
-        lab.spawn(CONTROLLER, CONTROLLER, &["-D"])?;
+        lab.spawn_controller()?;
         for node in &lab.nodes {
             // Without -b: the boot time of a node that has not rebooted yet is this host's.
             lab.spawn(node, "slurmd", &["-D", "-N", node])?;
@@ -151,6 +185,11 @@ impl SlurmLab {
             }))
         })?;
         Ok(lab)
+    }
+
+    /// The release of Slurm that the lab runs.
+    pub fn version(&self) -> SlurmVersion {
+        self.version
     }
 
     /// The lab's `slurm.conf`, for [`env`](Self::env) or a client's configuration.
@@ -171,7 +210,7 @@ impl SlurmLab {
     /// Kills a node's slurmd: the node falls silent.
     ///
     /// # Errors
-    /// When there is no such node, or it is stopped already.
+    /// Fails if there is no such node, or if it is stopped already.
     pub fn stop_node(&self, node: &str) -> Result<(), LabError> {
         self.known_node("stop", node)?;
         self.kill(node)
@@ -181,46 +220,96 @@ impl SlurmLab {
     /// learns of it within a second or so.
     ///
     /// # Errors
-    /// When there is no such node, or it runs.
+    /// Fails if there is no such node, or if it runs.
     pub fn start_node(&self, node: &str) -> Result<(), LabError> {
         self.known_node("start", node)?;
         self.spawn(node, "slurmd", &["-D", "-b", "-N", node])
     }
 
+    /// Starts a stopped node as [`start_node`](Self::start_node) does, but with half its processors: it registers
+    /// with less than the controller's configuration says, and is in `INVALID_REG` until it is stopped and started
+    /// well. Less memory would not do: Slurm puts up with that.
+    ///
+    /// # Errors
+    /// Fails if there is no such node, if it runs, or if it has one processor only.
+    pub fn start_node_badly(&self, node: &str) -> Result<(), LabError> {
+        let what = "start badly";
+        self.known_node(what, node)?;
+        if self.cpus < 2 {
+            return Err(LabError::NotNow { what, name: node.to_owned(), why: "it has one processor only" });
+        }
+        let conf = self.dir.join(BAD_CONF);
+        self.spawn(node, "slurmd", &["-D", "-b", "-f", &conf.to_string_lossy(), "-N", node])
+    }
+
     /// [`stop_node`](Self::stop_node) and [`start_node`](Self::start_node).
     ///
     /// # Errors
-    /// As theirs.
+    /// Fails as they do.
     pub fn reboot_node(&self, node: &str) -> Result<(), LabError> {
         self.stop_node(node)?;
         self.start_node(node)
     }
 
-    /// Kills slurmctld, as a crash would.
+    /// Kills slurmctld, as a crash would: what it has not saved is lost.
     ///
     /// # Errors
-    /// When it is down already.
+    /// Fails if it is down already.
     pub fn kill_controller(&self) -> Result<(), LabError> {
         self.kill(CONTROLLER)
+    }
+
+    /// Stops slurmctld as `systemctl stop` would, and waits until it has saved everything and ended.
+    ///
+    /// # Errors
+    /// Fails if it is down already, or does not end in time.
+    pub fn stop_controller(&self) -> Result<(), LabError> {
+        self.scontrol(&["shutdown", CONTROLLER])?;
+        self.wait_until("slurmctld ended", START_LIMIT, || {
+            let mut daemons = self.daemons();
+            let Some(controller) = daemons.get_mut(CONTROLLER) else { return Ok(true) };
+            Ok(controller.try_wait().trying(|| format!("look after {CONTROLLER}"))?.is_some())
+        })?;
+        self.daemons().remove(CONTROLLER);
+        Ok(())
+    }
+
+    /// Waits until slurmctld has saved everything up to now, which takes it five seconds at most. A job's `Comment`
+    /// and the first node's `Extra` are changed for that.
+    ///
+    /// # Errors
+    /// Fails if there is no such job, or if nothing is saved in time.
+    pub fn wait_until_saved(&self, job: &str) -> Result<(), LabError> {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mark = format!("saved-{}", since_epoch.as_nanos());
+        self.scontrol(&["update", &format!("NodeName={}", self.nodes[0]), &format!("Extra={mark}")])?;
+        self.scontrol(&["update", &format!("JobId={job}"), &format!("Comment={mark}")])?;
+        self.wait_until("everything saved", START_LIMIT, || {
+            Ok(["node_state", "job_state"].iter().all(|file| {
+                // Slurm replaces the file, so there is a moment without it.
+                let saved = fs::read(self.dir.join("state").join(file)).unwrap_or_default();
+                saved.windows(mark.len()).any(|bytes| bytes == mark.as_bytes())
+            }))
+        })
     }
 
     /// Starts slurmctld again with the state it had saved, and waits until it answers; the nodes may take
     /// seconds longer to be known again.
     ///
     /// # Errors
-    /// When it runs, or does not answer in time.
+    /// Fails if it runs, or does not answer in time.
     pub fn start_controller(&self) -> Result<(), LabError> {
-        self.spawn(CONTROLLER, CONTROLLER, &["-D"])?;
+        self.spawn_controller()?;
         self.wait_until("slurmctld answering", START_LIMIT, || {
             self.check_alive()?;
             Ok(self.scontrol(&["ping"]).is_ok_and(|text| text.contains("is UP")))
         })
     }
 
-    /// Runs one of Slurm's programs against this lab; what it printed.
+    /// Runs one of Slurm's programs against this lab, and returns its output.
     ///
     /// # Errors
-    /// When it cannot be run or exits with anything but 0.
+    /// Fails if it cannot be run, or exits with anything but 0.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String, LabError> {
         let command = || format!("{program} {}", args.join(" "));
         let output = Command::new(path_of(program)?)
@@ -240,7 +329,7 @@ impl SlurmLab {
     /// Runs `scontrol`.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Fails as [`run`](Self::run) does.
     pub fn scontrol(&self, args: &[&str]) -> Result<String, LabError> {
         self.run("scontrol", args)
     }
@@ -248,7 +337,7 @@ impl SlurmLab {
     /// Runs `squeue`.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Fails as [`run`](Self::run) does.
     pub fn squeue(&self, args: &[&str]) -> Result<String, LabError> {
         self.run("squeue", args)
     }
@@ -257,7 +346,7 @@ impl SlurmLab {
     /// wait in the queue for a few seconds first.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Fails as [`run`](Self::run) does.
     pub fn sleep_job(&self, nodes: &str, seconds: u32, limit_minutes: u32) -> Result<String, LabError> {
         let id = self.run(
             "sbatch",
@@ -278,7 +367,7 @@ impl SlurmLab {
     /// `None` when the record has no such field.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Fails as [`run`](Self::run) does.
     pub fn node_field(&self, node: &str, field: &str) -> Result<Option<String>, LabError> {
         Ok(field_of(&self.scontrol(&["show", "node", "-o", node])?, field))
     }
@@ -286,15 +375,34 @@ impl SlurmLab {
     /// One field of `scontrol show job`, such as `JobState` or `Restarts`.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Fails as [`run`](Self::run) does.
     pub fn job_field(&self, job: &str, field: &str) -> Result<Option<String>, LabError> {
         Ok(field_of(&self.scontrol(&["show", "job", "-o", job])?, field))
+    }
+
+    /// Waits until the controller's clock has moved on so many times; it shows whole seconds. Slurm compares some times
+    /// by whole seconds: a job that started in the second of its node's boot started after it, and one that is started
+    /// again in the second in which it was requeued fails.
+    ///
+    /// # Errors
+    /// Fails as [`run`](Self::run) does.
+    pub fn wait_for_ticks(&self, ticks: u32) -> Result<(), LabError> {
+        let clock = || {
+            let config = self.scontrol(&["show", "config"])?;
+            // Configuration data as of 2026-11-30T19:43:10
+            Ok::<_, LabError>(config.lines().next().unwrap_or_default().to_owned())
+        };
+        for _ in 0..ticks {
+            let before = clock()?;
+            self.wait_until("the controller's clock going on", START_LIMIT, || Ok(clock()? != before))?;
+        }
+        Ok(())
     }
 
     /// Looks ten times a second until `met` holds.
     ///
     /// # Errors
-    /// When `met` fails, or does not hold within the limit; the error then shows the nodes and the jobs.
+    /// Fails if `met` fails, or does not hold within the limit; the error then shows the nodes and the jobs.
     pub fn wait_until(
         &self,
         what: &str,
@@ -336,25 +444,19 @@ impl SlurmLab {
                 .create(self.dir.join(folder))
                 .trying(|| format!("make the lab's folder {folder}"))?;
         }
-        let last = config.nodes;
-        let conf = CONF
-            .replace("@DIR@", &self.dir.to_string_lossy())
-            .replace("@CONTROLLER_PORT@", &self.ports.controller().to_string())
-            .replace("@NODE_PORTS@", &self.ports.nodes(last))
-            .replace("@NODES@", &format!("nid[000001-{last:06}]"))
-            .replace("@CPUS@", &config.cpus.to_string())
-            .replace("@USER@", &user()?)
-            .replace("@EXTRA@", &config.extra.join("\n"));
-        fs::write(&self.conf, conf).trying(|| "write slurm.conf".to_owned())?;
+        let user = user()?;
+        for (file, overrides, cpus) in [
+            (NODES_CONF, OVERRIDES, config.cpus),
+            (CONTROLLER_CONF, "", config.cpus),
+            (BAD_CONF, OVERRIDES, config.cpus / 2),
+        ] {
+            let conf = self.slurm_conf(config, &user, overrides, cpus);
+            fs::write(self.dir.join(file), conf).trying(|| format!("write {file}"))?;
+        }
 
         // slurmd loads a plugin for control groups even when nothing uses it. That of version 1 puts up with
         // there being none; where it may be switched off, it is.
-        let version = self.run("sinfo", &["-V"])?;
-        let can_disable = version
-            .split([' ', '.'])
-            .nth(1)
-            .and_then(|major| major.parse::<u32>().ok())
-            .is_some_and(|major| major >= 24);
+        let can_disable = self.version >= SlurmVersion::new(24, 0);
         let plugin = if can_disable { "disabled" } else { "cgroup/v1" };
         fs::write(self.dir.join("cgroup.conf"), format!("CgroupPlugin={plugin}\n"))
             .trying(|| "write cgroup.conf".to_owned())?;
@@ -370,6 +472,28 @@ impl SlurmLab {
             .open(self.dir.join("munge/key"))
             .and_then(|mut file| file.write_all(&key))
             .trying(|| "write munged's key".to_owned())
+    }
+
+    fn slurm_conf(&self, config: &LabConfig, user: &str, overrides: &str, cpus: usize) -> String {
+        let last = config.nodes;
+        let mut extra = config.extra.clone();
+        if config.quick_silence {
+            extra.push(format!("SlurmdTimeout={}", QUICK_SILENCE.as_secs()));
+            extra.push("MessageTimeout=2".to_owned());
+        }
+        CONF.replace("@DIR@", &self.dir.to_string_lossy())
+            .replace("@CONTROLLER_PORT@", &self.ports.controller().to_string())
+            .replace("@NODE_PORTS@", &self.ports.nodes(last))
+            .replace("@NODES@", &format!("nid[000001-{last:06}]"))
+            .replace("@OVERRIDES@", overrides)
+            .replace("@CPUS@", &cpus.to_string())
+            .replace("@USER@", user)
+            .replace("@EXTRA@", &extra.join("\n"))
+    }
+
+    fn spawn_controller(&self) -> Result<(), LabError> {
+        let conf = self.dir.join(CONTROLLER_CONF);
+        self.spawn(CONTROLLER, CONTROLLER, &["-D", "-f", &conf.to_string_lossy()])
     }
 
     fn start_munged(&self) -> Result<(), LabError> {
@@ -513,7 +637,7 @@ fn path_of(program: &str) -> Result<PathBuf, LabError> {
     find(program).ok_or_else(|| LabError::Missing(format!("{program} (on Debian: {REMEDY})")))
 }
 
-/// Where a program is. Daemons are in folders that only root's search path holds.
+/// The path of a program. Daemons are in folders that only root's search path holds.
 fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crus_sim::slurm_lab::{LabConfig, LabError, SlurmLab, left_out};
+use crus_sim::slurm_lab::{LabConfig, LabError, SlurmLab, SlurmVersion, left_out};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -28,15 +28,23 @@ fn running_job(lab: &SlurmLab, nodes: &str) -> String {
     job
 }
 
-/// The processes that carry this lab's `SLURM_CONF`: daemons, job managers, jobs.
+/// The processes that carry a `SLURM_CONF` of this lab or have a file of it open: daemons, job managers, jobs. The
+/// job managers of a newer Slurm overwrite their environment.
 fn processes_of(conf: &Path) -> BTreeSet<u32> {
-    let mark = format!("SLURM_CONF={}", conf.display());
+    let folder = conf.parent().unwrap();
+    let mark = format!("SLURM_CONF={}/", folder.display());
+    let carries_it = |pid: &u32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|&byte| byte == 0).any(|entry| entry.starts_with(mark.as_bytes()))
+    };
+    let has_it_open = |pid: &u32| {
+        // This process may have ended meanwhile.
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.starts_with(folder))
+    };
     let pids = fs::read_dir("/proc").unwrap();
     pids.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes())
-        })
+        .filter(|pid| carries_it(pid) || has_it_open(pid))
         .collect()
 }
 
@@ -52,6 +60,7 @@ fn real_slurm_starts_idle_and_runs_a_job_on_the_nodes_asked_for() {
     }
 
     let job = running_job(&lab, "nid[000001-000002]");
+    assert_eq!(Some(lab.version()), SlurmVersion::parse(&lab.run("sinfo", &["-V"]).unwrap()));
     let seen = lab.squeue(&["-h", "-o", "%i %N %T"]).unwrap();
     assert_eq!(seen.trim(), format!("{job} nid[000001-000002] RUNNING"));
     assert_eq!(state(&lab, "nid000002"), "MIXED");
@@ -84,7 +93,7 @@ fn real_slurm_reports_a_newer_boot_time_after_a_reboot() {
     .unwrap();
 }
 
-/// What the proof of P2 rests on: a job that a reboot harmed can be told from one that was left alone.
+/// The base of the proof of P2: a job that a reboot harmed can be told from one that was left alone.
 #[test]
 fn real_slurm_restarts_a_job_whose_node_was_rebooted_under_it() {
     if left_out() {
@@ -93,6 +102,8 @@ fn real_slurm_restarts_a_job_whose_node_was_rebooted_under_it() {
     let lab = lab(2);
     let harmed = running_job(&lab, "nid000001");
     let untouched = running_job(&lab, "nid000002");
+    // The boot is later than the start, though Slurm's boot times may be a second early.
+    lab.wait_for_ticks(2).unwrap();
     lab.reboot_node("nid000001").unwrap();
     lab.wait_until("the job requeued", LIMIT, || {
         Ok(lab.job_field(&harmed, "Restarts")?.as_deref() == Some("1"))
@@ -109,14 +120,102 @@ fn real_slurm_goes_on_with_its_jobs_after_its_controller_was_killed() {
     }
     let lab = lab(2);
     let job = running_job(&lab, "nid000001");
+    lab.wait_until_saved(&job).unwrap();
     lab.kill_controller().unwrap();
+    goes_on(&lab, &job);
+}
+
+#[test]
+fn real_slurm_goes_on_with_its_jobs_after_its_controller_was_stopped() {
+    if left_out() {
+        return;
+    }
+    let lab = lab(2);
+    let job = running_job(&lab, "nid000001");
+    lab.stop_controller().unwrap();
+    assert!(matches!(lab.stop_controller(), Err(LabError::Command { .. })), "it is down");
+    goes_on(&lab, &job);
+}
+
+/// Starts the controller again; the job on the first node runs on.
+fn goes_on(lab: &SlurmLab, job: &str) {
     assert!(matches!(lab.scontrol(&["ping"]), Err(LabError::Command { .. })));
     lab.start_controller().unwrap();
     lab.wait_until("the nodes known again", LIMIT, || {
-        Ok(state(&lab, "nid000001") == "MIXED" && state(&lab, "nid000002") == "IDLE")
+        Ok(state(lab, "nid000001") == "MIXED" && state(lab, "nid000002") == "IDLE")
     })
     .unwrap();
-    assert_eq!(lab.job_field(&job, "JobState").unwrap().as_deref(), Some("RUNNING"));
+    assert_eq!(lab.job_field(job, "JobState").unwrap().as_deref(), Some("RUNNING"));
+}
+
+/// The base of the proofs of P4 and P6: a node that is silent for long goes down by itself, whoever drained it, and
+/// healthy ones do not.
+#[test]
+fn real_slurm_takes_a_silent_node_for_down_and_only_that_one() {
+    if left_out() {
+        return;
+    }
+    let lab = SlurmLab::start(LabConfig { nodes: 3, quick_silence: true, ..LabConfig::default() }).unwrap();
+    let drain = |node: &str, reason: &str| {
+        let (node, reason) = (format!("NodeName={node}"), format!("Reason={reason}"));
+        lab.scontrol(&["update", &node, "State=DRAIN", &reason]).unwrap();
+    };
+    drain("nid000001", "an upgrade");
+    lab.stop_node("nid000001").unwrap();
+    lab.wait_until("the silent node down", LIMIT, || Ok(state(&lab, "nid000001").starts_with("DOWN+DRAIN")))
+        .unwrap();
+    let reason = |node: &str| lab.node_field(node, "Reason").unwrap().unwrap_or_default();
+    // Slurm since 23.02 (src/slurmctld/node_mgr.c).
+    let tail = if lab.version() >= SlurmVersion::new(23, 2) { " : Not responding" } else { "" };
+    assert!(reason("nid000001").starts_with(&format!("an upgrade{tail} [")), "{}", reason("nid000001"));
+
+    lab.start_node("nid000001").unwrap();
+    lab.wait_until("the node registered", LIMIT, || Ok(state(&lab, "nid000001") == "DOWN+DRAIN")).unwrap();
+    for node in ["nid000002", "nid000003"] {
+        assert_eq!((state(&lab, node).as_str(), reason(node)), ("IDLE", String::new()), "{node}");
+    }
+}
+
+#[test]
+fn real_slurm_refuses_to_resume_a_node_that_registered_badly() {
+    if left_out() {
+        return;
+    }
+    let lab = lab(1);
+    lab.scontrol(&["update", "NodeName=nid000001", "State=DRAIN", "Reason=an upgrade"]).unwrap();
+    let invalid = || {
+        lab.wait_until("a bad registration", LIMIT, || Ok(state(&lab, "nid000001").ends_with("+INVALID_REG")))
+    };
+    lab.stop_node("nid000001").unwrap();
+    lab.start_node_badly("nid000001").unwrap();
+    invalid().unwrap();
+    let resume = || lab.scontrol(&["update", "NodeName=nid000001", "State=RESUME"]);
+    let error = resume().unwrap_err().to_string();
+    let words = if lab.version() >= SlurmVersion::new(25, 11) {
+        "Invalid node state transition"
+    } else {
+        "Invalid node state specified"
+    };
+    assert!(error.ends_with(words), "{error}");
+    let reason = lab.node_field("nid000001", "Reason").unwrap().unwrap();
+    let whose = if lab.version() >= (SlurmVersion { micro: 7, ..SlurmVersion::new(23, 2) }) {
+        "Low socket*core*thread count"
+    } else {
+        "an upgrade ["
+    };
+    assert!(reason.starts_with(whose), "{reason}");
+
+    // A controller that comes back learns of it again.
+    lab.stop_controller().unwrap();
+    lab.start_controller().unwrap();
+    invalid().unwrap();
+    lab.reboot_node("nid000001").unwrap();
+    lab.wait_until("a good registration", LIMIT, || {
+        let state = state(&lab, "nid000001");
+        Ok(state == "IDLE+DRAIN" || state == "DOWN+DRAIN")
+    })
+    .unwrap();
+    resume().unwrap();
 }
 
 #[test]
@@ -174,8 +273,9 @@ fn real_slurm_leaves_nothing_behind_when_its_owner_is_killed() {
     if left_out() {
         return;
     }
+    let test = concat!(module_path!(), "::real_slurm_held_by_a_process_to_be_killed");
     let mut owner = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "real_slurm_held_by_a_process_to_be_killed"])
+        .args(["--exact", "--nocapture", test.split_once("::").unwrap().1])
         .env(HOLD, "1")
         .stdout(Stdio::piped())
         .spawn()

@@ -12,12 +12,13 @@ use crus_core::{NodeName, Xname};
 use crus_sim::cluster::PowerEvent;
 use crus_sim::config::{BootBehaviour, BootEnd, BosConfig, GroupSpec, Span, TemplateSpec};
 use crus_sim::http::{LiveCluster, Server};
-use crus_sim::slurm_lab::{LabConfig, SlurmLab};
+use crus_sim::slurm_lab::{LabConfig, LabError, QUICK_SILENCE, SlurmLab};
 use crus_sim::{Cluster, ClusterConfig};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
+use tokio::time::Instant;
 
-use crate::support::{self, Service, until};
+use crate::support::{self, PATIENCE, Service, until};
 
 /// Nothing is drawn that matters: every span of the simulated BOS is exact.
 const SEED: u64 = 1;
@@ -58,15 +59,28 @@ impl Record {
 
 // ---- the site --------------------------------------------------------------------------------------------
 
+/// The way that the nodes of a site boot. By default all boot well, and within a second or two.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Boots {
+    /// The node that never boots.
+    pub(crate) failing: Option<usize>,
+    /// The node that registers with less than Slurm's configuration says.
+    pub(crate) badly: Option<usize>,
+    /// The node that something else drains once it has registered, before BOS knows that it booted; and for what.
+    pub(crate) drained: Option<(usize, &'static str)>,
+    /// Makes boots last three times `SlurmdTimeout`, so that Slurm takes each booting node for dead.
+    pub(crate) long: bool,
+}
+
 /// A real Slurm, with the simulator's HSM and BOS for the same nodes.
 pub(crate) struct Site {
     pub(crate) lab: Arc<SlurmLab>,
     pub(crate) live: LiveCluster,
     pub(crate) bos: Server,
     pub(crate) folder: tempfile::TempDir,
-    /// Whether operating systems come up now; while not, a boot waits.
+    /// False while operating systems do not come up: a boot then waits.
     pub(crate) boots: watch::Sender<bool>,
-    /// What was wrong at the moment of a power cut.
+    /// Everything that was wrong at the moment of a power cut.
     pub(crate) wrongs: Arc<Mutex<Vec<String>>>,
     pub(crate) hands: JoinSet<()>,
 }
@@ -76,24 +90,22 @@ pub(crate) fn nid(n: usize) -> String {
 }
 
 impl Site {
-    /// `failing`: the node that will not boot.
-    pub(crate) async fn start(nodes: usize, failing: Option<usize>) -> Site {
-        Site::with(nodes, failing, 1..=nodes, &[]).await
+    /// Starts one whose nodes are all in the group `slurm-nodes`.
+    pub(crate) async fn start(nodes: usize, boots: Boots) -> Site {
+        Site::with(nodes, boots, 1..=nodes, &[]).await
     }
 
-    /// `upgraded`: the nodes of the group `slurm-nodes`. `lines`: what else `slurm.conf` holds.
+    /// Starts one. `upgraded`: the nodes of the group `slurm-nodes`. `lines`: what else `slurm.conf` holds.
     pub(crate) async fn with(
         nodes: usize,
-        failing: Option<usize>,
+        boots: Boots,
         upgraded: impl IntoIterator<Item = usize>,
         lines: &[&str],
     ) -> Site {
-        // Slurm starts what waits as soon as it can, so that the test need not wait for its scheduler.
-        let scheduler = "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1";
-        let extra = [scheduler].iter().chain(lines).map(|line| (*line).to_owned()).collect();
-        let lab =
-            block_in_place(|| SlurmLab::start(LabConfig { nodes, extra, ..LabConfig::default() }).unwrap());
-        let cluster = Cluster::new(cluster(nodes, failing, upgraded), SEED).shared();
+        let extra = lines.iter().map(|line| (*line).to_owned()).collect();
+        let config = LabConfig { nodes, quick_silence: boots.long, extra, ..LabConfig::default() };
+        let lab = block_in_place(|| SlurmLab::start(config).unwrap());
+        let cluster = Cluster::new(cluster(nodes, boots.failing, upgraded), SEED).shared();
         let live = LiveCluster::paced(cluster, 1.0);
         let events = live.power_events();
         let bos = crus_sim::http::serve(live.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
@@ -106,8 +118,15 @@ impl Site {
             wrongs: Arc::default(),
             hands: JoinSet::new(),
         };
-        let (lab, live, wrongs) = (site.lab.clone(), site.live.clone(), site.wrongs.clone());
-        site.hands.spawn(hands(lab, live, events, site.boots.subscribe(), wrongs));
+        let hands = Hands {
+            lab: site.lab.clone(),
+            live: site.live.clone(),
+            boots,
+            may_boot: site.boots.subscribe(),
+            off_since: BTreeMap::new(),
+            wrongs: site.wrongs.clone(),
+        };
+        site.hands.spawn(hands.work(events));
         site
     }
 
@@ -155,7 +174,7 @@ impl Site {
         block_in_place(|| Record::all(&self.lab.scontrol(&["show", "job", "-o"]).unwrap()))
     }
 
-    /// Likewise. None of them was requeued (P2).
+    /// All jobs, as [`any_jobs`](Self::any_jobs). Fails if one of them was requeued (P2).
     pub(crate) fn jobs(&self) -> Vec<Record> {
         let jobs = self.any_jobs();
         for job in &jobs {
@@ -182,7 +201,7 @@ impl Site {
         jobs
     }
 
-    /// How often the simulated BOS cut the power of each node.
+    /// The number of times that the simulated BOS cut the power of each node.
     pub(crate) fn power_cuts(&self) -> BTreeMap<String, u32> {
         let facts = self.live.with(|cluster| cluster.facts().to_vec());
         let mut cuts = BTreeMap::new();
@@ -224,7 +243,7 @@ fn cluster(nodes: usize, failing: Option<usize>, upgraded: impl IntoIterator<Ite
             boot_end: BootEnd::Reported,
             attempts: 1,
             // The node that will not boot is given up after this; the others' slurmd needs far less to start.
-            attempt_ms: if failing.is_some() { 20_000 } else { 60_000 },
+            attempt_ms: if failing.is_some() { 12_000 } else { 60_000 },
             ..BosConfig::default()
         },
         ..ClusterConfig::default()
@@ -241,32 +260,73 @@ pub(crate) fn members(live: &LiveCluster, label: &str) -> BTreeSet<String> {
     xnames.into_iter().map(|xname| name_of(live, xname)).collect()
 }
 
-/// What BOS does to the hardware happens to the real slurmds. Right before a power cut, real Slurm is asked whether
-/// anything runs there (P2).
-async fn hands(
+/// The task that does to the real slurmds what BOS does to the hardware.
+struct Hands {
     lab: Arc<SlurmLab>,
     live: LiveCluster,
-    mut events: mpsc::UnboundedReceiver<PowerEvent>,
-    mut boots: watch::Receiver<bool>,
+    boots: Boots,
+    may_boot: watch::Receiver<bool>,
+    off_since: BTreeMap<Xname, Instant>,
     wrongs: Arc<Mutex<Vec<String>>>,
-) {
-    while let Some(event) = events.recv().await {
-        match event {
-            PowerEvent::Cut { xname, .. } => block_in_place(|| {
-                let node = name_of(&live, xname);
-                let record = Record(lab.scontrol(&["show", "node", "-o", &node]).unwrap());
-                let jobs = lab.squeue(&["-h", "-w", &node, "-o", "%i %T"]).unwrap();
-                if !record.is_held() || record.field("CPUAlloc") != "0" || !jobs.trim().is_empty() {
-                    lock(&wrongs).push(format!("jobs {jobs:?} on {}", record.0));
+}
+
+impl Hands {
+    async fn work(mut self, mut events: mpsc::UnboundedReceiver<PowerEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                PowerEvent::Cut { xname, .. } => block_in_place(|| self.cut(xname)),
+                PowerEvent::Boot { xname, .. } => {
+                    self.may_boot.wait_for(|may| *may).await.unwrap();
+                    self.boot(xname).await;
                 }
-                lab.stop_node(&node).unwrap();
-            }),
-            PowerEvent::Boot { xname, .. } => {
-                boots.wait_for(|boots| *boots).await.unwrap();
-                block_in_place(|| lab.start_node(&name_of(&live, xname)).unwrap());
-                assert!(live.with(|cluster| cluster.node_booted(xname)), "BOS waits for the boot of {xname}");
             }
         }
+    }
+
+    fn node(&self, name: &str) -> Record {
+        Record(self.lab.scontrol(&["show", "node", "-o", name]).unwrap())
+    }
+
+    /// Right before a power cut, real Slurm is asked whether anything runs there (P2).
+    fn cut(&mut self, xname: Xname) {
+        let name = name_of(&self.live, xname);
+        let record = self.node(&name);
+        let jobs = self.lab.squeue(&["-h", "-w", &name, "-o", "%i %T"]).unwrap();
+        if !record.is_held() || record.field("CPUAlloc") != "0" || !jobs.trim().is_empty() {
+            lock(&self.wrongs).push(format!("jobs {jobs:?} on {}", record.0));
+        }
+        self.lab.stop_node(&name).unwrap();
+        self.off_since.insert(xname, Instant::now());
+    }
+
+    async fn boot(&self, xname: Xname) {
+        if self.boots.long {
+            // From its power cut: the others of its step boot meanwhile.
+            tokio::time::sleep_until(self.off_since[&xname] + 3 * QUICK_SILENCE).await;
+        }
+        block_in_place(|| self.boot_now(&name_of(&self.live, xname)).unwrap());
+        assert!(self.live.with(|cluster| cluster.node_booted(xname)), "BOS waits for the boot of {xname}");
+    }
+
+    fn boot_now(&self, name: &str) -> Result<(), LabError> {
+        if self.boots.long {
+            self.lab.wait_until("the silent node down", PATIENCE, || Ok(self.node(name).is("DOWN")))?;
+        }
+        let before = self.node(name).field("BootTime").to_owned();
+        if self.boots.badly.map(nid).as_deref() == Some(name) {
+            self.lab.start_node_badly(name)?;
+        } else {
+            self.lab.start_node(name)?;
+        }
+        if let Some((node, reason)) = self.boots.drained
+            && nid(node) == name
+        {
+            let registered = || Ok(self.node(name).field("BootTime") != before);
+            self.lab.wait_until("the node registered", PATIENCE, registered)?;
+            let (node, reason) = (format!("NodeName={name}"), format!("Reason={reason}"));
+            self.lab.scontrol(&["update", &node, "State=DRAIN", &reason])?;
+        }
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why a lab did not do what it was asked to.
+//! The ways in which a lab fails.
 
 use std::io;
 use std::process::ExitStatus;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ports::MAX_NODES;
 
-/// Why a lab did not do what it was asked to.
+/// The reason why a lab did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// Programs are not installed; says which, and how to get them.
@@ -15,16 +15,19 @@ pub enum LabError {
     /// [`LabConfig::nodes`](super::LabConfig::nodes) is out of range.
     #[error("failed to make a lab of {nodes} nodes: must be 1 to {MAX_NODES}")]
     Size {
-        /// What was asked for.
+        /// The number that was asked for.
         nodes: usize,
     },
+    /// `slurmctld -V` printed no version; holds what it printed.
+    #[error("failed to find the version of Slurm in {0:?}, printed by `slurmctld -V`")]
+    Version(String),
     /// No block of ports was free.
     #[error("failed to find {0} free ports in a row on 127.0.0.1")]
     NoPorts(usize),
     /// The operating system would not do it.
     #[error("failed to {what}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempt, as an infinitive.
         what: String,
         /// Its answer.
         source: io::Error,
@@ -32,7 +35,7 @@ pub enum LabError {
     /// A daemon ended by itself.
     #[error("failed to keep {daemon} running: it ended by itself; its last words:\n{log}")]
     Ended {
-        /// Which.
+        /// Its name.
         daemon: String,
         /// The end of its log.
         log: String,
@@ -42,29 +45,29 @@ pub enum LabError {
     Command {
         /// The command line.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it said.
+        /// Its standard error.
         stderr: String,
     },
     /// Something waited for did not happen in time.
     #[error("failed to see {what} within {} s; {detail}", limit.as_secs())]
     TimedOut {
-        /// What was waited for.
+        /// The event that was waited for.
         what: String,
-        /// For how long.
+        /// The time that it was waited for.
         limit: Duration,
-        /// How it stood at the end.
+        /// The nodes, the jobs and the log at the end.
         detail: String,
     },
     /// A name that is no node or daemon of this lab, or not in the state that the call needs.
     #[error("failed to {what} {name}: {why}")]
     NotNow {
-        /// What was tried.
+        /// The attempt, as an infinitive.
         what: &'static str,
-        /// On what.
+        /// The name of the node or daemon.
         name: String,
-        /// Why not.
+        /// The obstacle, as a sentence without its full stop.
         why: &'static str,
     },
 }

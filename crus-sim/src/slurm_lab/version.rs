@@ -1,0 +1,160 @@
+//! The release of Slurm that a test runs on, the facts that differ between releases, and failures that are known.
+
+use std::any::Any;
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::process::Command;
+use std::task::Poll;
+
+use super::error::Trying as _;
+use super::{LabError, path_of};
+
+/// A release of Slurm, such as 24.11.5. Releases are ordered by age.
+///
+/// ```
+/// # use crus_sim::slurm_lab::SlurmVersion;
+/// let version = SlurmVersion::parse("slurm-wlm 24.11.5").unwrap();
+/// assert!(version >= SlurmVersion::new(24, 11) && version < SlurmVersion::new(26, 5));
+/// assert_eq!(version.to_string(), "24.11.5");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlurmVersion {
+    /// The year of the release: the 24 of 24.11.5.
+    pub major: u32,
+    /// The month of the release: the 11 of 24.11.5.
+    pub minor: u32,
+    /// The number of the maintenance release: the 5 of 24.11.5.
+    pub micro: u32,
+}
+
+/// The releases on which the facts of the tests were measured.
+const MEASURED: [(u32, u32); 3] = [(22, 5), (24, 11), (26, 5)];
+
+impl SlurmVersion {
+    /// The first release of a month: `new(23, 2)` is 23.02.0.
+    pub const fn new(major: u32, minor: u32) -> SlurmVersion {
+        SlurmVersion { major, minor, micro: 0 }
+    }
+
+    /// The release that is installed on this host.
+    ///
+    /// # Errors
+    /// Fails if there is no slurmctld, or if what it prints holds no version.
+    pub fn installed() -> Result<SlurmVersion, LabError> {
+        // sinfo and its like tell theirs only where there is a slurm.conf.
+        let what = || "run `slurmctld -V`".to_owned();
+        let output = Command::new(path_of("slurmctld")?).arg("-V").output().trying(what)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        SlurmVersion::parse(&text).ok_or(LabError::Version(text))
+    }
+
+    /// The version in what Slurm's programs print for `-V`: `slurm 22.05.8`, `slurm-wlm 24.11.5` or `slurm 25.05.0-0rc1`.
+    pub fn parse(text: &str) -> Option<SlurmVersion> {
+        let mut numbers =
+            text.split_whitespace().nth(1)?.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+        let (major, minor) = (numbers.next()??, numbers.next()??);
+        Some(SlurmVersion { major, minor, micro: numbers.next().flatten().unwrap_or(0) })
+    }
+
+    /// Returns true if the facts of the tests were measured on this release. On any other the tests run as well, and
+    /// a failure may be a fact that nobody has measured yet.
+    pub fn is_measured(self) -> bool {
+        MEASURED.contains(&(self.major, self.minor))
+    }
+
+    /// Returns true if RESUME leaves the reason on a node that is in service again. It does where there is no
+    /// slurmdbd, as in a lab.
+    pub fn keeps_the_reason_after_resume(self) -> bool {
+        (SlurmVersion::new(23, 11)..SlurmVersion::new(26, 5)).contains(&self)
+    }
+}
+
+impl fmt::Display for SlurmVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02}.{}", self.major, self.minor, self.micro)
+    }
+}
+
+/// Runs a part of a test that is known to fail on some releases, since the product is wrong there.
+///
+/// On those the failure is printed and the test goes on; a `body` that does *not* fail panics, so that the mark is
+/// removed once the product is mended. On every other release this is `body`, no more. `words` are those of the issue
+/// that mends it. `grep -rn -A6 'known_failure(' --include='*.rs' .` lists all marks.
+///
+/// Only what fails for that reason belongs into `body`: a lab that does not start is no known failure.
+///
+/// # Panics
+/// As `body` does on other releases, or if it does not on these.
+#[expect(clippy::panic, reason = "a panic is how a test fails")]
+pub async fn known_failure(
+    releases: impl RangeBounds<SlurmVersion>,
+    words: &str,
+    body: impl Future<Output = ()>,
+) {
+    let version = SlurmVersion::installed().unwrap_or_else(|error| panic!("{error}"));
+    known_failure_on(version, releases, words, body).await;
+}
+
+async fn known_failure_on(
+    version: SlurmVersion,
+    releases: impl RangeBounds<SlurmVersion>,
+    words: &str,
+    body: impl Future<Output = ()>,
+) {
+    if !releases.contains(&version) {
+        return body.await;
+    }
+    let passes = caught(body).await.is_ok();
+    assert!(!passes, "passes now on Slurm {version}: remove the mark of the known failure: {words}");
+    eprintln!("known failure on Slurm {version}: {words}");
+}
+
+/// The outcome of `body`, or what it panicked with.
+async fn caught(body: impl Future<Output = ()>) -> Result<(), Box<dyn Any + Send>> {
+    let mut body = pin!(body);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_slurm_prints() {
+        let read = |text| SlurmVersion::parse(text).map(|version| version.to_string());
+        assert_eq!(read("slurm-wlm 22.05.8\n").as_deref(), Some("22.05.8"));
+        assert_eq!(read("slurm 26.05.3").as_deref(), Some("26.05.3"));
+        assert_eq!(read("slurm 25.05.0-0rc1").as_deref(), Some("25.05.0"));
+        assert_eq!(read("slurm unknown"), None);
+        assert_eq!(read(""), None);
+    }
+
+    #[tokio::test]
+    async fn a_known_failure_must_fail_where_it_is_known_and_nowhere_else() {
+        let (old, new) = (SlurmVersion::new(22, 5), SlurmVersion::new(24, 11));
+        let fails = || async {
+            tokio::task::yield_now().await;
+            panic!("as known");
+        };
+        let on = async |version, passes: bool| {
+            let releases = SlurmVersion::new(23, 2)..;
+            if passes {
+                caught(known_failure_on(version, releases, "words", tokio::task::yield_now())).await
+            } else {
+                caught(known_failure_on(version, releases, "words", fails())).await
+            }
+        };
+        assert!(on(new, false).await.is_ok());
+        assert!(on(old, true).await.is_ok());
+        assert_eq!(*on(old, false).await.unwrap_err().downcast::<&str>().unwrap(), "as known");
+        let words = on(new, true).await.unwrap_err().downcast::<String>().unwrap();
+        assert!(words.starts_with("passes now on Slurm 24.11.0: remove the mark"), "{words}");
+    }
+}
