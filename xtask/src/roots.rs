@@ -141,8 +141,10 @@ fn make(suite: &str, folder: &Path) -> Result<()> {
     let log = folder.with_extension("log");
     let output = fs::File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
     let errors = output.try_clone().with_context(|| format!("failed to write {}", log.display()))?;
-    let status = Command::new("debootstrap")
-        .args(["--variant=minbase", &format!("--include={PACKAGE},munge,ca-certificates"), suite])
+    // debootstrap mounts /proc in the root: in a namespace of its own nobody else sees that, and nothing of it is left.
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "debootstrap", "--variant=minbase"])
+        .args([&format!("--include={PACKAGE},munge,ca-certificates"), suite])
         .arg(folder)
         .arg(mirror)
         .arg(script)

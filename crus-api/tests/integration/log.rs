@@ -50,7 +50,7 @@ impl Log {
 
 impl Subscriber for Log {
     fn enabled(&self, about: &Metadata<'_>) -> bool {
-        about.target().starts_with("crus_api") || about.target().starts_with("api")
+        about.target().starts_with("crus_api") || about.target().starts_with("integration")
     }
 
     fn event(&self, event: &Event<'_>) {

@@ -79,10 +79,11 @@ fn threads(process: u32) -> Threads {
         .collect()
 }
 
-/// Sums up how much longer the threads have waited. A thread that has ended is left out.
+/// Sums up how much longer the threads have waited. A thread that only one reading has is left out: a listing of /proc may miss
+/// one while another ends, and all of its past would count.
 fn wait_ms(before: &Threads, after: &Threads) -> Option<f64> {
-    let waited = |(id, &ns): (&String, &u64)| ns.saturating_sub(before.get(id).copied().unwrap_or_default());
-    let ns: u64 = after.iter().map(waited).sum();
+    let waited = |(id, ns): (&String, &u64)| Some(ns.saturating_sub(*before.get(id)?));
+    let ns: u64 = after.iter().filter_map(waited).sum();
     (!after.is_empty()).then_some(ns as f64 / 1e6)
 }
 

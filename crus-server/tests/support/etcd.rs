@@ -174,6 +174,21 @@ impl Etcd {
     /// It falls silent, with all connections open.
     pub(crate) fn pause(&self) {
         signal(self.pid(), "STOP");
+        // Its threads stop one by one, and on a busy machine some of them answer meanwhile.
+        let begun = Instant::now();
+        while !self.is_stopped() {
+            assert!(begun.elapsed() < PATIENCE, "etcd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        threads.map(|thread| thread.unwrap().path().join("stat")).all(|stat| {
+            // A thread may have ended meanwhile.
+            let stat = fs::read_to_string(stat).unwrap_or_default();
+            stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('T'))
+        })
     }
 
     pub(crate) fn go_on(&self) {
