@@ -84,6 +84,7 @@ async fn as_known(name: &str, scenario: impl Future<Output = ()>) {
                 // The client does not know the newer text, "Invalid node state transition".
                 "… a RESUME refused for a node's state is that node's fault and counts against the time-out, on 22.05 \
                  as on 26.05.",
+                &["Invalid node state transition"],
                 scenario,
             )
             .await;

@@ -1,7 +1,8 @@
 //! The service is killed at any moment, hundreds of times: what it had begun is brought to its right end. The cluster
 //! is simulated; the service, its store, its clients and the programs they start are processes of their own.
 //!
-//! `CRUS_TEST_KILLS` says how often instead of 60 times: `cargo xtask test` also kills the binary that is shipped, with `--full` 500 times.
+//! `CRUS_TEST_KILLS` says how often instead of 60 times: `cargo xtask test` also kills the binary that is shipped, with
+//! `--full` 500 times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;

@@ -85,7 +85,7 @@ pub struct LabConfig {
     /// The number of processors of each node, as far as Slurm is told.
     pub cpus: usize,
     /// Makes a silent node go DOWN after 8 to 10 seconds, as one does on a site whose boots take longer than
-    /// `SlurmdTimeout`. Without it that takes 20 to 30 seconds.
+    /// `SlurmdTimeout`. Without it that takes over a minute.
     ///
     /// `SlurmdTimeout` is then [`QUICK_SILENCE`]: with 3 to 4 seconds, 24.11 takes healthy nodes for silent ones.
     /// `MessageTimeout` is 2 seconds: with the 10 of the default, a ping of a silent node takes so long that the node
@@ -161,7 +161,7 @@ impl SlurmLab {
     fn try_start(config: &LabConfig) -> Result<SlurmLab, LabError> {
         let version = SlurmVersion::installed()?;
         if !version.is_measured() {
-            eprintln!("Slurm {version} is a release that these tests were not measured on");
+            version::note(&format!("nobody has measured the facts of these tests on Slurm {version}"));
         }
         let ports = Ports::claim(config.nodes)?;
         let dir = new_dir()?;

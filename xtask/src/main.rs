@@ -1,5 +1,5 @@
 //! Development tasks: `cargo xtask test`, `cargo xtask layers`, `cargo xtask bench`, `cargo xtask sim`,
-//! `cargo xtask fuzz`, `cargo xtask dist`.
+//! `cargo xtask fuzz`, `cargo xtask dist`, `cargo xtask roots`.
 
 mod bench;
 mod cargo;
@@ -42,7 +42,7 @@ enum Task {
     },
     /// Run random worlds against the promises: faults, crashes, replicas, operators.
     Sim(sim::Sim),
-    /// Make what is shipped, in target/dist: the binary with all that belongs to it, as a folder and as an archive.
+    /// Make what is shipped, in target/shipped: the binary with all that belongs to it, as a folder and as an archive.
     Dist(dist::Dist),
     /// Look for input that breaks something, with libFuzzer, or with schemathesis for the API.
     Fuzz(fuzz::Fuzz),

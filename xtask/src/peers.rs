@@ -98,7 +98,9 @@ fn run_as_root(prefix: &[&str], args: &[&str], line: &str, by_hand: &str) -> Res
 }
 
 fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static Program> {
-    PROGRAMS.iter().filter(|program| !is_there(program.name)).collect()
+    // Without root's rights there are no roots to make.
+    let is_needed = |program: &&Program| program.name != "debootstrap" || rights().is_some();
+    PROGRAMS.iter().filter(|program| !is_there(program.name)).filter(is_needed).collect()
 }
 
 fn by_hand(packages: &[&str]) -> String {
@@ -124,7 +126,7 @@ fn rights() -> Option<Vec<&'static str>> {
     may_sudo.then(|| vec!["sudo", "-n"])
 }
 
-/// Whether this process has root's rights.
+/// Returns true if this process has root's rights.
 pub(crate) fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

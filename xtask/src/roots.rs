@@ -7,7 +7,8 @@
 //! Roots are kept in `target/slurm`, and made anew once their suite has another Slurm.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,13 +20,16 @@ use crate::{cargo, peers};
 
 /// The suites whose Slurm is tested: Debian 13, and the suite that becomes the next release. The Slurm of the second
 /// moves on; tests ask for the version that they run on.
-const SUITES: [&str; 2] = ["trixie", "forky"];
+pub(crate) const SUITES: [&str; 2] = ["trixie", "forky"];
 
 /// The package that a root is made for.
 const PACKAGE: &str = "slurm-wlm";
 
+/// The file that a complete root has. It is written last, so that a root left half-made is begun again.
+const COMPLETE: &str = ".complete";
+
 /// Mounts this host's folders into the root `$1`, goes to the folder `$2` there and becomes the command that follows
-/// `--`. What stands between them is mounted besides.
+/// `--`. The folders before `--` are mounted as well.
 const ENTER: &str = r#"
 set -e
 root=$1 here=$2
@@ -44,12 +48,14 @@ exec chroot "$root" /bin/sh -c 'cd "$0" && exec "$@"' "$here" "$@"
 "#;
 
 /// A folder with a Debian and its Slurm.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Root {
     suite: &'static str,
     /// The version of Slurm in it, such as `24.11.5`.
     pub version: String,
     folder: PathBuf,
+    /// Shared by who tests in the root, so that nobody makes it anew meanwhile.
+    _lock: Option<File>,
 }
 
 impl Root {
@@ -61,9 +67,13 @@ impl Root {
             words.extend(["--show".into(), shown]);
         }
         words.push("--".into());
-        let words: Vec<String> =
-            words.iter().map(|word| format!("{:?}", word.display().to_string())).collect();
-        Ok(format!("target.{:?}.runner=[{}]", cargo::host()?, words.join(", ")))
+        let words: Vec<&str> = words
+            .iter()
+            .map(|word| word.to_str())
+            .collect::<Option<_>>()
+            .context("a path of this workspace is not UTF-8")?;
+        // A list of JSON is one of TOML as well.
+        Ok(format!("target.{:?}.runner={}", cargo::host()?, serde_json::to_string(&words)?))
     }
 
     /// The version and where it comes from.
@@ -71,7 +81,7 @@ impl Root {
         format!("Slurm {} ({})", self.version, self.suite)
     }
 
-    /// Whether the version asked for, such as `24.11`, or the suite is this one's.
+    /// Returns true if the version asked for, such as `24.11`, or the suite is this one's.
     pub(crate) fn is(&self, asked: &str) -> bool {
         asked == self.suite || is_version(&self.version, asked)
     }
@@ -84,7 +94,7 @@ pub(crate) fn host_version() -> Result<String> {
     text.split_whitespace().last().map(str::to_owned).context("failed to read the answer of slurmd -V")
 }
 
-/// Whether a version is the one asked for, such as `24.11`.
+/// Returns true if a version is the one asked for, such as `24.11`.
 pub(crate) fn is_version(version: &str, asked: &str) -> bool {
     version.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -98,32 +108,55 @@ pub(crate) fn ensure_made() -> Result<Vec<Root>> {
     SUITES.into_iter().map(ensure_one).collect()
 }
 
-/// Whether this process may make and enter roots; otherwise the reason why not.
+/// The reason why this process cannot make and enter roots, if there is one.
 pub(crate) fn obstacle() -> Option<&'static str> {
     (!peers::is_root()).then_some("entering a Debian root takes root's rights")
 }
 
-fn ensure_one(suite: &'static str) -> Result<Root> {
-    let folder = cargo::target_directory()?.join("slurm").join(suite);
-    // Written last, so that a root left half-made is begun again.
-    let complete = folder.join(".complete");
-    if complete.exists() {
-        match outdated(&folder) {
-            Ok(None) => println!("{suite}: there, and its {PACKAGE} is the suite's newest"),
-            Ok(Some(versions)) => {
-                println!("{suite}: outdated ({versions})");
-                fs::remove_file(&complete)
-                    .with_context(|| format!("failed to remove {}", complete.display()))?;
-            }
-            Err(error) => println!("{suite}: there; whether it is outdated is not known: {error:#}"),
+/// Makes the root of a suite if it is missing or outdated.
+///
+/// # Errors
+///
+/// Fails if the root cannot be made.
+pub(crate) fn ensure_one(suite: &'static str) -> Result<Root> {
+    let folders = cargo::target_directory()?.join("slurm");
+    fs::create_dir_all(&folders).with_context(|| format!("failed to create {}", folders.display()))?;
+    let folder = folders.join(suite);
+    let path = folders.join(format!("{suite}.lock"));
+    let lock = File::create(&path).with_context(|| format!("failed to write {}", path.display()))?;
+    let locked =
+        |result: io::Result<()>| result.with_context(|| format!("failed to lock {}", path.display()));
+    locked(lock.lock_shared())?;
+    if !is_current(suite, &folder) {
+        println!("{suite}: waits for other runs that test in it, if there are any");
+        locked(lock.unlock())?;
+        locked(lock.lock())?;
+        // Another run may have made it meanwhile.
+        if !is_current(suite, &folder) {
+            make(suite, &folder)?;
+            fs::write(folder.join(COMPLETE), "").context("failed to complete the root")?;
         }
-    }
-    if !complete.exists() {
-        make(suite, &folder)?;
-        fs::write(&complete, "").with_context(|| format!("failed to write {}", complete.display()))?;
+        locked(lock.unlock())?;
+        locked(lock.lock_shared())?;
     }
     let version = upstream(&installed(&folder)?);
-    Ok(Root { suite, version, folder })
+    Ok(Root { suite, version, folder, _lock: Some(lock) })
+}
+
+/// Returns true if the root is complete, and its Slurm is the suite's newest as far as can be told.
+fn is_current(suite: &str, folder: &Path) -> bool {
+    if !folder.join(COMPLETE).exists() {
+        return false;
+    }
+    match outdated(folder) {
+        Ok(None) => println!("{suite}: its {PACKAGE} is the suite's newest"),
+        Ok(Some(versions)) => {
+            println!("{suite}: outdated ({versions})");
+            return false;
+        }
+        Err(error) => println!("{suite}: not checked for a newer {PACKAGE}: {error:#}"),
+    }
+    true
 }
 
 fn make(suite: &str, folder: &Path) -> Result<()> {
@@ -139,11 +172,14 @@ fn make(suite: &str, folder: &Path) -> Result<()> {
     let mirror = mirror()?;
     println!("{suite}: debootstrap makes {}", folder.display());
     let log = folder.with_extension("log");
-    let output = fs::File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
+    let output = File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
     let errors = output.try_clone().with_context(|| format!("failed to write {}", log.display()))?;
     // debootstrap mounts /proc in the root: in a namespace of its own nobody else sees that, and nothing of it is left.
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "debootstrap", "--variant=minbase"])
+    // It dies with this process, however that ends.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"])
+        .arg(peers::find("debootstrap").context("failed to find debootstrap")?)
+        .arg("--variant=minbase")
         .args([&format!("--include={PACKAGE},munge,ca-certificates"), suite])
         .arg(folder)
         .arg(mirror)
@@ -166,20 +202,28 @@ fn make(suite: &str, folder: &Path) -> Result<()> {
 
 /// The archive that this host's packages come from.
 fn mirror() -> Result<String> {
-    let args = ["indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"];
+    if let Some(url) = mirror_of_apt()? {
+        return Ok(url);
+    }
+    // The lists may never have been fetched.
+    output(Command::new("apt-get").args(["-q", "update"]))?;
+    mirror_of_apt()?
+        .context("failed to find Debian's archive among the package sources of apt: is this a Debian?")
+}
+
+fn mirror_of_apt() -> Result<Option<String>> {
+    let args = ["indextargets", "--format", "$(ORIGIN)|$(REPO_URI)", "Created-By: Packages"];
     let text = output(Command::new("apt-get").args(args))?;
-    let of_debian = text.lines().filter_map(|line| line.strip_prefix("Debian ")).map(str::trim);
-    of_debian
-        .filter(|url| url.trim_end_matches('/').ends_with("/debian"))
-        .map(str::to_owned)
-        .next()
-        .context("failed to find Debian's archive among the package sources of apt; run apt-get update")
+    let urls = text.lines().filter_map(|line| line.strip_prefix("Debian|"));
+    Ok(urls.map(str::trim).find(|url| url.trim_end_matches('/').ends_with("/debian")).map(str::to_owned))
 }
 
 /// The versions of the package in the root and in its suite, if they differ.
 fn outdated(folder: &Path) -> Result<Option<String>> {
-    let ask = |words: &[&str]| output(Command::new("chroot").arg(folder).args(words).env("LC_ALL", "C"));
-    ask(&["apt-get", "-q", "update"])?;
+    let chroot = peers::find("chroot").context("failed to find chroot")?;
+    let ask = |words: &[&str]| output(Command::new(&chroot).arg(folder).args(words).env("LC_ALL", "C"));
+    // By default a list that cannot be fetched is no error.
+    ask(&["apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update"])?;
     let policy = ask(&["apt-cache", "policy", PACKAGE])?;
     let version = |key: &str| policy.lines().find_map(|line| line.trim().strip_prefix(key)).map(str::trim);
     let (Some(installed), Some(candidate)) = (version("Installed:"), version("Candidate:")) else {
@@ -247,7 +291,12 @@ mod tests {
 
     #[test]
     fn a_root_is_chosen_by_its_version_or_suite() {
-        let root = Root { suite: "trixie", version: upstream("1:24.11.5-4+deb13u1"), folder: PathBuf::new() };
+        let root = Root {
+            suite: "trixie",
+            version: upstream("1:24.11.5-4+deb13u1"),
+            folder: PathBuf::new(),
+            _lock: None,
+        };
         assert_eq!(root.name(), "Slurm 24.11.5 (trixie)");
         for asked in ["24.11", "24.11.5", "24", "trixie"] {
             assert!(root.is(asked), "{asked}");

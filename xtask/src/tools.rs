@@ -3,7 +3,8 @@
 //! Compiling them takes longer than most of what they do, so a run takes those that are there; `cargo xtask test --full`
 //! installs the others in `target/tools`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -36,14 +37,16 @@ impl Tool {
         Ok(if own.exists() { Some(own) } else { peers::find(self.program) })
     }
 
-    /// Installs the program unless it is there.
+    /// Installs the program unless it is there in the pinned version.
     ///
     /// # Errors
     ///
     /// Fails if it cannot be compiled.
     pub(crate) fn ensure_installed(&self) -> Result<()> {
-        if let Some(path) = self.find()? {
-            println!("{}: {}", self.program, path.display());
+        if let Some(path) = self.find()?
+            && self.is_pinned(&path)
+        {
+            println!("{} {}: {}", self.program, self.version, path.display());
             return Ok(());
         }
         let folder = folder()?;
@@ -53,6 +56,18 @@ impl Tool {
         let status = cargo::command(&args).status().context("failed to run cargo install")?;
         ensure!(status.success(), "failed to install {} {} ({status})", self.crate_name, self.version);
         Ok(())
+    }
+}
+
+impl Tool {
+    fn is_pinned(&self, path: &Path) -> bool {
+        let mut command = Command::new(path);
+        // A subcommand of cargo is told its own name first.
+        command.args(self.program.strip_prefix("cargo-")).arg("--version").stderr(Stdio::null());
+        command.output().is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout);
+            text.split_whitespace().any(|word| word == self.version)
+        })
     }
 }
 

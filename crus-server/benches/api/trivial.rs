@@ -28,7 +28,7 @@ impl Trivial {
     /// Starts a server that answers every request with a body of this length.
     pub(crate) fn start(body_bytes: usize) -> Trivial {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([ARGUMENT, &body_bytes.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args([ARGUMENT, &body_bytes.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -47,8 +47,12 @@ impl Drop for Trivial {
     }
 }
 
-/// Runs the server in this process, until the process is killed.
+/// Runs the server in this process, until the other end of its input is closed: it dies with the bench.
 pub(crate) fn run(body_bytes: usize) {
+    std::thread::spawn(|| {
+        _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let body = Bytes::from(vec![b'x'; body_bytes]);
     runtime.worker_threads(WORKERS).enable_all().build().unwrap().block_on(serve(body));

@@ -1,5 +1,5 @@
 //! What the guide says: that its links lead somewhere, that what it names is there, that no message is left out, and that
-//! its pages need nothing but themselves. That its commands print what it says is the test `guide`.
+//! its pages need nothing but themselves. That its commands print what it says is the module `guide`.
 
 mod messages;
 mod names;

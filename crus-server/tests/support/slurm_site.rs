@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crus_core::promises::What;
@@ -80,6 +81,8 @@ pub(crate) struct Site {
     pub(crate) folder: tempfile::TempDir,
     /// False while operating systems do not come up: a boot then waits.
     pub(crate) boots: watch::Sender<bool>,
+    /// Set once the node of [`Boots::drained`] was drained.
+    drained: Arc<AtomicBool>,
     /// Everything that was wrong at the moment of a power cut.
     pub(crate) wrongs: Arc<Mutex<Vec<String>>>,
     pub(crate) hands: JoinSet<()>,
@@ -115,6 +118,7 @@ impl Site {
             bos,
             folder: tempfile::tempdir().unwrap(),
             boots: watch::Sender::new(true),
+            drained: Arc::default(),
             wrongs: Arc::default(),
             hands: JoinSet::new(),
         };
@@ -124,10 +128,16 @@ impl Site {
             boots,
             may_boot: site.boots.subscribe(),
             off_since: BTreeMap::new(),
+            drained: site.drained.clone(),
             wrongs: site.wrongs.clone(),
         };
         site.hands.spawn(hands.work(events));
         site
+    }
+
+    /// Returns true once the node of [`Boots::drained`] was drained.
+    pub(crate) fn was_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
     }
 
     pub(crate) fn store(&self) -> PathBuf {
@@ -267,6 +277,7 @@ struct Hands {
     boots: Boots,
     may_boot: watch::Receiver<bool>,
     off_since: BTreeMap<Xname, Instant>,
+    drained: Arc<AtomicBool>,
     wrongs: Arc<Mutex<Vec<String>>>,
 }
 
@@ -325,6 +336,7 @@ impl Hands {
             self.lab.wait_until("the node registered", PATIENCE, registered)?;
             let (node, reason) = (format!("NodeName={name}"), format!("Reason={reason}"));
             self.lab.scontrol(&["update", &node, "State=DRAIN", &reason])?;
+            self.drained.store(true, Ordering::Relaxed);
         }
         Ok(())
     }

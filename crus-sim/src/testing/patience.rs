@@ -1,8 +1,8 @@
-//! How long a test waits for what must come.
+//! Waiting for what must come.
 
 use std::time::{Duration, Instant};
 
-/// On the slowest of machines.
+/// The longest wait for what must come, on the slowest of machines.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until `met` holds.
@@ -10,7 +10,7 @@ pub async fn until(what: &str, met: impl AsyncFnMut() -> bool) {
     until_within(PATIENCE, what, met).await;
 }
 
-/// The same, for so long.
+/// As [`until`], with another limit.
 pub async fn until_within(patience: Duration, what: &str, mut met: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !met().await {

@@ -1,9 +1,9 @@
 //! `cargo xtask dist`: what is shipped, in a folder and in an archive.
 //!
 //! ```text
-//! target/dist/crus-1.0.0-x86_64-linux/          for a prefix such as /usr
-//! target/dist/crus-1.0.0-x86_64-linux.tar.gz    the same, byte for byte for the same commit
-//! target/dist/crus-1.0.0-x86_64-linux.tar.gz.sha256
+//! target/shipped/crus-1.0.0-x86_64-linux/          for a prefix such as /usr
+//! target/shipped/crus-1.0.0-x86_64-linux.tar.gz    the same, byte for byte for the same commit
+//! target/shipped/crus-1.0.0-x86_64-linux.tar.gz.sha256
 //! ```
 //!
 //! The binary is "nearly static": it needs glibc and libgcc_s, which every Linux distribution with glibc has, and nothing
@@ -69,7 +69,7 @@ pub(crate) struct Product {
 impl Product {
     /// Where it is made, and found again.
     pub(crate) fn new() -> Result<Self> {
-        let dist = cargo::target_directory()?.join("dist");
+        let dist = cargo::target_directory()?.join("shipped");
         let name = format!("crus-{VERSION}-{}-linux", std::env::consts::ARCH);
         Ok(Product { folder: dist.join(&name), archive: dist.join(format!("{name}.tar.gz")) })
     }

@@ -3,9 +3,10 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
-use crate::{cargo, python};
+use crate::python;
+use crate::test::runner;
 
 /// So many requests for each operation and phase take half a minute in all.
 pub(super) const EXAMPLES: NonZeroU32 = NonZeroU32::new(60).unwrap();
@@ -24,20 +25,15 @@ pub(crate) fn step(features: &[&str]) -> Result<()> {
 pub(super) fn run(examples: NonZeroU32, seed: Option<NonZeroU64>, features: &[&str]) -> Result<()> {
     let installed = python::environment("schemathesis", REQUIREMENTS)?;
     let seed = seed.unwrap_or(SEED);
-    // Of the whole workspace, so that nothing is built anew that other tests have built.
-    let test = ["--test", "schemathesis", "--", "--ignored", "--nocapture"];
-    let args = [&["test", "--workspace"], features, &test].concat();
-    println!("$ cargo {}", args.join(" "));
-    let status = cargo::command(&args)
-        .env("CRUS_TEST_SCHEMATHESIS", installed)
-        .env("CRUS_TEST_EXAMPLES", examples.to_string())
-        .env("CRUS_TEST_SEED", seed.to_string())
-        .status()
-        .context("failed to run the test")?;
-    ensure!(
-        status.success(),
-        "the fuzzer found something, or did not run ({status}); again with:\n    \
-         cargo xtask fuzz --api --examples {examples} --seed {seed}"
-    );
-    Ok(())
+    let envs = [
+        ("CRUS_TEST_SCHEMATHESIS", installed.into_os_string()),
+        ("CRUS_TEST_EXAMPLES", examples.to_string().into()),
+        ("CRUS_TEST_SEED", seed.to_string().into()),
+    ];
+    runner::one_of_integration("schemathesis::", true, features, &envs).with_context(|| {
+        format!(
+            "the fuzzer found something, or did not run; again with:\n    \
+             cargo xtask fuzz --api --examples {examples} --seed {seed}"
+        )
+    })
 }

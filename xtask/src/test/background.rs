@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cargo;
+use super::runner::folder_of_xtask;
 
-/// A task of xtask under way. Dropping it waits for its end.
+/// A task of xtask under way. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Background {
     line: String,
@@ -20,13 +20,13 @@ impl Background {
     /// Starts `cargo xtask` with these arguments. It yields the processors to whoever else wants them.
     pub(super) fn start(args: &[&str]) -> Result<Self> {
         let line = format!("cargo xtask {}", args.join(" "));
-        let folder = cargo::target_directory()?.join("xtask");
-        fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
-        let log = folder.join(format!("{}.log", args[0]));
+        let log = folder_of_xtask()?.join(format!("{}.log", args[0]));
         let output = File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
         let errors = output.try_clone().with_context(|| format!("failed to write {}", log.display()))?;
         let own = std::env::current_exe().context("failed to find the path of xtask")?;
-        let child = Command::new("nice")
+        // It dies with this process, however that ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "nice"])
             .arg(own)
             .args(args)
             .stdin(Stdio::null())
@@ -42,7 +42,7 @@ impl Background {
     ///
     /// # Errors
     ///
-    /// Fails if it did.
+    /// Fails if the task failed.
     pub(super) fn end(mut self) -> Result<()> {
         let status = self.child.wait().with_context(|| format!("failed to wait for `{}`", self.line))?;
         let text = fs::read(&self.log).with_context(|| format!("failed to read {}", self.log.display()))?;
@@ -54,9 +54,9 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // After `end` this returns at once.
-        if let Err(error) = self.child.wait() {
-            eprintln!("failed to wait for `{}`: {error}", self.line);
+        // After `end` both do nothing.
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("failed to end `{}`: {error}", self.line);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! images what is shipped, and installs the tools that the short form does without.
 
 mod background;
-mod runner;
+pub(crate) mod runner;
 
 use std::cell::RefCell;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ use crate::dist::{self, ALL, Build, WITHOUT_PROTOC};
 use crate::tools::{DENY, NEXTEST, TYPOS};
 use crate::{cargo, fuzz, layers, peers, python, roots};
 
-/// What checks the chart.
+/// The requirements of the programs that check the chart.
 const HELM: &str = "crus-server/tests/packaging/requirements.txt";
 
 /// The number of times that the shipped binary is killed, in the short and in the full form.
@@ -32,7 +32,7 @@ const ON_REAL_SLURM: &str = "real_slurm_";
 /// The rules for the dependencies of a build without features.
 const DENY_DEFAULT: &str = ".config/deny-default.toml";
 
-/// Which tests to run.
+/// The extent of a run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Test {
     /// Check everything for longer, install and image what is shipped, and install missing tools.
@@ -79,8 +79,12 @@ pub(crate) fn run(test: &Test) -> Result<()> {
             .borrow_mut()
             .push("tests against real servers, and the fuzzer of the API (--no-peers)".to_owned());
     }
+    runner::begin_report()?;
     let outcome = run_all(&steps(test, &left_out));
     println!("\n{}\n  {:<11}    {:>8.1} s", outcome.summary(), "all", begin.elapsed().as_secs_f64());
+    for line in runner::report()? {
+        println!("{line}");
+    }
     for what in left_out.borrow().iter() {
         println!("left out: {what}");
     }
@@ -108,9 +112,8 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
         steps.push(Step::new("other Slurms", move || only_slurm(&version, features)));
         return steps;
     }
-    // Roots take a while to make and little of the processors; what is shipped is built while tests on Slurm wait.
+    // Roots take a while to make, and are needed late.
     let making: Rc<RefCell<Option<Background>>> = Rc::default();
-    let shipping: Rc<RefCell<Option<Background>>> = Rc::default();
     if !no_peers {
         let (making, left_out) = (making.clone(), left_out.clone());
         steps.push(Step::new("helm", || python::environment("helm", HELM).map(|_| ())));
@@ -135,7 +138,12 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
             &[&["clippy", "--workspace", "--all-targets"], features, &["--", "-D", "warnings"]],
             &[],
         ),
-        Step::new("tests", move || runner::run(&Selection { features, no_peers, ..Selection::default() })),
+        Step::new("tests", move || {
+            if !no_peers {
+                println!("this host has Slurm {}", roots::host_version()?);
+            }
+            runner::run(&Selection { features, no_peers, ..Selection::default() })
+        }),
         Step::cargo("doc tests", &[&["test", "--workspace", "--doc"], features], &[]),
         Step::cargo(
             "docs",
@@ -143,21 +151,15 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
     ]);
-    let build = if no_peers { WITHOUT_PROTOC } else { ALL };
     if !no_peers {
-        let shipping = shipping.clone();
         steps.push(Step::new("other Slurms", move || {
             let Some(making) = making.take() else { return Ok(()) };
             making.end()?;
-            *shipping.borrow_mut() = Some(Background::start(&["dist", "--features", build])?);
             roots::ensure_made()?.iter().try_for_each(|root| on(root, features))
         }));
     }
     steps.push(Step::new("dist", move || {
-        match shipping.take() {
-            Some(shipping) => shipping.end()?,
-            None => dist::make(&Build::with(build)).map(drop)?,
-        }
+        dist::make(&Build::with(if no_peers { WITHOUT_PROTOC } else { ALL }))?;
         if full { install(features) } else { Ok(()) }
     }));
     steps.push(Step::new("kills", move || kills(features, KILLS[usize::from(full)])));
@@ -167,7 +169,7 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
     steps
 }
 
-/// What a minimal installation of Rust lacks, before anything stumbles over it.
+/// Finds the components that a minimal installation of Rust lacks.
 fn check_toolchain() -> Result<()> {
     for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         let there = cargo::command(&[subcommand, "--version"])
@@ -250,37 +252,32 @@ fn only_slurm(asked: &str, features: &[&'static str]) -> Result<()> {
     if let Some(why) = roots::obstacle() {
         bail!("failed to run tests on Slurm {asked}: this host has {host}, and {why}");
     }
-    let roots = roots::ensure_made()?;
-    match roots.iter().find(|root| root.is(asked)) {
-        Some(root) => on(root, features),
-        None => {
-            let names: Vec<String> = roots.iter().map(roots::Root::name).collect();
-            bail!("failed to find Slurm {asked}; there are {host_name}, {}", names.join(", "))
+    let mut names = vec![host_name];
+    // One after the other, so that a suite whose root cannot be made stops no other.
+    for suite in roots::SUITES {
+        let root = roots::ensure_one(suite)?;
+        if root.is(asked) {
+            return on(&root, features);
         }
+        names.push(root.name());
     }
+    bail!("failed to find Slurm {asked}; there are {}", names.join(", "))
 }
 
 /// Installs what is shipped as the guide says, and makes an image of it.
 fn install(features: &[&str]) -> Result<()> {
-    let folder = dist::Product::new()?.folder;
-    let folder = folder.to_str().context("the path of the target directory is not UTF-8")?;
-    for module in ["image::", "installed::"] {
-        let args = ["--test", "integration", "--", "--ignored", "--nocapture", module];
-        run_cargo(&[&["test", "--workspace"], features, &args].concat(), &[("CRUS_TEST_DIST", folder)])?;
-    }
-    Ok(())
+    let shipped = [("CRUS_TEST_DIST", dist::Product::new()?.folder.into_os_string())];
+    ["image::", "installed::"]
+        .iter()
+        .try_for_each(|module| runner::one_of_integration(module, true, features, &shipped))
 }
 
 /// Kills the service again and again: the binary that is shipped. The test around it is the one that was built before; a
 /// second one, with link-time optimization, would cost minutes.
 fn kills(features: &[&str], times: &str) -> Result<()> {
-    let binary = dist::Product::new()?.binary();
-    let binary = binary.to_str().context("the path of the target directory is not UTF-8")?;
-    run_cargo(
-        &[&["test", "--workspace"], features, &["--test", "integration", "--", "--nocapture", "kill::"]]
-            .concat(),
-        &[("CRUS_TEST_BINARY", binary), ("CRUS_TEST_KILLS", times)],
-    )
+    let binary = dist::Product::new()?.binary().into_os_string();
+    let envs = [("CRUS_TEST_BINARY", binary), ("CRUS_TEST_KILLS", times.into())];
+    runner::one_of_integration("kill::", false, features, &envs)
 }
 
 fn run_cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
@@ -294,7 +291,7 @@ fn run_cargo(args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// How the steps went: those that ran with the time each took, the one that failed, those not reached.
+/// The outcome of the steps: those that passed with the time each took, the one that failed, those not reached.
 #[derive(Default)]
 struct Outcome {
     passed: Vec<(&'static str, Duration)>,
