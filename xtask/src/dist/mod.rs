@@ -24,7 +24,8 @@ use clap::Args;
 
 use crate::cargo;
 
-pub(crate) use build::{ALL, Build, WITHOUT_PROTOC};
+use build::Build;
+pub(crate) use build::{ALL, WITHOUT_PROTOC};
 
 /// The version of all crates.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -26,7 +26,7 @@ impl Background {
         let own = std::env::current_exe().context("failed to find the path of xtask")?;
         // It dies with this process, however that ends.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "nice"])
+            .args(["--pdeathsig", "KILL", "nice", "-n", "19"])
             .arg(own)
             .args(args)
             .stdin(Stdio::null())

@@ -7,16 +7,19 @@ mod background;
 pub(crate) mod runner;
 
 use std::cell::RefCell;
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 
 use self::background::Background;
 use self::runner::Selection;
-use crate::dist::{self, ALL, Build, WITHOUT_PROTOC};
+use crate::dist::{self, ALL, WITHOUT_PROTOC};
 use crate::tools::{DENY, NEXTEST, TYPOS};
 use crate::{cargo, fuzz, layers, peers, python, roots};
 
@@ -112,8 +115,10 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
         steps.push(Step::new("other Slurms", move || only_slurm(&version, features)));
         return steps;
     }
-    // Roots take a while to make, and are needed late.
+    // Roots and what is shipped take minutes to make, and are needed late.
     let making: Rc<RefCell<Option<Background>>> = Rc::default();
+    let shipping: Rc<RefCell<Option<Background>>> = Rc::default();
+    let build = if no_peers { WITHOUT_PROTOC } else { ALL };
     if !no_peers {
         let (making, left_out) = (making.clone(), left_out.clone());
         steps.push(Step::new("helm", || python::environment("helm", HELM).map(|_| ())));
@@ -127,7 +132,7 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
             Ok(())
         }));
     }
-    let (denied, misspelt) = (left_out.clone(), left_out.clone());
+    let (denied, misspelt, shipped) = (left_out.clone(), left_out.clone(), shipping.clone());
     steps.extend([
         Step::cargo("format", &[&["fmt", "--all", "--check"]], &[]),
         Step::new("layers", layers::run),
@@ -139,6 +144,7 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
             &[],
         ),
         Step::new("tests", move || {
+            *shipped.borrow_mut() = Some(Background::start(&["dist", "--features", build])?);
             if !no_peers {
                 println!("this host has Slurm {}", roots::host_version()?);
             }
@@ -155,11 +161,13 @@ fn steps(test: &Test, left_out: &LeftOut) -> Vec<Step> {
         steps.push(Step::new("other Slurms", move || {
             let Some(making) = making.take() else { return Ok(()) };
             making.end()?;
-            roots::ensure_made()?.iter().try_for_each(|root| on(root, features))
+            on_all(&roots::ensure_made()?, features)
         }));
     }
     steps.push(Step::new("dist", move || {
-        dist::make(&Build::with(if no_peers { WITHOUT_PROTOC } else { ALL }))?;
+        if let Some(shipping) = shipping.take() {
+            shipping.end()?;
+        }
         if full { install(features) } else { Ok(()) }
     }));
     steps.push(Step::new("kills", move || kills(features, KILLS[usize::from(full)])));
@@ -231,15 +239,34 @@ fn spelling(left_out: &LeftOut) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests on a real Slurm in a root.
-fn on(root: &roots::Root, features: &[&'static str]) -> Result<()> {
-    on_slurm(&root.name(), Some(root.runner()?), features)
+/// Runs the tests on a real Slurm in all roots at once, since they mostly wait; prints the output of one after the other.
+fn on_all(roots: &[roots::Root], features: &[&'static str]) -> Result<()> {
+    let runs: Vec<_> = roots
+        .iter()
+        .map(|root| {
+            let log = runner::folder_of_xtask()?.join(format!("slurm-{}.log", root.version));
+            Ok((root.name(), on_slurm(features, Some(root.runner()?), Some(log))))
+        })
+        .collect::<Result<_>>()?;
+    let outcomes = thread::scope(|scope| {
+        let started: Vec<_> = runs.iter().map(|(_, run)| scope.spawn(|| runner::run(run))).collect();
+        started.into_iter().map(ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
+    let mut failed = None;
+    for ((name, run), outcome) in runs.iter().zip(outcomes) {
+        println!("\n-- {name}");
+        if let Some(text) = run.log.as_ref().and_then(|log| fs::read(log).ok()) {
+            println!("{}", String::from_utf8_lossy(&text));
+        }
+        let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("the run of the tests panicked")));
+        failed = failed.or(outcome.with_context(|| format!("on {name}")).err());
+    }
+    failed.map_or(Ok(()), Err)
 }
 
-fn on_slurm(name: &str, runner: Option<String>, features: &[&'static str]) -> Result<()> {
-    println!("\n-- {name}");
-    runner::run(&Selection { features, no_peers: false, name: Some(ON_REAL_SLURM), runner })
-        .with_context(|| format!("on {name}"))
+/// The tests on a real Slurm.
+fn on_slurm<'a>(features: &'a [&'static str], runner: Option<String>, log: Option<PathBuf>) -> Selection<'a> {
+    Selection { features, no_peers: false, name: Some(ON_REAL_SLURM), runner, log }
 }
 
 /// Runs the same tests on one version alone.
@@ -247,7 +274,7 @@ fn only_slurm(asked: &str, features: &[&'static str]) -> Result<()> {
     let host = roots::host_version()?;
     let host_name = format!("Slurm {host} (this host)");
     if roots::is_version(&host, asked) {
-        return on_slurm(&host_name, None, features);
+        return runner::run(&on_slurm(features, None, None));
     }
     if let Some(why) = roots::obstacle() {
         bail!("failed to run tests on Slurm {asked}: this host has {host}, and {why}");
@@ -257,7 +284,8 @@ fn only_slurm(asked: &str, features: &[&'static str]) -> Result<()> {
     for suite in roots::SUITES {
         let root = roots::ensure_one(suite)?;
         if root.is(asked) {
-            return on(&root, features);
+            println!("-- {}", root.name());
+            return runner::run(&on_slurm(features, Some(root.runner()?), None));
         }
         names.push(root.name());
     }

@@ -43,6 +43,8 @@ pub(super) struct Selection<'a> {
     pub name: Option<&'static str>,
     /// Cargo's option for the program that runs the programs of tests.
     pub runner: Option<String>,
+    /// The file that the output of cargo-nextest goes into, instead of this process's.
+    pub log: Option<PathBuf>,
 }
 
 /// Builds and runs tests, to the end whatever fails.
@@ -85,12 +87,14 @@ fn by_nextest(nextest: PathBuf, selection: &Selection<'_>) -> Result<()> {
     args.extend(filter.iter().flat_map(|filter| ["--filterset", filter.as_str()]));
     let line = format!("cargo {}", args.join(" "));
     println!("$ {line}");
-    let status = Command::new(nextest)
-        .args(args)
-        .envs(selection.envs()?)
-        .current_dir(cargo::root())
-        .status()
-        .with_context(|| format!("failed to run `{line}`"))?;
+    let mut command = Command::new(nextest);
+    command.args(args).envs(selection.envs()?).current_dir(cargo::root());
+    if let Some(log) = &selection.log {
+        let output = File::create(log).with_context(|| format!("failed to write {}", log.display()))?;
+        let errors = output.try_clone().with_context(|| format!("failed to write {}", log.display()))?;
+        command.stdout(output).stderr(errors);
+    }
+    let status = command.status().with_context(|| format!("failed to run `{line}`"))?;
     ensure!(status.success(), "`{line}` failed ({status})");
     Ok(())
 }
