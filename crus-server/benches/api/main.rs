@@ -13,7 +13,7 @@
 //! authentication is compared for both targets: with a token, only `GET /session/{id}` is compared. TLS has no target: the
 //! generator spends as much processor time on it as the service.
 //!
-//! What misses its target is printed at the end, and the benchmark fails.
+//! Missed targets are printed at the end, and the benchmark fails.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark reports, and may panic")]
 
 mod load;

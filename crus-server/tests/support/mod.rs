@@ -1,4 +1,4 @@
-//! What tests share: `crus serve` as a process that dies with the test, and beside it clusters, peers and conditions.
+//! Tools that tests share: `crus serve` as a process that dies with the test, and beside it clusters, peers and conditions.
 
 pub(crate) mod chance;
 pub(crate) mod conformance;
